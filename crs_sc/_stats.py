@@ -1,0 +1,52 @@
+"""Small statistics that several packages need."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import stats
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["benjamini_hochberg", "wilson_interval"]
+
+
+def benjamini_hochberg(pvalues: ArrayLike) -> NDArray[np.float64]:
+    """Benjamini-Hochberg adjusted p values over the finite entries; missing stays missing.
+
+    Parameters
+    ----------
+    pvalues
+        Shape `(n,)`, NaN where there is no test.
+    """
+    p = np.asarray(pvalues, dtype=np.float64)
+    adjusted = np.full(p.shape, np.nan)
+    finite = np.isfinite(p)
+    if finite.any():
+        adjusted[finite] = stats.false_discovery_control(p[finite])
+    return adjusted
+
+
+def wilson_interval(
+    successes: ArrayLike, trials: ArrayLike, *, level: float = 0.95
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Wilson score interval of a proportion; missing where there were no trials.
+
+    Parameters
+    ----------
+    successes, trials
+        Counts, broadcastable.
+    level
+        Confidence level.
+    """
+    k, n = np.broadcast_arrays(
+        np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64)
+    )
+    z = stats.norm.ppf(0.5 + level / 2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = k / n
+        centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)

@@ -1,0 +1,643 @@
+"""Every AnnData slot and every table column that the package writes, named once.
+
+Science packages meet only through these names. `ALL_KEYS` feeds the README and `crs-sc keys`;
+`TABLES` is the contract of the files in `OUT/tables`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Slot = Literal["X", "layers", "obs", "var", "obsm", "varm", "obsp", "uns"]
+
+
+@dataclass(frozen=True)
+class KeySpec:
+    """One slot of the AnnData.
+
+    Attributes
+    ----------
+    slot, name
+        Where it is.
+    dtype, shape, unit
+        What it holds.
+    producer
+        Function or stage that writes it.
+    meaning
+        One line for a reader.
+    """
+
+    slot: Slot
+    name: str
+    dtype: str
+    shape: str
+    unit: str
+    producer: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes
+    ----------
+    name, dtype
+        As written to disk; `dtype` is one of `str`, `int`, `float`, `bool`.
+    meaning
+        One line for a reader, with the unit where there is one.
+    """
+
+    name: str
+    dtype: Literal["str", "int", "float", "bool"]
+    meaning: str
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """One table of `OUT/tables`: its columns in order and those that identify a row.
+
+    Attributes
+    ----------
+    name
+        File name without `.tsv`.
+    columns
+        In the order of the file.
+    index
+        Names of the columns that together identify a row.
+    meaning
+        One line for a reader.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    index: tuple[str, ...]
+    meaning: str
+
+    @property
+    def names(self) -> list[str]:
+        """Column names in the order of the file."""
+        return [column.name for column in self.columns]
+
+
+# --- the cohort -------------------------------------------------------------------------------
+
+UNS = "crs_sc"
+COUNTS = "counts"
+
+SAMPLE = "sample"
+SUBJECT = "subject"
+CONDITION = "condition"
+TIMEPOINT = "timepoint"
+BATCH = "batch"
+LABEL = "label"
+SAMPLING_WEIGHT = "sampling_weight"
+
+SPECIES = "species"
+SPECIES_FRACTION = "species_fraction"
+N_UMI = "n_umi"
+N_GENES = "n_genes"
+MT_FRACTION = "mt_fraction"
+DOUBLET_SCORE = "doublet_score"
+QC_STATUS = "qc_status"
+CLUSTER = "cluster"
+POPULATION = "population"
+LINEAGE = "lineage"
+CONFIDENCE = "population_confidence"
+MYELOID_STATE = "myeloid_state"
+TRANSGENE = "transgene"
+
+GENE_ID = "gene_id"
+GENOME = "genome"
+ORIGINAL_NAME = "original_name"
+HIGHLY_VARIABLE = "highly_variable"
+
+PCA = "X_pca"
+HARMONY = "X_pca_harmony"
+UMAP = "X_umap"
+SIGNATURE_SCORES = "signature_scores"
+PRODUCER_STATE = "producer_state"
+AMBIENT_PROFILE = "ambient_profile"
+
+# Entries of uns["crs_sc"].
+QC = "qc"
+NOTES = "notes"
+MATRIX = "matrix"
+CONTAMINATION = "contamination"
+CLUSTERING = "clustering"
+POPULATIONS = "populations"
+COVERAGE = "coverage"
+ORGANISM = "organism"
+SPECIES_CALL = "species_call"
+
+ALL_KEYS: tuple[KeySpec, ...] = (
+    KeySpec(
+        "layers",
+        COUNTS,
+        "float32 integers, CSR",
+        "(n_cells, n_genes)",
+        "UMI",
+        "read",
+        "Raw counts; never changed.",
+    ),
+    KeySpec(
+        "X",
+        "X",
+        "float32, CSR",
+        "(n_cells, n_genes)",
+        "log1p(CP10k)",
+        "pp.normalize",
+        "Log-normalised expression.",
+    ),
+    KeySpec("obs", SAMPLE, "category", "(n_cells,)", "", "read", "One library."),
+    KeySpec(
+        "obs",
+        SUBJECT,
+        "category",
+        "(n_cells,)",
+        "",
+        "read",
+        "Animal or patient: the unit of replication.",
+    ),
+    KeySpec("obs", CONDITION, "category", "(n_cells,)", "", "read", "Arm of the study."),
+    KeySpec("obs", TIMEPOINT, "category", "(n_cells,)", "", "read", "Time point, if mapped."),
+    KeySpec("obs", BATCH, "category", "(n_cells,)", "", "read", "Batch, if mapped."),
+    KeySpec(
+        "obs", LABEL, "category", "(n_cells,)", "", "read", "The user's own cell types, if mapped."
+    ),
+    KeySpec(
+        "obs",
+        SAMPLING_WEIGHT,
+        "float64",
+        "(n_cells,)",
+        "cells",
+        "read",
+        "How many cells of the specimen one sequenced cell stands for, if mapped.",
+    ),
+    KeySpec(
+        "obs", SPECIES, "category", "(n_cells,)", "", "pp.call_species", "human, mouse or mixed."
+    ),
+    KeySpec(
+        "obs",
+        SPECIES_FRACTION,
+        "float64",
+        "(n_cells,)",
+        "share of UMI",
+        "pp.call_species",
+        "UMI of the analysed genome over all UMI of the cell.",
+    ),
+    KeySpec(
+        "obs",
+        N_UMI,
+        "int64",
+        "(n_cells,)",
+        "UMI",
+        "pp.quality_control",
+        "UMI of the analysed genome.",
+    ),
+    KeySpec(
+        "obs",
+        N_GENES,
+        "int64",
+        "(n_cells,)",
+        "genes",
+        "pp.quality_control",
+        "Genes with at least one UMI.",
+    ),
+    KeySpec(
+        "obs",
+        MT_FRACTION,
+        "float64",
+        "(n_cells,)",
+        "share of UMI",
+        "pp.quality_control",
+        "Mitochondrial UMI over all UMI.",
+    ),
+    KeySpec(
+        "obs",
+        DOUBLET_SCORE,
+        "float64",
+        "(n_cells,)",
+        "",
+        "pp.call_doublets",
+        "Scrublet score; missing where the sample was too small.",
+    ),
+    KeySpec(
+        "obs",
+        QC_STATUS,
+        "category",
+        "(n_cells,)",
+        "",
+        "pp.quality_control",
+        "pass, or the first reason for leaving the cell out.",
+    ),
+    KeySpec(
+        "obs",
+        CLUSTER,
+        "category",
+        "(n_cells,)",
+        "",
+        "tl.cluster",
+        "Leiden cluster at the chosen resolution; 0 is the largest.",
+    ),
+    KeySpec("obs", POPULATION, "category", "(n_cells,)", "", "tl.annotate", "Cell type."),
+    KeySpec(
+        "obs", LINEAGE, "category", "(n_cells,)", "", "tl.annotate", "Lineage of the cell type."
+    ),
+    KeySpec(
+        "obs",
+        CONFIDENCE,
+        "float64",
+        "(n_cells,)",
+        "0 to 1",
+        "tl.annotate",
+        "Confidence of the cluster's cell type.",
+    ),
+    KeySpec(
+        "obs",
+        MYELOID_STATE,
+        "category",
+        "(n_cells,)",
+        "",
+        "tl.annotate",
+        "State of a monocyte or macrophage; missing elsewhere.",
+    ),
+    KeySpec(
+        "obs",
+        TRANSGENE,
+        "category",
+        "(n_cells,)",
+        "",
+        "tl.annotate",
+        "detected or not_detected, above the sample's soup.",
+    ),
+    KeySpec("var", GENE_ID, "str", "(n_genes,)", "", "read", "Ensembl id where the file has it."),
+    KeySpec("var", ORIGINAL_NAME, "str", "(n_genes,)", "", "read", "Name of the gene in the file."),
+    KeySpec(
+        "var",
+        GENOME,
+        "category",
+        "(n_genes,)",
+        "",
+        "read",
+        "human or mouse, where the file has both.",
+    ),
+    KeySpec(
+        "var",
+        HIGHLY_VARIABLE,
+        "bool",
+        "(n_genes,)",
+        "",
+        "pp.select_genes",
+        "Used for the embedding.",
+    ),
+    KeySpec(
+        "varm",
+        AMBIENT_PROFILE,
+        "float64, DataFrame",
+        "(n_genes, n_samples)",
+        "share of UMI",
+        "pp.estimate_ambient",
+        "Share of each gene in the soup of each sample.",
+    ),
+    KeySpec("obsm", PCA, "float32", "(n_cells, n_comps)", "", "tl.embed", "Principal components."),
+    KeySpec(
+        "obsm",
+        HARMONY,
+        "float32",
+        "(n_cells, n_comps)",
+        "",
+        "tl.embed",
+        "Principal components after harmony, if asked for.",
+    ),
+    KeySpec("obsm", UMAP, "float32", "(n_cells, 2)", "", "tl.embed", "For pictures only."),
+    KeySpec(
+        "obsm",
+        SIGNATURE_SCORES,
+        "float32, DataFrame",
+        "(n_cells, n_signatures)",
+        "0 to 1",
+        "tl.score_signatures",
+        "Rank-based score per cell; for pictures.",
+    ),
+    KeySpec(
+        "obsm",
+        PRODUCER_STATE,
+        "category, DataFrame",
+        "(n_cells, n_genes)",
+        "",
+        "tl.call_producers",
+        "producer, ambient_compatible, undetermined or negative per cytokine.",
+    ),
+    KeySpec(
+        "uns",
+        UNS,
+        "dict",
+        "",
+        "",
+        "every function",
+        "qc, contamination, clustering, populations, coverage (tables), matrix, organism, notes.",
+    ),
+)
+
+
+# --- vocabularies -----------------------------------------------------------------------------
+
+PASS = "pass"
+OTHER_SPECIES = "other_species"
+CROSS_SPECIES = "cross_species"
+LOW_COUNTS = "low_counts"
+LOW_GENES = "low_genes"
+HIGH_MT = "high_mt"
+DOUBLET = "doublet"
+QC_REASONS = (PASS, OTHER_SPECIES, CROSS_SPECIES, LOW_COUNTS, LOW_GENES, HIGH_MT, DOUBLET)
+
+PRODUCER = "producer"
+AMBIENT_COMPATIBLE = "ambient_compatible"
+UNDETERMINED = "undetermined"
+NEGATIVE = "negative"
+PRODUCER_STATES = (PRODUCER, AMBIENT_COMPATIBLE, UNDETERMINED, NEGATIVE)
+
+UNKNOWN = "Unknown"
+CAR_T = "CAR T"
+MYELOID_LINEAGES = ("Monocyte", "Macrophage", "DC", "pDC", "Neutrophil", "Mast cell")
+
+OK = "ok"
+ABSENT_IN_REFERENCE = "absent_in_reference"
+ABSENT_IN_TREATED = "absent_in_treated"
+TOO_FEW_CELLS = "too_few_cells"
+TOO_FEW_SUBJECTS = "too_few_subjects"
+CONFOUNDED = "confounded"
+NOT_MEASURED = "not_measured"
+SHIFT_STATUSES = (
+    OK,
+    ABSENT_IN_REFERENCE,
+    ABSENT_IN_TREATED,
+    TOO_FEW_CELLS,
+    TOO_FEW_SUBJECTS,
+    CONFOUNDED,
+    NOT_MEASURED,
+)
+INTENSITY_NOT_IDENTIFIED = "intensity_not_identified"
+NO_PRODUCERS = "no_producers"
+NO_SHIFT_TO_REVERSE = "no_shift_to_reverse"
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+_CONTRAST = Column("contrast", "str", "Name of the contrast; NAME@TIME within a time point.")
+_POPULATION = Column("population", "str", "Cell type.")
+_GENE = Column("gene", "str", "Gene symbol.")
+_SAMPLE = (
+    Column("sample", "str", "One library."),
+    Column("subject", "str", "Animal or patient."),
+    Column("condition", "str", "Arm."),
+)
+_N_CELLS = Column("n_cells", "int", "Cells that passed QC.")
+_ESTIMATE = (
+    Column("ci_low", "float", "Lower end of the 95 % interval."),
+    Column("ci_high", "float", "Upper end of the 95 % interval."),
+)
+_TEST = (
+    Column("pvalue", "float", "Model p, moderated across the tests."),
+    Column("padj", "float", "Benjamini-Hochberg over the whole table."),
+    Column("pvalue_permutation", "float", "Permutation p of subjects within blocks."),
+    Column("pvalue_floor", "float", "The smallest permutation p that this design can reach."),
+    Column("n_reference", "int", "Subjects of the reference arm that were used."),
+    Column("n_treated", "int", "Subjects of the treated arm that were used."),
+    Column("loo_low", "float", "Smallest estimate when one subject is left out."),
+    Column("loo_high", "float", "Largest estimate when one subject is left out."),
+)
+_STATUS = Column("status", "str", "ok, or why there is no p or no estimate.")
+
+QC_TABLE = TableSpec(
+    "qc",
+    (
+        *_SAMPLE,
+        Column("n_cells_in", "int", "Barcodes in the file."),
+        Column("n_cells_out", "int", "Cells that passed every filter."),
+        Column("median_umi", "float", "Median UMI of the cells that passed."),
+        Column("median_genes", "float", "Median genes of the cells that passed."),
+        Column(
+            "median_mt_fraction",
+            "float",
+            "Median mitochondrial share of UMI; empty without mitochondrial genes.",
+        ),
+        Column("n_low_counts", "int", "Left out: too few UMI."),
+        Column("n_low_genes", "int", "Left out: too few genes."),
+        Column("n_high_mt", "int", "Left out: too large a mitochondrial share."),
+        Column(
+            "n_doublets",
+            "int",
+            "Left out: doublets; empty where the sample was too small to call them.",
+        ),
+        Column("n_other_species", "int", "Left out: cells of the other species."),
+        Column("n_cross_species", "int", "Left out: droplets with cells of both species."),
+        Column("ambient_fraction", "float", "Share of a cell's UMI that came from the soup."),
+        Column("ambient_upper", "float", "Upper 95 % bound of ambient_fraction."),
+        Column("ambient_source", "str", "Where profile and fraction come from."),
+        Column("min_umi", "float", "Threshold that was used."),
+        Column("min_genes", "float", "Threshold that was used."),
+        Column("max_mt_fraction", "float", "Threshold that was used; empty: the filter is off."),
+        Column("max_doublet_score", "float", "Threshold that was used; empty: not called."),
+        Column("note", "str", "What could not be done in this sample, and why."),
+    ),
+    ("sample",),
+    "Quality control by sample, each threshold and each reason.",
+)
+POPULATIONS_TABLE = TableSpec(
+    "populations",
+    (
+        Column("cluster", "str", "Leiden cluster."),
+        _POPULATION,
+        Column("lineage", "str", "Lineage of the population."),
+        Column("confidence", "float", "Share of marker resamplings that agree, 0 to 1."),
+        Column("runner_up", "str", "Second best cell type."),
+        Column("margin", "float", "Score of the best type less that of the runner-up."),
+        _N_CELLS,
+    ),
+    ("cluster",),
+    "Cell type of each cluster, how sure, and what else it could be.",
+)
+COVERAGE_TABLE = TableSpec(
+    "coverage",
+    (
+        Column("gene_set", "str", "Marker panel or signature."),
+        Column("n_genes", "int", "Genes in the set."),
+        Column("n_found", "int", "Genes of the set in the data."),
+        Column("missing", "str", "Genes of the set that are not in the data, comma-separated."),
+    ),
+    ("gene_set",),
+    "How much of each gene set the data can see.",
+)
+PRODUCERS_TABLE = TableSpec(
+    "producers",
+    (
+        _GENE,
+        _POPULATION,
+        *_SAMPLE,
+        _N_CELLS,
+        Column("n_producers", "int", "Cells with more UMI than the soup explains."),
+        Column("n_ambient_compatible", "int", "Cells with UMI that the soup can explain."),
+        Column("n_undetermined", "int", "Cells without UMI, too shallow to exclude a producer."),
+        Column("producer_fraction", "float", "n_producers over n_cells."),
+        *_ESTIMATE,
+        Column("umi", "int", "UMI of the gene in the population."),
+        Column("expected_ambient_umi", "float", "UMI that the soup is expected to add."),
+    ),
+    ("gene", "population", "sample"),
+    "Cells that make a cytokine, by population and sample; the interval is Wilson's.",
+)
+LEDGER_TABLE = TableSpec(
+    "ledger",
+    (
+        _GENE,
+        _POPULATION,
+        *_SAMPLE,
+        _N_CELLS,
+        Column("umi", "int", "UMI of the gene in the population."),
+        Column("ambient_umi", "float", "UMI that the soup is expected to add."),
+        Column("corrected_umi", "float", "max(0, umi - ambient_umi)."),
+        Column(
+            "share", "float", "Share of the sample's corrected UMI; empty where there are none."
+        ),
+        Column("cell_share", "float", "Share of the sample's cells."),
+        Column("enrichment", "float", "share over cell_share."),
+    ),
+    ("gene", "population", "sample"),
+    "Who makes the cytokine: source shares by sample.",
+)
+LEDGER_BY_CONDITION_TABLE = TableSpec(
+    "ledger_by_condition",
+    (
+        _GENE,
+        _POPULATION,
+        Column("condition", "str", "Arm."),
+        Column("n_subjects", "int", "Subjects with any corrected UMI of the gene."),
+        Column("share", "float", "Mean share over subjects."),
+        *_ESTIMATE,
+        Column("cell_share", "float", "Mean share of cells over the same subjects."),
+        Column("enrichment", "float", "share over cell_share."),
+    ),
+    ("gene", "population", "condition"),
+    "Source shares by arm; the interval is a bootstrap over subjects.",
+)
+SHIFTS_TABLE = TableSpec(
+    "shifts",
+    (
+        _CONTRAST,
+        Column("kind", "str", "signature or gene."),
+        Column("feature", "str", "Name of the signature or gene."),
+        _POPULATION,
+        Column("estimate", "float", "Treated less reference, log2 units."),
+        *_ESTIMATE,
+        Column("hedges_g", "float", "Estimate over the residual spread, small-sample corrected."),
+        *_TEST,
+        _STATUS,
+    ),
+    ("contrast", "kind", "feature", "population"),
+    "Does the treatment shift it, population by population; subjects are the replicates.",
+)
+DECOMPOSITION_TABLE = TableSpec(
+    "decomposition",
+    (
+        _CONTRAST,
+        _GENE,
+        _POPULATION,
+        Column("total", "float", "Change of corrected UMI per sampled cell."),
+        Column("composition", "float", "Part of the change from more or fewer cells."),
+        Column("producer_fraction", "float", "Part from more or fewer producers among the cells."),
+        Column("intensity", "float", "Part from more or less per producer."),
+        *(
+            Column(f"{part}_{end}", "float", f"95 % bootstrap interval of {part}.")
+            for part in ("total", "composition", "producer_fraction", "intensity")
+            for end in ("ci_low", "ci_high")
+        ),
+        _STATUS,
+    ),
+    ("contrast", "gene", "population"),
+    "More cells, more producers, or more per producer: the parts add up to the change.",
+)
+REVERSAL_TABLE = TableSpec(
+    "reversal",
+    (
+        _CONTRAST,
+        Column("feature", "str", "Signature or gene."),
+        _POPULATION,
+        Column("reversal", "float", "0: the drug does nothing; 1: back to baseline."),
+        *_ESTIMATE,
+        _STATUS,
+    ),
+    ("contrast", "feature", "population"),
+    "How far a drug brings a response back to baseline.",
+)
+COMPOSITION_TABLE = TableSpec(
+    "composition",
+    (
+        _CONTRAST,
+        _POPULATION,
+        Column("share_reference", "float", "Mean share of cells, reference arm."),
+        Column("share_treated", "float", "Mean share of cells, treated arm."),
+        Column("estimate", "float", "Difference of the logit of the share."),
+        *_ESTIMATE,
+        *_TEST,
+        _STATUS,
+    ),
+    ("contrast", "population"),
+    "More or fewer cells of a population.",
+)
+EXPRESSION_TABLE = TableSpec(
+    "expression",
+    (
+        _CONTRAST,
+        _POPULATION,
+        _GENE,
+        Column("base_mean", "float", "Mean of normalised counts over the samples."),
+        Column("log2fc", "float", "log2 fold change, treated over reference."),
+        Column("lfc_se", "float", "Standard error of log2fc."),
+        Column("statistic", "float", "Wald statistic."),
+        Column("pvalue", "float", "Wald p."),
+        Column("padj", "float", "Benjamini-Hochberg over the whole table."),
+        Column("n_reference", "int", "Subjects of the reference arm that were used."),
+        Column("n_treated", "int", "Subjects of the treated arm that were used."),
+        _STATUS,
+    ),
+    ("contrast", "population", "gene"),
+    "Differential expression of pseudobulks, PyDESeq2.",
+)
+ENRICHMENT_TABLE = TableSpec(
+    "enrichment",
+    (
+        _CONTRAST,
+        _POPULATION,
+        Column("gene_set", "str", "Signature or user's set."),
+        Column("n_genes", "int", "Genes of the set among the ranked genes."),
+        Column("es", "float", "Enrichment score."),
+        Column("nes", "float", "Normalised enrichment score."),
+        Column("pvalue", "float", "Gene-set permutation p; never below 1 / permutations."),
+        Column("padj", "float", "Benjamini-Hochberg over the whole table."),
+        Column("leading_edge", "str", "Genes that drive the score, comma-separated."),
+        _STATUS,
+    ),
+    ("contrast", "population", "gene_set"),
+    "Gene sets along the ranking of the Wald statistic, gseapy prerank.",
+)
+
+TABLES: dict[str, TableSpec] = {
+    table.name: table
+    for table in (
+        QC_TABLE,
+        POPULATIONS_TABLE,
+        COVERAGE_TABLE,
+        PRODUCERS_TABLE,
+        LEDGER_TABLE,
+        LEDGER_BY_CONDITION_TABLE,
+        SHIFTS_TABLE,
+        DECOMPOSITION_TABLE,
+        REVERSAL_TABLE,
+        COMPOSITION_TABLE,
+        EXPRESSION_TABLE,
+        ENRICHMENT_TABLE,
+    )
+}
