@@ -92,6 +92,8 @@ CONDITION = "condition"
 TIMEPOINT = "timepoint"
 BATCH = "batch"
 LABEL = "label"
+# Column of a sample sheet: the raw 10x matrix of the sample, for its empty droplets.
+RAW_PATH = "raw_path"
 SAMPLING_WEIGHT = "sampling_weight"
 
 SPECIES = "species"
@@ -111,6 +113,7 @@ TRANSGENE = "transgene"
 GENE_ID = "gene_id"
 GENOME = "genome"
 ORIGINAL_NAME = "original_name"
+SYMBOL = "symbol"
 HIGHLY_VARIABLE = "highly_variable"
 
 PCA = "X_pca"
@@ -119,6 +122,14 @@ UMAP = "X_umap"
 SIGNATURE_SCORES = "signature_scores"
 PRODUCER_STATE = "producer_state"
 AMBIENT_PROFILE = "ambient_profile"
+
+# A pseudobulk: AnnData of units x populations, see comparison.pseudobulk.
+AMBIENT = "ambient"
+N_CELLS = "n_cells"
+N_CELLS_TOTAL = "n_cells_total"
+WEIGHT = "weight"
+WEIGHT_TOTAL = "weight_total"
+CELL_SHARE = "cell_share"
 
 # Entries of uns["crs_sc"].
 QC = "qc"
@@ -285,6 +296,15 @@ ALL_KEYS: tuple[KeySpec, ...] = (
     ),
     KeySpec(
         "var",
+        SYMBOL,
+        "str",
+        "(n_genes,)",
+        "",
+        "read",
+        "Symbol without prefix, where the file has two genomes.",
+    ),
+    KeySpec(
+        "var",
         HIGHLY_VARIABLE,
         "bool",
         "(n_genes,)",
@@ -366,10 +386,12 @@ MYELOID_LINEAGES = ("Monocyte", "Macrophage", "DC", "pDC", "Neutrophil", "Mast c
 OK = "ok"
 ABSENT_IN_REFERENCE = "absent_in_reference"
 ABSENT_IN_TREATED = "absent_in_treated"
+ABSENT_IN_BASELINE = "absent_in_baseline"
 TOO_FEW_CELLS = "too_few_cells"
 TOO_FEW_SUBJECTS = "too_few_subjects"
 CONFOUNDED = "confounded"
 NOT_MEASURED = "not_measured"
+NOT_DETECTED = "not_detected"
 SHIFT_STATUSES = (
     OK,
     ABSENT_IN_REFERENCE,
@@ -378,7 +400,9 @@ SHIFT_STATUSES = (
     TOO_FEW_SUBJECTS,
     CONFOUNDED,
     NOT_MEASURED,
+    NOT_DETECTED,
 )
+COUNT_OUTLIER = "count_outlier"
 INTENSITY_NOT_IDENTIFIED = "intensity_not_identified"
 NO_PRODUCERS = "no_producers"
 NO_SHIFT_TO_REVERSE = "no_shift_to_reverse"

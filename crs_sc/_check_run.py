@@ -1,0 +1,127 @@
+"""`crs-sc check`: say whether the input and the design are sound, and change nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crs_sc import genesets, keys
+from crs_sc._checks import counts_matrix, sample_table
+from crs_sc._stages import analysed_organism, chosen_signatures
+from crs_sc.comparison import check_design
+from crs_sc.errors import listing
+from crs_sc.io import read
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from crs_sc.config import RunConfig
+
+__all__ = ["check_report"]
+
+# A signature of which less is in the data says little.
+_LOW_COVERAGE = 0.5
+
+
+def check_report(config: RunConfig) -> tuple[str, bool]:
+    """Read the input and describe it.
+
+    Parameters
+    ----------
+    config
+        Settings.
+
+    Returns
+    -------
+    text
+        For the user.
+    is_sound
+        False if a contrast cannot be answered at all.
+
+    Raises
+    ------
+    CrsError
+        If the input cannot be used.
+    """
+    source = list(config.input) if len(config.input) > 1 else config.input[0]
+    adata = read(source, columns=config.columns.mapping(), organism=config.organism)
+    samples = sample_table(adata)
+    lines = [
+        *_input_lines(adata),
+        "",
+        *_sample_lines(adata, samples),
+        "",
+        *_gene_lines(adata, config),
+    ]
+    design_lines, is_sound = _design_lines(samples, config)
+    lines += ["", *design_lines]
+    for note in adata.uns[keys.UNS].get(keys.NOTES, []):
+        lines.append(f"note: {note}")
+    lines += ["", "The design can be answered." if is_sound else "Mend the design before a run."]
+    return "\n".join(lines), is_sound
+
+
+def _input_lines(adata: AnnData) -> list[str]:
+    depth = np.asarray(counts_matrix(adata).sum(axis=1)).ravel()
+    return [
+        (
+            f"Input: {adata.n_obs} cells x {adata.n_vars} genes, {np.median(depth):.0f} UMI a cell "
+            f"(median), counts from {adata.uns[keys.UNS][keys.MATRIX]}."
+        )
+    ]
+
+
+def _sample_lines(adata: AnnData, samples: pd.DataFrame) -> list[str]:
+    table = samples.copy()
+    table["cells"] = adata.obs[keys.SAMPLE].astype(str).value_counts().reindex(table.index)
+    n_subjects = samples[keys.SUBJECT].nunique()
+    return [
+        f"Samples: {len(samples)} libraries of {n_subjects} subjects (the unit of replication).",
+        table.to_string(),
+    ]
+
+
+def _gene_lines(adata: AnnData, config: RunConfig) -> list[str]:
+    organism = analysed_organism(config)
+    names = adata.var.get(keys.SYMBOL, adata.var_names).astype(str)
+    absent = [gene for gene in config.genes if gene not in set(names)]
+    lines = [f"Cytokines: {listing(g for g in config.genes if g not in absent)} in the data."]
+    if absent:
+        lines.append(f"Cytokines that are not in the data: {listing(absent)}.")
+    coverage = genesets.coverage(chosen_signatures(config), names, organism=organism)
+    poor = coverage[coverage["n_found"] < _LOW_COVERAGE * coverage["n_genes"]]
+    lines.append(
+        f"Signatures: {len(coverage)}, of which {len(poor)} have less than half of their genes in "
+        "the data" + (f": {listing(poor['gene_set'])}." if len(poor) else ".")
+    )
+    if not genesets.mitochondrial_genes(names).any():
+        lines.append("No mitochondrial gene: that filter will be off.")
+    missing = [gene for gene in config.transgene if gene not in set(names)]
+    if missing:
+        lines.append(f"Transgene features that are not in the data: {listing(missing)}.")
+    return lines
+
+
+def _design_lines(samples: pd.DataFrame, config: RunConfig) -> tuple[list[str], bool]:
+    if not config.contrasts:
+        return ["Design: no contrast, so nothing is compared (everything else works)."], True
+    design = check_design(samples, contrasts=list(config.contrasts))
+    lines = ["Design:"]
+    for row in design.to_dict("records"):
+        sizes = (
+            f"{row['n_pairs']} pairs"
+            if row["test"] == "paired"
+            else f"{row['n_treated']} against {row['n_reference']} subjects, unpaired"
+        )
+        floor = (
+            "no p can be given"
+            if np.isnan(row["pvalue_floor"])
+            else f"smallest permutation p {row['pvalue_floor']:.3g}"
+        )
+        blocks = f", blocks: {row['blocks']}" if row["blocks"] else ""
+        lines.append(f"  {row['contrast']}: {sizes}{blocks}; {floor}; {row['status']}.")
+        if row["note"]:
+            lines.append(f"    {row['note']}")
+    return lines, not (design["status"] == keys.CONFOUNDED).any()

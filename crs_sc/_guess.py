@@ -1,0 +1,294 @@
+"""`crs-sc init`: look at a file and write a commented config with the best guesses."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from crs_sc.config import STAGE_FUNCTIONS, parameter_help, settings_of
+from crs_sc.errors import InputError, listing
+from crs_sc.io import describe_file, write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+
+__all__ = ["guess_columns", "guess_contrasts", "write_guessed_config"]
+
+# Column names in the order of preference; a name matches if it is one of these words, or has one
+# of them as a part between underscores, dots or spaces.
+_NAMES = {
+    "sample": ("sample", "library", "lib", "sampleid", "channel", "orig.ident", "gem"),
+    "subject": ("subject", "donor", "patient", "mouse", "animal", "individual", "participant"),
+    "condition": ("condition", "arm", "treatment", "group", "stim", "stimulation", "stimulus",
+                  "disease", "status"),
+    "timepoint": ("timepoint", "time", "day", "hour", "hours", "visit"),
+    "batch": ("batch", "pool", "chemistry", "plate", "run"),
+    "sampling_weight": ("sampling_weight", "weight"),
+    "label": ("cell_type", "celltype", "annotation", "cell_label", "labels", "label"),
+}  # fmt: skip
+_CONTROL = re.compile(
+    r"^(vehicle|veh|ctrl|control|untreated|unstim\w*|pbs|mock|healthy|baseline|pre|none|naive|"
+    r"placebo|sham|nt|no_?car\w*|d(ay)?_?0)",
+    re.IGNORECASE,
+)
+_TRANSGENE = re.compile(
+    r"(^|_)(CAR\d*|\w*CAR|scFv\w*|FMC63\w*|WPRE\w*|Yescarta|Kymriah|transgene)$", re.IGNORECASE
+)
+# A larger number of levels is not a design column.
+_MOST_LEVELS = 500
+
+
+def write_guessed_config(files: Sequence[Path], out: Path, *, overwrite: bool) -> Path:
+    """Write a config for `files` with guesses that the user should read.
+
+    Parameters
+    ----------
+    files
+        Input files.
+    out
+        Config to write.
+    overwrite
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, or the config is there already.
+    """
+    if out.exists() and not overwrite:
+        msg = f"'{out}' is there already. Give another name with -o, or --force to write over it."
+        raise InputError(msg)
+    found = [describe_file(path) for path in files]
+    first = found[0]
+    columns = guess_columns(first.obs)
+    folder = out.resolve().parent
+    paths = [_relative(path.resolve(), folder) for path in files]
+    lines = [
+        "# Settings of a crs_sc run. Every line is a guess or a default: read it before you run.",
+        (
+            f"# {len(files)} file(s), {sum(d.n_cells for d in found)} cells x {first.n_genes} genes; "
+            f"counts in {first.counts or 'none of the matrices'}."
+        ),
+        *_yaml({"input": paths[0] if len(paths) == 1 else paths}),
+        "",
+        "# Your columns of `obs`. The subject (animal or patient) is the unit of replication.",
+        f"# Columns: {listing(first.obs.columns, most=40)}",
+        *_yaml({"columns": {k: v for k, v in columns.items() if k != "label"}}),
+        *_suggestions(first.obs, columns),
+        "",
+        *_contrast_lines(first.obs, columns),
+        "",
+        "# Cytokines of the ledger. Left out: " + listing(_default_genes()),
+        *_yaml({"genes": ["IL1B", "IL6"]}),
+        *_yaml({"organism": first.organism or "human"}),
+        *_transgene_lines(list(first.var_names)),
+        *_yaml({"seed": 0}),
+        "",
+        "# Everything below is a default. Take the comment signs away to change a value.",
+        *_default_lines(),
+    ]
+    write_text("\n".join(lines) + "\n", out)
+    return out
+
+
+def guess_columns(obs: pd.DataFrame) -> dict[str, str]:
+    """Guess which column of `obs` is which.
+
+    Parameters
+    ----------
+    obs
+        One row a cell.
+
+    Returns
+    -------
+    Canonical name and the user's column; names without a plausible column are left out. A sample
+    must lie within one subject and one condition.
+    """
+    usable = [str(c) for c in obs.columns if 1 <= obs[c].nunique() <= min(_MOST_LEVELS, len(obs))]
+    guess: dict[str, str] = {}
+    for name, words in _NAMES.items():
+        ranked = sorted(
+            (rank, position, column)
+            for position, column in enumerate(usable)
+            if column not in guess.values()
+            and (rank := _match(column, words)) is not None
+            and not obs[column].isna().any()
+        )
+        for _, _, column in ranked:
+            if name == "condition" and obs[column].nunique() < 2 and len(ranked) > 1:
+                continue
+            guess[name] = column
+            break
+    sample = guess.get("sample")
+    if sample is not None:
+        for name in ("subject", "condition"):
+            if (
+                name in guess
+                and (obs.groupby(sample, observed=True)[guess[name]].nunique() > 1).any()
+            ):
+                del guess["sample"]
+                break
+    return guess
+
+
+def guess_contrasts(conditions: Sequence[str], pairs: set[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Guess what to compare with what from the names of the conditions.
+
+    A condition whose name begins with that of another (`CART_anakinra`, `CART`) is taken for a
+    drug on top of it, with the control as baseline; every other one is compared with the control.
+
+    Parameters
+    ----------
+    conditions
+        Levels.
+    pairs
+        Pairs of conditions (in both orders) that hold the same subjects.
+    """
+    if len(conditions) < 2:
+        return []
+    controls = [name for name in conditions if _CONTROL.match(name)]
+    control = controls[0] if controls else conditions[0]
+    contrasts = []
+    for name in conditions:
+        if name == control:
+            continue
+        parents = [
+            other
+            for other in conditions
+            if other not in (name, control) and re.match(rf"{re.escape(other)}[ _+.-]", name)
+        ]
+        reference = max(parents, key=len) if parents else control
+        contrast: dict[str, Any] = {
+            "name": re.sub(r"\W+", "_", name[len(reference) + 1 :] if parents else name),
+            "treated": name,
+            "reference": reference,
+        }
+        if (name, reference) in pairs:
+            contrast["paired"] = True
+        if parents:
+            contrast["baseline"] = control
+        contrasts.append(contrast)
+    return contrasts
+
+
+def _match(column: str, words: Sequence[str]) -> int | None:
+    """Rank of a column name among `words`; None if it is none of them."""
+    lower = column.lower()
+    parts = re.split(r"[_. ]", lower)
+    for rank, word in enumerate(words):
+        if lower == word:
+            return rank
+        if word in parts or lower in (f"{word}s", f"{word}_id", f"{word}id"):
+            return rank + len(words)
+    return None
+
+
+def _shared_subjects(obs: pd.DataFrame, columns: dict[str, str]) -> set[tuple[str, str]]:
+    """Pairs of conditions most of whose subjects are the same."""
+    if "subject" not in columns or "condition" not in columns:
+        return set()
+    subjects = {
+        str(level): set(part[columns["subject"]].astype(str))
+        for level, part in obs.groupby(columns["condition"], observed=True)
+    }
+    return {
+        (a, b)
+        for a in subjects
+        for b in subjects
+        if a != b
+        and len(subjects[a] & subjects[b]) >= max(2, 0.5 * min(len(subjects[a]), len(subjects[b])))
+    }
+
+
+def _contrast_lines(obs: pd.DataFrame, columns: dict[str, str]) -> list[str]:
+    if "condition" not in columns:
+        return ["# No column looks like a condition, so nothing is compared:", "contrasts: []"]
+    levels = sorted(obs[columns["condition"]].astype(str).unique())
+    contrasts = guess_contrasts(levels, _shared_subjects(obs, columns))
+    lines = [
+        f"# Conditions: {listing(levels, most=40)}",
+        "# treated less reference; paired: the same subjects in both; within: timepoint;",
+        "# baseline: the contrast is also reported as a reversal towards that condition.",
+    ]
+    if not contrasts:
+        return [*lines, "contrasts: []"]
+    if not any(_CONTROL.match(level) for level in levels):
+        lines.append(f"# No condition looks like a control; '{levels[0]}' is only the first.")
+    rows = [
+        "  - " + yaml.safe_dump(c, default_flow_style=True, sort_keys=False, width=1000).strip()
+        for c in contrasts
+    ]
+    return [*lines, "contrasts:", *rows]
+
+
+def _suggestions(obs: pd.DataFrame, columns: dict[str, str]) -> list[str]:
+    lines = [
+        f"  # {name}: no column looks like it; every file is then one {name}"
+        if name == "sample"
+        else f"  # {name}: no column looks like it"
+        for name in ("sample", "subject", "condition")
+        if name not in columns
+    ]
+    if "label" in columns:
+        n = obs[columns["label"]].nunique()
+        lines.append(f"  # label: {columns['label']}   # take your own {n} cell types as they are")
+    return lines
+
+
+def _transgene_lines(var_names: Sequence[str]) -> list[str]:
+    found = [name for name in var_names if _TRANSGENE.search(name)]
+    if found:
+        return _yaml({"transgene": found})
+    return ["# transgene: [CAR]   # features of the CAR construct, if they are in the reference"]
+
+
+def _default_genes() -> tuple[str, ...]:
+    from crs_sc.genesets import TARGET_CYTOKINES
+
+    return tuple(TARGET_CYTOKINES)
+
+
+def _default_lines() -> list[str]:
+    lines = []
+    for stage, functions in STAGE_FUNCTIONS.items():
+        lines.append(f"# --- {stage} ---")
+        for function in functions:
+            lines.extend(_section_lines(function))
+    return lines
+
+
+def _section_lines(function: Callable[..., Any]) -> list[str]:
+    settings = settings_of(function)
+    if not settings:
+        return []
+    about = parameter_help(function)
+    rows = []
+    for name, parameter in settings.items():
+        default = parameter.default
+        value = yaml.safe_dump(
+            list(default) if isinstance(default, tuple) else default, default_flow_style=True
+        )
+        value = value.replace("\n...", "").strip()
+        rows.append(f"#   {name}: {value}   # {about.get(name, '')}".rstrip(" #"))
+    return [f"# {function.__name__}:", *rows]
+
+
+def _yaml(content: dict[str, Any]) -> list[str]:
+    flow = {key: value for key, value in content.items() if isinstance(value, list)}
+    if flow:
+        return [
+            f"{key}: {yaml.safe_dump(value, default_flow_style=True, width=1000).strip()}"
+            for key, value in flow.items()
+        ]
+    if content == {"columns": {}}:
+        return ["columns: {}"]
+    return yaml.safe_dump(content, sort_keys=False, width=1000).rstrip().splitlines()
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)

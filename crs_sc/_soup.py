@@ -1,0 +1,147 @@
+"""The soup as every later stage uses it: what it adds to a cell, and what it cannot explain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from crs_sc import keys
+from crs_sc._checks import check_obs, counts_matrix, gene_positions
+from crs_sc.errors import InputError, MissingKeyError, listing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+__all__ = ["CellCounts", "has_soup", "soup_rejections", "take_counts"]
+
+
+@dataclass(frozen=True)
+class CellCounts:
+    """Counts of a few genes beside what the soup is expected to add.
+
+    Attributes
+    ----------
+    genes
+        Genes that are in the data.
+    umi
+        UMI, int64, shape `(n_cells, n_genes)`.
+    expected
+        UMI that the soup is expected to add, shape `(n_cells, n_genes)`.
+    depth
+        UMI of each cell over all genes, shape `(n_cells,)`.
+    sample_codes
+        Code of each cell's sample, in the sorted order of the sample names, shape `(n_cells,)`.
+    """
+
+    genes: list[str]
+    umi: NDArray[np.int64]
+    expected: NDArray[np.float64]
+    depth: NDArray[np.float64]
+    sample_codes: NDArray[np.intp]
+
+
+def has_soup(adata: AnnData) -> bool:
+    """Whether the profile and the fraction of the soup were estimated."""
+    return keys.AMBIENT_PROFILE in adata.varm and keys.CONTAMINATION in adata.uns.get(keys.UNS, {})
+
+
+def take_counts(adata: AnnData, genes: Sequence[str], *, sample_key: str, layer: str) -> CellCounts:
+    """Take the counts of `genes` and their expected soup out of the AnnData.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes with `varm["ambient_profile"]` and the contamination of each sample.
+    genes
+        Symbols; those that are not in the data are left out.
+    sample_key
+        Column of `obs` with the library.
+    layer
+        Layer with raw counts.
+
+    Raises
+    ------
+    InputError
+        If none of the genes is in the data.
+    MissingKeyError
+        If the soup of a sample is not known.
+    """
+    check_obs(adata, sample_key=sample_key)
+    positions = gene_positions(adata, genes)
+    if not positions:
+        msg = (
+            f"None of the genes {listing(genes)} is in the data "
+            f"({adata.n_vars} genes such as {listing(adata.var_names[:3])}). "
+            "Give symbols of the organism that was read."
+        )
+        raise InputError(msg)
+    counts = counts_matrix(adata, layer=layer)
+    codes, names = pd.factorize(adata.obs[sample_key].astype(str), sort=True)
+    fraction, profile = _profile(adata, [str(name) for name in names], list(positions))
+    depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    umi = np.rint(counts[:, list(positions.values())].toarray()).astype(np.int64)
+    expected = (fraction[codes] * depth)[:, None] * profile[codes]
+    return CellCounts(list(positions), umi, expected, depth, np.asarray(codes))
+
+
+def _profile(
+    adata: AnnData, samples: list[str], genes: list[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Contamination `(n_samples,)` and profile `(n_samples, n_genes)` of the soup."""
+    if not has_soup(adata):
+        msg = (
+            f"The soup is not known: no `varm['{keys.AMBIENT_PROFILE}']` or "
+            f"`uns['{keys.UNS}']['{keys.CONTAMINATION}']`. Run crs_sc.pp.estimate_ambient first."
+        )
+        raise MissingKeyError(msg)
+    profile = adata.varm[keys.AMBIENT_PROFILE]
+    contamination = adata.uns[keys.UNS][keys.CONTAMINATION]
+    missing = [s for s in samples if s not in profile.columns or s not in contamination.index]
+    if missing:
+        msg = (
+            f"The soup of the samples {listing(missing)} is not known. "
+            "Run crs_sc.pp.estimate_ambient on all samples."
+        )
+        raise MissingKeyError(msg)
+    fraction = contamination.loc[samples, "ambient_fraction"].to_numpy(dtype=np.float64)
+    return fraction, profile.loc[genes, samples].to_numpy(dtype=np.float64).T
+
+
+def soup_rejections(
+    counts: NDArray[np.integer],
+    expected: NDArray[np.float64],
+    samples: NDArray[np.integer],
+    *,
+    alpha: float,
+) -> NDArray[np.bool_]:
+    """Cells whose count of one gene the soup cannot explain.
+
+    `p = P(Poisson(expected) >= count)`, Benjamini-Hochberg within each sample over all of its
+    cells; a cell without the gene has p = 1 and still counts as tested.
+
+    Parameters
+    ----------
+    counts
+        UMI of the gene, shape `(n_cells,)`.
+    expected
+        UMI that the soup is expected to add, shape `(n_cells,)`.
+    samples
+        Sample code of each cell, shape `(n_cells,)`.
+    alpha
+        False discovery rate.
+    """
+    pvalues = np.ones(len(counts))
+    seen = counts > 0
+    pvalues[seen] = stats.poisson.sf(counts[seen] - 1, expected[seen])
+    rejected = np.zeros(len(counts), dtype=bool)
+    for sample in np.unique(samples[seen]):
+        mine = samples == sample
+        rejected[mine] = stats.false_discovery_control(pvalues[mine]) <= alpha
+    return rejected & seen

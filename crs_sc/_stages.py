@@ -1,0 +1,211 @@
+"""What each stage does in memory: the functions in order, with the config's settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import pandas as pd
+
+from crs_sc import annotation, clustering, comparison, genesets, keys, preprocessing, sources
+from crs_sc._checks import sample_table
+from crs_sc.config import settings_for
+from crs_sc.errors import DesignError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anndata import AnnData
+
+    from crs_sc.config import RunConfig
+
+__all__ = [
+    "annotate_cohort",
+    "attribute_sources",
+    "chosen_signatures",
+    "cluster_cohort",
+    "compare_arms",
+    "empty_table",
+    "qc_sample",
+    "refuse_confounded",
+]
+
+
+def analysed_organism(config: RunConfig) -> Literal["human", "mouse"]:
+    """Organism whose cells are analysed: the first of two."""
+    return "mouse" if config.organism.startswith("mouse") else "human"
+
+
+def chosen_signatures(config: RunConfig) -> dict[str, list[str]]:
+    """Signatures of the config: packaged ones, all or by name, and the user's own."""
+    return genesets.signatures(
+        organism=analysed_organism(config), names=config.signatures, user=config.gene_sets
+    )
+
+
+def qc_sample(
+    adata: AnnData, config: RunConfig, *, empty_profiles: Mapping[str, pd.Series] | None = None
+) -> AnnData:
+    """Species, QC, soup and doublets of one sample; returns the cells that passed."""
+    organism = analysed_organism(config)
+    preprocessing.call_species(
+        adata, organism=organism, **settings_for(config, preprocessing.call_species)
+    )
+    cells = preprocessing.select_species(adata, organism=organism)
+    preprocessing.quality_control(cells, **settings_for(config, preprocessing.quality_control))
+    preprocessing.estimate_ambient(
+        cells,
+        organism=organism,
+        empty_profiles=empty_profiles,
+        **settings_for(config, preprocessing.estimate_ambient),
+    )
+    preprocessing.call_doublets(
+        cells, random_state=config.seed, **settings_for(config, preprocessing.call_doublets)
+    )
+    return preprocessing.filter_cells(cells)
+
+
+def cluster_cohort(adata: AnnData, config: RunConfig) -> None:
+    """Normalise, select genes, embed and cluster."""
+    preprocessing.normalize(adata, **settings_for(config, preprocessing.normalize))
+    preprocessing.select_genes(
+        adata,
+        exclude=[*config.genes, *config.transgene],
+        **settings_for(config, preprocessing.select_genes),
+    )
+    clustering.embed(adata, random_state=config.seed, **settings_for(config, clustering.embed))
+    clustering.cluster(adata, random_state=config.seed, **settings_for(config, clustering.cluster))
+
+
+def annotate_cohort(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFrame]:
+    """Score signatures, name cell types and myeloid states; returns the tables."""
+    organism = analysed_organism(config)
+    signatures = chosen_signatures(config)
+    annotation.score_signatures(
+        adata, signatures=signatures, **settings_for(config, annotation.score_signatures)
+    )
+    annotation.annotate(
+        adata,
+        organism=organism,
+        label_key=keys.LABEL if config.columns.label else None,
+        random_state=config.seed,
+        **settings_for(config, annotation.annotate),
+    )
+    if config.transgene:
+        annotation.call_transgene(
+            adata,
+            transgene=config.transgene,
+            **settings_for(config, annotation.call_transgene),
+        )
+    annotation.call_myeloid_states(adata, **settings_for(config, annotation.call_myeloid_states))
+    panels = genesets.cell_type_panels(organism=organism)
+    return {
+        "qc": preprocessing.qc_table(adata),
+        "populations": adata.uns[keys.UNS][keys.POPULATIONS],
+        "coverage": genesets.coverage({**panels, **signatures}, adata.var_names),
+    }
+
+
+def attribute_sources(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFrame]:
+    """Call producers and write the ledger; returns the tables."""
+    weight_key = keys.SAMPLING_WEIGHT if keys.SAMPLING_WEIGHT in adata.obs else None
+    sources.call_producers(
+        adata, genes=config.genes, **settings_for(config, sources.call_producers)
+    )
+    ledger = sources.ledger(adata, genes=config.genes, weight_key=weight_key)
+    return {
+        "producers": sources.producers(adata),
+        "ledger": ledger,
+        "ledger_by_condition": sources.ledger_by_condition(
+            ledger,
+            random_state=config.seed,
+            **settings_for(config, sources.ledger_by_condition),
+        ),
+    }
+
+
+def compare_arms(
+    adata: AnnData,
+    config: RunConfig,
+    *,
+    ledger: pd.DataFrame,
+    producers: pd.DataFrame,
+    n_jobs: int,
+) -> dict[str, pd.DataFrame]:
+    """Test every contrast; returns the tables, empty ones without a contrast."""
+    contrasts = list(config.contrasts)
+    names = ("shifts", "decomposition", "reversal", "composition", "expression", "enrichment")
+    if not contrasts:
+        return {name: empty_table(name) for name in names}
+    signatures = chosen_signatures(config)
+    genes = list(dict.fromkeys(ledger["gene"]))
+    bulk = comparison.pseudobulk(adata)
+
+    expression = comparison.expression(
+        bulk, contrasts=contrasts, **settings_for(config, comparison.expression)
+    )
+    return {
+        "shifts": comparison.shifts(
+            bulk,
+            contrasts=contrasts,
+            genes=genes,
+            signatures=signatures,
+            random_state=config.seed,
+            **settings_for(config, comparison.shifts),
+        ),
+        "decomposition": comparison.decompose(
+            ledger,
+            producers,
+            contrasts=contrasts,
+            samples=sample_table(adata),
+            random_state=config.seed,
+            **settings_for(config, comparison.decompose),
+        ),
+        "reversal": comparison.reversal(
+            bulk,
+            contrasts=contrasts,
+            genes=genes,
+            signatures=signatures,
+            random_state=config.seed,
+            **settings_for(config, comparison.reversal),
+        ),
+        "composition": comparison.composition(
+            bulk,
+            contrasts=contrasts,
+            random_state=config.seed,
+            **settings_for(config, comparison.composition),
+        ),
+        "expression": expression,
+        "enrichment": comparison.enrichment(
+            expression,
+            gene_sets=signatures,
+            random_state=config.seed,
+            n_jobs=n_jobs,
+            **settings_for(config, comparison.enrichment),
+        ),
+    }
+
+
+def empty_table(name: str) -> pd.DataFrame:
+    """Table of the contract without rows."""
+    return pd.DataFrame(columns=keys.TABLES[name].names)
+
+
+def refuse_confounded(samples: pd.DataFrame, config: RunConfig) -> None:
+    """Raise if a contrast names an unknown condition or cannot be told from a batch.
+
+    Raises
+    ------
+    DesignError
+        Naming the contrast and how to mend it.
+    """
+    if not config.contrasts:
+        return
+    design = comparison.check_design(samples, contrasts=list(config.contrasts))
+    confounded = design[design["status"] == keys.CONFOUNDED]
+    if len(confounded):
+        row = confounded.iloc[0]
+        msg = (
+            f"Contrast '{row['contrast']}' cannot be answered: {row['note']}. "
+            "Leave out `columns: batch`, if it is not a batch, or the contrast."
+        )
+        raise DesignError(msg)

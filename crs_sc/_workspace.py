@@ -1,0 +1,141 @@
+"""What a run keeps on disk between stages, and how it knows that it is complete and current.
+
+A stage writes its files atomically and then a stamp: the digest of everything the result depends
+on, and the size and digest of each file. A stage is done if its stamp says so and the files are
+still those. Without the stamp nothing is trusted, so a run may be killed at any instant.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from crs_sc.io import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+__all__ = ["Workspace", "digest", "file_digest", "library_versions", "package_version"]
+
+_BLOCK = 1 << 22
+_LIBRARIES = (
+    "anndata", "gseapy", "harmonypy", "igraph", "leidenalg", "matplotlib", "numpy", "pandas",
+    "pydeseq2", "pynndescent", "scanpy", "scikit-learn", "scipy", "umap-learn",
+)  # fmt: skip
+
+
+def package_version() -> str:
+    """Version of this package as installed."""
+    return version("crs_sc")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that results depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 of values that JSON can hold, independent of the order of dictionary keys."""
+    text = json.dumps(parts, sort_keys=True, default=str, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, or of all files in a folder with their names."""
+    if path.is_dir():
+        return digest([(p.name, file_digest(p)) for p in sorted(path.iterdir()) if p.is_file()])
+    state = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            state.update(block)
+    return state.hexdigest()
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The output folder of a run.
+
+    Attributes
+    ----------
+    out
+        The folder.
+    """
+
+    out: Path
+
+    @property
+    def cohort(self) -> Path:
+        """The cohort with everything in it."""
+        return self.out / "cohort.h5ad"
+
+    def table(self, name: str) -> Path:
+        """Path of a table of `keys.TABLES`."""
+        return self.out / "tables" / f"{name}.tsv"
+
+    def sample(self, name: str) -> Path:
+        """Cells of one sample after QC."""
+        return self.out / "work" / "qc" / f"{_file_name(name)}.h5ad"
+
+    def stage(self, name: str) -> Path:
+        """Return where a stage keeps what it added to the cohort, without the matrix."""
+        return self.out / "work" / f"{name}.h5ad"
+
+    def stamp(self, name: str) -> Path:
+        """Stamp of a stage; that of one sample's QC is named `qc/SAMPLE`."""
+        folder, _, last = name.rpartition("/")
+        return self.out / "work" / folder / f"{_file_name(last)}.json"
+
+    def read_stamp(self, name: str) -> dict[str, Any] | None:
+        """Return the stamp of a stage, None if there is no readable one."""
+        try:
+            content = json.loads(self.stamp(name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return content if isinstance(content, dict) else None
+
+    def is_current(self, name: str, key: str) -> bool:
+        """Whether the stage was finished with this key and its files are still those."""
+        stamp = self.read_stamp(name)
+        if stamp is None or stamp.get("key") != key:
+            return False
+        for file, known in stamp["files"].items():
+            path = self.out / file
+            if not path.is_file() or path.stat().st_size != known["size"]:
+                return False
+            if file_digest(path) != known["sha256"]:
+                return False
+        return True
+
+    def finish(self, name: str, key: str, files: Iterable[Path], **facts: Any) -> None:
+        """Stamp a stage as done.
+
+        Parameters
+        ----------
+        name
+            The stage.
+        key
+            Digest of all that the result depends on.
+        files
+            What the stage wrote, already complete.
+        **facts
+            What else the stamp should say, such as the seconds it took.
+        """
+        known = {
+            str(path.relative_to(self.out)): {
+                "size": path.stat().st_size,
+                "sha256": file_digest(path),
+            }
+            for path in files
+        }
+        write_json({"stage": name, "key": key, "files": known, **facts}, self.stamp(name))
+
+
+def _file_name(name: str) -> str:
+    """Name of a sample as a file name, distinct for distinct names."""
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+    return safe if safe == name and not name.startswith(".") else f"{safe}-{digest(name)[:8]}"

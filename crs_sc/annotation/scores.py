@@ -1,0 +1,85 @@
+"""Signature scores of single cells, for pictures; statistics use pseudobulk scores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from crs_sc import keys
+from crs_sc._checks import add_note, counts_matrix, gene_positions
+from crs_sc.annotation._rank_scores import rank_scores
+from crs_sc.errors import InputError, listing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+__all__ = ["score_signatures"]
+
+
+def score_signatures(
+    adata: AnnData,
+    *,
+    signatures: Mapping[str, Sequence[str]],
+    max_rank: int = 1500,
+    layer: str = keys.COUNTS,
+) -> None:
+    """Score each signature in each cell by the ranks of its genes within the cell.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes.
+    signatures
+        Name and genes; genes that are not in the data are left out of the score, and a signature
+        without any has no column and a note.
+    max_rank
+        Genes of a cell that are ranked; fewer where the data have fewer.
+    layer
+        Layer with raw counts.
+
+    Returns
+    -------
+    None. Writes `obsm["signature_scores"]`: float32 DataFrame, shape `(n_cells, n_signatures)`,
+    0 (none of the genes is high in the cell) to 1.
+
+    Raises
+    ------
+    InputError
+        If no gene of any signature is in the data.
+    """
+    found = {
+        name: list(gene_positions(adata, genes).values()) for name, genes in signatures.items()
+    }
+    absent = [name for name, genes in found.items() if not genes]
+    if len(absent) == len(found):
+        msg = (
+            f"No gene of the signatures {listing(absent)} is in the data "
+            f"({adata.n_vars} genes such as {listing(adata.var_names[:3])}). "
+            "Is the organism right, and are the gene names symbols?"
+        )
+        raise InputError(msg)
+    if absent:
+        add_note(adata, f"No gene of these signatures is in the data: {listing(absent)}.")
+    kept = {name: genes for name, genes in found.items() if genes}
+    adata.obsm[keys.SIGNATURE_SCORES] = pd.DataFrame(
+        _scores(adata, list(kept.values()), max_rank=max_rank, layer=layer),
+        index=adata.obs_names,
+        columns=list(kept),
+    )
+
+
+def _scores(
+    adata: AnnData, sets: list[list[int]], *, max_rank: int, layer: str
+) -> NDArray[np.float32]:
+    import numpy as np
+
+    limit = min(max_rank, adata.n_vars)
+    limit = max(limit, *(len(genes) for genes in sets))
+    return rank_scores(
+        counts_matrix(adata, layer=layer), [np.asarray(genes) for genes in sets], max_rank=limit
+    )

@@ -1,0 +1,209 @@
+"""The command line: a thin shell over `steps`. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from crs_sc.steps import Run
+
+__all__ = ["main"]
+
+_IN = click.Path(path_type=Path)
+_CONFIG = click.argument("config", type=_IN)
+_OUT = click.option("-o", "--out", type=_IN, required=True, help="Output folder.")
+_JOBS = click.option(
+    "-j", "--jobs", type=click.IntRange(min=1), default=1, show_default=True,
+    help="Processes; no result depends on it.",
+)  # fmt: skip
+_FORCE = click.option("--force", is_flag=True, help="Do it again even if nothing has changed.")
+
+
+class _Group(click.Group):
+    """Commands in the order of a run; expected errors are one line and exit 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from crs_sc.errors import CrsError
+
+        try:
+            return super().invoke(ctx)
+        except CrsError as error:
+            if ctx.params.get("verbose"):
+                raise
+            _fail(str(error))
+        except BrokenPipeError:
+            sys.exit(1)
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"crs-sc: error: {message}", err=True)
+    sys.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-v", "--verbose", is_flag=True, help="Tracebacks and the libraries' warnings.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.version_option(package_name="crs_sc")
+def main(*, verbose: bool, quiet: bool) -> None:
+    """Find which cells make IL-1 and IL-6, and whether a treatment shifts it.
+
+    Start with `crs-sc demo -o demo`, or with your own file: `crs-sc init FILE.h5ad`,
+    `crs-sc check CONFIG`, `crs-sc run CONFIG -o OUT`.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("crs_sc")
+    logger.handlers = [handler]
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    if not verbose:
+        _only_own_warnings()
+
+
+def _only_own_warnings() -> None:
+    """Show this package's warnings as a line each; those of libraries only with -v."""
+    from crs_sc.errors import CrsWarning
+
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("always", CrsWarning)
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        click.echo(f"crs-sc: warning: {message}", err=True)
+
+    warnings.showwarning = show
+
+
+def _run(config: Path, out: Path, *, jobs: int = 1, force: bool = False) -> Run:
+    from crs_sc.config import load_config
+    from crs_sc.steps import Run
+
+    return Run(load_config(config), out, n_jobs=jobs, force=force)
+
+
+@main.command()
+@_OUT
+@_JOBS
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+def demo(*, out: Path, jobs: int, seed: int) -> None:
+    """Simulate a small cohort, analyse it, print planted beside found."""
+    from crs_sc.datasets import simulate_cohort, write_cohort
+    from crs_sc.report import planted_beside_found
+
+    folder = out / "simulated"
+    write_cohort(simulate_cohort(random_state=seed), folder)
+    run = _run(folder / "config.yaml", out, jobs=jobs)
+    results = run.all_stages()
+    click.echo(planted_beside_found(out / "tables", folder / "truth"), err=True)
+    _print(results)
+
+
+@main.command()
+@_CONFIG
+@_OUT
+@_JOBS
+@_FORCE
+def run(*, config: Path, out: Path, jobs: int, force: bool) -> None:
+    """Analyse the cohort of CONFIG: all stages, from the files to the report."""
+    _print(_run(config, out, jobs=jobs, force=force).all_stages())
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=_IN)
+@click.option("-o", "--out", type=_IN, default=Path("config.yaml"), show_default=True,
+              help="Config to write.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Write over an existing config.")
+def init(*, files: tuple[Path, ...], out: Path, force: bool) -> None:
+    """Look at FILES and write a commented config with the best guesses."""
+    from crs_sc._guess import write_guessed_config
+
+    _print([write_guessed_config(list(files), out, overwrite=force)])
+
+
+@main.command()
+@_CONFIG
+def check(*, config: Path) -> None:
+    """Say whether input and design are sound; changes nothing."""
+    from crs_sc._check_run import check_report
+    from crs_sc.config import load_config
+
+    text, is_sound = check_report(load_config(config))
+    click.echo(text)
+    sys.exit(0 if is_sound else 1)
+
+
+@main.command()
+@_OUT
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+def simulate(*, out: Path, seed: int) -> None:
+    """Simulate a cohort with planted truth: h5ad, config and truth tables."""
+    from crs_sc.datasets import simulate_cohort, write_cohort
+
+    write_cohort(simulate_cohort(random_state=seed), out)
+    _print([out / "cohort.h5ad", out / "config.yaml", out / "truth"])
+
+
+@main.command()
+@_CONFIG
+@_OUT
+@_FORCE
+@click.option("--sample", help="Only this sample.")
+def qc(*, config: Path, out: Path, force: bool, sample: str | None) -> None:
+    """Stage 1, by sample: species, quality, soup, doublets."""
+    run = _run(config, out, force=force)
+    names = run.samples() if sample is None else [sample]
+    _print([run.qc(name) for name in names])
+
+
+@main.command()
+@_CONFIG
+@_OUT
+def samples(*, config: Path, out: Path) -> None:
+    """Print the names of the samples, one a line (for workflows)."""
+    for name in _run(config, out).samples():
+        click.echo(name)
+
+
+def _stage(name: str, help_text: str) -> None:
+    @main.command(name=name, help=help_text)
+    @_CONFIG
+    @_OUT
+    @_JOBS
+    @_FORCE
+    def command(*, config: Path, out: Path, jobs: int, force: bool) -> None:
+        run = _run(config, out, jobs=jobs, force=force)
+        run.stage(name)
+        _print(run.files(name))
+
+
+_stage("cluster", "Stage 2: merge, normalise, select genes, embed, cluster.")
+_stage("annotate", "Stage 3: cell types, myeloid states, signature scores.")
+_stage("sources", "Stage 4: producers and the source ledger; writes cohort.h5ad.")
+_stage("compare", "Stage 5: shifts, decomposition, reversal, composition, expression.")
+_stage("report", "Stage 6: figures, report.html, provenance.")
+
+
+@main.command("keys")
+def show_keys() -> None:
+    """List every AnnData slot and table column that the package writes."""
+    from crs_sc import keys
+
+    for spec in keys.ALL_KEYS:
+        unit = f" [{spec.unit}]" if spec.unit else ""
+        click.echo(f"{spec.slot}['{spec.name}']\t{spec.dtype} {spec.shape}{unit}\t{spec.meaning}")
+    for table in keys.TABLES.values():
+        click.echo(f"\ntables/{table.name}.tsv: {table.meaning}")
+        for column in table.columns:
+            click.echo(f"  {column.name}\t{column.dtype}\t{column.meaning}")
+
+
+def _print(paths: list[Path]) -> None:
+    for path in paths:
+        click.echo(str(path))

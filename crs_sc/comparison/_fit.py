@@ -1,0 +1,158 @@
+"""The test that shifts and composition share: one design, many responses, one family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from crs_sc import keys
+from crs_sc._stats import benjamini_hochberg
+from crs_sc.comparison._linear import fit_arm, is_estimable, moderate
+from crs_sc.comparison._permutation import permutation_test, smallest_p
+from crs_sc.comparison.design import REFERENCE, TREATED, model_matrix, permutation_blocks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["ArmTest", "finish", "test_arm", "withhold"]
+
+
+@dataclass(frozen=True)
+class ArmTest:
+    """Treated against reference for the responses of one set of units.
+
+    Attributes
+    ----------
+    columns
+        estimate, variance, unscaled, df, pvalue_permutation, pvalue_floor, n_reference,
+        n_treated, loo_low, loo_high; one row a response. Variance and both permutation columns are
+        missing where there is no test.
+    status
+        That of the units, or what the fit found: `confounded`, `too_few_subjects`.
+    """
+
+    columns: pd.DataFrame
+    status: str
+
+
+def test_arm(
+    Y: NDArray[np.float64],
+    units: pd.DataFrame,
+    *,
+    paired: bool,
+    status: str,
+    random_state: int,
+) -> ArmTest:
+    """Fit and permute one set of units.
+
+    Parameters
+    ----------
+    Y
+        Responses, shape `(n_units, n_tests)`.
+    units
+        Columns `subject`, `arm`, `batch`; reference and treated, at least one of each or nobody.
+    paired
+        Whether subjects are a factor.
+    status
+        Status so far: `ok` is tested, else at the most an estimate is given.
+    random_state
+        Seed of the permutations where they are drawn.
+    """
+    columns = pd.DataFrame(np.nan, index=range(Y.shape[1]), columns=_COLUMNS)
+    columns["n_reference"] = int((units["arm"] == REFERENCE).sum())
+    columns["n_treated"] = int((units["arm"] == TREATED).sum())
+    if not len(units):
+        return ArmTest(columns, status)
+    nuisance, arm = model_matrix(units, paired=paired)
+    if not is_estimable(arm, nuisance):
+        return ArmTest(columns, keys.CONFOUNDED)
+    fit = fit_arm(Y, arm, nuisance)
+    columns["estimate"] = fit.estimate
+    columns["loo_low"], columns["loo_high"] = _leave_one_out(Y, units, paired=paired)
+    if status == keys.OK and fit.df < 1:
+        status = keys.TOO_FEW_SUBJECTS
+    if status != keys.OK:
+        return ArmTest(columns, status)
+    columns["variance"], columns["unscaled"], columns["df"] = fit.variance, fit.unscaled, fit.df
+    blocks = permutation_blocks(units, paired=paired)
+    if blocks is not None:
+        rng = np.random.default_rng(random_state)
+        columns["pvalue_permutation"] = permutation_test(Y, arm, blocks, rng=rng)
+        columns["pvalue_floor"] = smallest_p(arm, blocks)
+    return ArmTest(columns, status)
+
+
+_COLUMNS = [
+    "estimate",
+    "variance",
+    "unscaled",
+    "df",
+    "pvalue_permutation",
+    "pvalue_floor",
+    "n_reference",
+    "n_treated",
+    "loo_low",
+    "loo_high",
+]
+
+
+def _leave_one_out(
+    Y: NDArray[np.float64], units: pd.DataFrame, *, paired: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Range of the estimate when each subject in turn is left out.
+
+    A subject without whom there is no estimate (the only one of its arm) is not left out; with
+    nobody to leave out the range is missing.
+    """
+    estimates = []
+    for subject in sorted(units[keys.SUBJECT].unique()):
+        rest = (units[keys.SUBJECT] != subject).to_numpy()
+        if not {REFERENCE, TREATED} <= set(units.loc[rest, "arm"]):
+            continue
+        nuisance, arm = model_matrix(units[rest], paired=paired)
+        if is_estimable(arm, nuisance):
+            estimates.append(fit_arm(Y[rest], arm, nuisance).estimate)
+    if not estimates:
+        missing = np.full(Y.shape[1], np.nan)
+        return missing, missing
+    return np.min(estimates, axis=0), np.max(estimates, axis=0)
+
+
+def finish(table: pd.DataFrame, families: NDArray[np.object_]) -> pd.DataFrame:
+    """Add moderated p, interval and Hedges' g, and the adjusted p of the whole table.
+
+    Parameters
+    ----------
+    table
+        Columns of `ArmTest`, one row a test.
+    families
+        Rows with the same entry share a prior variance, shape `(n_rows,)`.
+
+    Returns
+    -------
+    The table (its index unique) with pvalue, padj, ci_low, ci_high and hedges_g.
+    """
+    result = table.copy()
+    for name in ("pvalue", "ci_low", "ci_high", "hedges_g"):
+        result[name] = np.nan
+    tested = result["variance"].notna().to_numpy()
+    for family in dict.fromkeys(families):
+        rows = np.flatnonzero(tested & (families == family))
+        if not len(rows):
+            continue
+        part = result.iloc[rows]
+        tests = moderate(part["estimate"], part["variance"], part["unscaled"], part["df"])
+        for name in ("pvalue", "ci_low", "ci_high", "hedges_g"):
+            result.loc[result.index[rows], name] = getattr(tests, name)
+    result["padj"] = benjamini_hochberg(result["pvalue"])
+    return result
+
+
+def withhold(table: pd.DataFrame, rows: NDArray[np.bool_], status: str) -> None:
+    """Give rows a status and take away what was computed."""
+    computed = ["estimate", "variance", "pvalue_permutation", "pvalue_floor", "loo_low", "loo_high"]
+    table.loc[rows, computed] = np.nan
+    table.loc[rows, "status"] = status

@@ -1,0 +1,272 @@
+"""More cells, more producers, or more per producer: the change of a cytokine's output, split."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from crs_sc import keys
+from crs_sc.comparison._shapley import Parts, arm_means, resampling_weights, shapley_parts
+from crs_sc.comparison._tables import as_table
+from crs_sc.comparison.design import REFERENCE, TREATED, arms_of, expand_contrasts
+from crs_sc.errors import InputError, MissingKeyError, listing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from crs_sc.comparison.design import Comparison, Contrast
+
+__all__ = ["decompose"]
+
+
+def decompose(
+    ledger: pd.DataFrame,
+    producers: pd.DataFrame,
+    *,
+    contrasts: Sequence[Contrast],
+    samples: pd.DataFrame,
+    n_bootstrap: int = 2000,
+    random_state: int = 0,
+) -> pd.DataFrame:
+    """Split the change of each population's cytokine output into three parts that add up to it.
+
+    The output of population k in a subject is `O = p f m`, in corrected UMI per sampled cell: its
+    share of the cells, the share of producers among them, and the corrected UMI per producer.
+    Samples of one subject in one arm are pooled. In a subject without a called producer O is 0:
+    the UMI that are left there cannot be told from soup.
+
+    Subjects weigh the same. The factors of an arm are `P = mean(p)`, `F = mean(p f) / P` and
+    `M = mean(p f m) / mean(p f)`, whose product is the mean output exactly. The parts are the
+    Shapley values of the three factors in `P1 F1 M1 - P0 F0 M0`, the average over the six orders
+    in which they can change. A factor that an arm does not define takes the value of the other
+    arm: a population that is absent from one arm is all composition.
+
+    Parameters
+    ----------
+    ledger
+        Table `ledger`: gene, population, sample, n_cells, corrected_umi and cell_share are used.
+    producers
+        Table `producers`: gene, population, sample and n_producers are used.
+    contrasts
+        What to compare; pairs are drawn together by the bootstrap.
+    samples
+        One row a sample, indexed by sample, with columns `subject`, `condition` and, where they
+        exist, `timepoint` and `batch`.
+    n_bootstrap
+        Bootstrap samples of subjects for the 95 % percentile intervals.
+    random_state
+        Seed.
+
+    Returns
+    -------
+    DataFrame with the columns of table `decomposition`, one row for each contrast (in the order
+    given), gene (in the order of the ledger) and population (sorted). Status: `ok`;
+    `absent_in_reference`, `absent_in_treated` (parts of producer share and intensity are 0,
+    without intervals); `intensity_not_identified` (one arm has no producer: the intensity part is
+    0, without an interval); `no_producers` (in neither arm: all parts 0, no intervals);
+    `too_few_subjects` (fewer than two in an arm: no intervals; none in an arm: no parts);
+    `confounded` (with batch: parts, no intervals).
+
+    Raises
+    ------
+    MissingKeyError
+        If a table has not the columns that are needed.
+    InputError
+        If a table has two rows for one gene, population and sample, a ledger row has no row in
+        the producers, or a sample of the ledger is not in `samples`.
+    DesignError
+        As `expand_contrasts`.
+    """
+    if n_bootstrap < 1:
+        msg = f"n_bootstrap must be at least 1, got {n_bootstrap!r}."
+        raise InputError(msg)
+    cohort = _cohort(ledger, producers, samples)
+    rng = np.random.default_rng(random_state)
+    parts: list[dict[str, Any]] = []
+    for comparison in expand_contrasts(contrasts, samples):
+        arms = _arms(cohort, comparison)
+        weights = _weights(rng, arms, comparison, n_bootstrap)
+        for g, gene in enumerate(cohort.genes):
+            columns = _decompose_gene(arms, g, comparison.status, weights)
+            identity = {"contrast": comparison.name, "gene": gene, "population": cohort.populations}
+            parts.append(identity | columns)
+    return as_table(parts, keys.DECOMPOSITION_TABLE)
+
+
+class _Cohort(NamedTuple):
+    """Both tables as arrays of shape `(n_samples, n_genes, n_populations)`."""
+
+    samples: pd.DataFrame
+    genes: list[str]
+    populations: list[str]
+    cells: NDArray[np.float64]
+    producers: NDArray[np.float64]
+    umi: NDArray[np.float64]
+    cell_share: NDArray[np.float64]
+
+
+class _Arm(NamedTuple):
+    """Cells, producers and UMI per sampled cell: `(n_subjects, n_genes, n_populations)`."""
+
+    p: NDArray[np.float64]
+    q: NDArray[np.float64]
+    o: NDArray[np.float64]
+
+
+_INDEX = ["gene", "population", "sample"]
+
+
+def _cohort(ledger: pd.DataFrame, producers: pd.DataFrame, samples: pd.DataFrame) -> _Cohort:
+    """Check the tables against each other and lay them out as arrays."""
+    wanted = {
+        "ledger": (ledger, [*_INDEX, "n_cells", "corrected_umi", "cell_share"]),
+        "producers": (producers, [*_INDEX, "n_producers"]),
+    }
+    for name, (table, columns) in wanted.items():
+        missing = [column for column in columns if column not in table.columns]
+        if missing:
+            msg = (
+                f"The table '{name}' has no column {listing(missing)}. "
+                f"Columns: {listing(table.columns)}."
+            )
+            raise MissingKeyError(msg)
+        repeated = table.duplicated(_INDEX)
+        if repeated.any():
+            row = ", ".join(table.loc[repeated, _INDEX].astype(str).iloc[0])
+            msg = f"The table '{name}' has more than one row for {row}."
+            raise InputError(msg)
+    joined = ledger[wanted["ledger"][1]].merge(
+        producers[wanted["producers"][1]], on=_INDEX, how="left"
+    )
+    alone = joined["n_producers"].isna() & (joined["n_cells"] > 0)
+    if alone.any():
+        row = ", ".join(joined.loc[alone, _INDEX].astype(str).iloc[0])
+        msg = (
+            f"The table 'producers' has no row for {row}, which is in the ledger. "
+            "Make both from the same data and genes."
+        )
+        raise InputError(msg)
+    order = samples.index.astype(str)
+    unknown = sorted(set(joined["sample"].astype(str)) - set(order))
+    if unknown:
+        msg = f"Samples of the ledger are not in `samples`: {listing(unknown)}."
+        raise InputError(msg)
+    genes = [str(gene) for gene in joined["gene"].unique()]
+    populations = sorted(joined["population"].astype(str).unique())
+    position = (
+        order.get_indexer(joined["sample"].astype(str)),
+        pd.Index(genes).get_indexer(joined["gene"].astype(str)),
+        pd.Index(populations).get_indexer(joined["population"].astype(str)),
+    )
+
+    def laid_out(column: str) -> NDArray[np.float64]:
+        values = np.zeros((len(order), len(genes), len(populations)))
+        values[position] = np.nan_to_num(joined[column].to_numpy(dtype=np.float64))
+        return values
+
+    arrays = (laid_out(c) for c in ("n_cells", "n_producers", "corrected_umi", "cell_share"))
+    return _Cohort(samples, genes, populations, *arrays)
+
+
+def _arms(cohort: _Cohort, comparison: Comparison) -> dict[str, _Arm]:
+    """Output of each subject, reference and treated; of pairs the same subjects, in one order."""
+    arm = arms_of(cohort.samples, comparison)
+    subject = cohort.samples[keys.SUBJECT].astype(str).to_numpy()
+    total = cohort.cells.sum(axis=2).max(axis=1)
+
+    def members(name: str) -> dict[str, NDArray[np.bool_]]:
+        masks = {s: (arm == name) & (subject == s) for s in comparison.subjects(name)}
+        return {s: mask for s, mask in masks.items() if total[mask].sum() > 0}
+
+    found = {name: members(name) for name in (REFERENCE, TREATED)}
+    if comparison.contrast.paired:
+        both = found[REFERENCE].keys() & found[TREATED].keys()
+        found = {name: {s: m for s, m in of.items() if s in both} for name, of in found.items()}
+    return {name: _pooled(cohort, list(of.values()), total) for name, of in found.items()}
+
+
+def _pooled(cohort: _Cohort, masks: list[NDArray[np.bool_]], total: NDArray[np.float64]) -> _Arm:
+    """Pool the samples of each subject; shares are weighted by the cells of the sample."""
+    member = np.array(masks, dtype=np.float64).reshape(len(masks), len(total))
+
+    def pooled(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.einsum("is,sgk->igk", member, values)
+
+    cells, producers = pooled(cohort.cells), pooled(cohort.producers)
+    weighted = pooled(cohort.cell_share * total[:, None, None])
+    p = weighted / (member @ total)[:, None, None]
+    per_cell = np.divide(p, cells, out=np.zeros_like(p), where=cells > 0)
+    output = np.where(producers > 0, per_cell * pooled(cohort.umi), 0.0)
+    return _Arm(p, per_cell * producers, output)
+
+
+def _weights(
+    rng: np.random.Generator, arms: dict[str, _Arm], comparison: Comparison, n_bootstrap: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Bootstrap weights of the subjects of both arms; None where there can be no interval."""
+    n = {name: len(arm.p) for name, arm in arms.items()}
+    if comparison.status != keys.OK or min(n.values()) < 2:
+        return None
+    reference = resampling_weights(rng, n[REFERENCE], n_bootstrap)
+    if comparison.contrast.paired:
+        return reference, reference
+    return reference, resampling_weights(rng, n[TREATED], n_bootstrap)
+
+
+def _decompose_gene(
+    arms: dict[str, _Arm],
+    gene: int,
+    status: str,
+    weights: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+) -> dict[str, Any]:
+    """Parts, intervals and status of all populations for one gene."""
+    reference, treated = ([v[:, gene] for v in arms[name]] for name in (REFERENCE, TREATED))
+    n_populations = reference[0].shape[1]
+    columns: dict[str, Any] = {
+        f"{part}{end}": np.full(n_populations, np.nan)
+        for part in Parts._fields
+        for end in ("", "_ci_low", "_ci_high")
+    }
+    n_subjects = min(len(reference[0]), len(treated[0]))
+    if n_subjects == 0:
+        return columns | {"status": [keys.TOO_FEW_SUBJECTS] * n_populations}
+    p0, q0, o0 = (value.mean(axis=0) for value in reference)
+    p1, q1, o1 = (value.mean(axis=0) for value in treated)
+    columns |= shapley_parts(p0, q0, o0, p1, q1, o1)._asdict()
+    # The first that holds.
+    reasons = {
+        keys.CONFOUNDED: np.full(n_populations, status == keys.CONFOUNDED),
+        keys.TOO_FEW_SUBJECTS: np.full(n_populations, n_subjects < 2),
+        keys.NO_PRODUCERS: (q0 == 0) & (q1 == 0),
+        keys.ABSENT_IN_REFERENCE: p0 == 0,
+        keys.ABSENT_IN_TREATED: p1 == 0,
+        keys.INTENSITY_NOT_IDENTIFIED: (q0 == 0) | (q1 == 0),
+    }
+    verdict = np.select(list(reasons.values()), list(reasons), default=keys.OK)
+    if weights is not None:
+        means = [arm_means(weights[0], v) for v in reference]
+        means += [arm_means(weights[1], v) for v in treated]
+        columns |= _intervals(shapley_parts(*means), verdict)
+    return columns | {"status": verdict.astype(str)}
+
+
+def _intervals(replicates: Parts, verdict: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+    """Percentile intervals of the parts, empty where a part is not identified."""
+    absent = np.isin(verdict, [keys.ABSENT_IN_REFERENCE, keys.ABSENT_IN_TREATED])
+    silent = verdict == keys.NO_PRODUCERS
+    unknown = {
+        "total": silent,
+        "composition": silent,
+        "producer_fraction": silent | absent,
+        "intensity": silent | absent | (verdict == keys.INTENSITY_NOT_IDENTIFIED),
+    }
+    columns = {}
+    for part, values in replicates._asdict().items():
+        low, high = np.quantile(values, [0.025, 0.975], axis=0)
+        columns[f"{part}_ci_low"] = np.where(unknown[part], np.nan, low)
+        columns[f"{part}_ci_high"] = np.where(unknown[part], np.nan, high)
+    return columns

@@ -1,0 +1,55 @@
+"""Gene sets, symbols and gene families: what the package knows about genes, all of it as data.
+
+The tables in `crs_sc/data` hold one row a gene with its source. Mouse panels and signatures are
+the human ones through `orthologs.tsv`, except for the populations that have rows of their own.
+"""
+
+from __future__ import annotations
+
+from crs_sc.genesets._families import (
+    haemoglobin_genes,
+    immune_receptor_genes,
+    immunoglobulin_genes,
+    mitochondrial_genes,
+    sex_genes,
+)
+from crs_sc.genesets._symbols import (
+    coverage,
+    match_genes,
+    resolve_symbols,
+)
+from crs_sc.genesets._tables import (
+    TARGET_CYTOKINES,
+    cell_type_panels,
+    lineages,
+    load_cell_types,
+    load_signatures,
+    orthologs,
+    signatures,
+    target_cytokines,
+)
+from crs_sc.genesets._user import (
+    read_gene_sets,
+    read_gmt,
+)
+
+__all__ = [
+    "TARGET_CYTOKINES",
+    "cell_type_panels",
+    "coverage",
+    "haemoglobin_genes",
+    "immune_receptor_genes",
+    "immunoglobulin_genes",
+    "lineages",
+    "load_cell_types",
+    "load_signatures",
+    "match_genes",
+    "mitochondrial_genes",
+    "orthologs",
+    "read_gene_sets",
+    "read_gmt",
+    "resolve_symbols",
+    "sex_genes",
+    "signatures",
+    "target_cytokines",
+]

@@ -1,0 +1,130 @@
+"""Gene sets that a user brings: GMT, TSV or a mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from crs_sc.errors import InputError, listing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["read_gene_sets", "read_gmt"]
+
+
+def read_gmt(path: str | Path) -> dict[str, list[str]]:
+    """Read a GMT file: one set a line, its name, a description and its genes, tab-separated.
+
+    Parameters
+    ----------
+    path
+        File to read.
+
+    Raises
+    ------
+    InputError
+        If the file is absent, empty, or has a line without genes or a name twice.
+    """
+    sets: dict[str, list[str]] = {}
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        name, *rest = line.split("\t")
+        name = name.strip()
+        if len(rest) < 2:
+            msg = (
+                f"{path}, line {number}: a GMT line is a name, a description and genes, separated "
+                f"by tabs; found {len(rest) + 1} field(s)."
+            )
+            raise InputError(msg)
+        if name in sets:
+            msg = f"{path}, line {number}: the gene set '{name}' is there twice. Rename one."
+            raise InputError(msg)
+        sets[name] = rest[1:]
+    return _checked_sets(sets, where=str(path))
+
+
+def read_gene_sets(source: str | Path | Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Read gene sets from a GMT file, a TSV file or a mapping.
+
+    Parameters
+    ----------
+    source
+        A file that ends in `.gmt`; or in `.tsv` or `.txt`, with columns `set` and `symbol` (and
+        perhaps `role`, of which `marker` rows are taken); or a mapping of name to genes.
+
+    Returns
+    -------
+    Genes of each set, as they are written in the source.
+
+    Raises
+    ------
+    InputError
+        If there are no sets, a set has no genes or a gene twice, or the file cannot be read.
+    """
+    if isinstance(source, Mapping):
+        for name, genes in source.items():
+            if isinstance(genes, str):
+                msg = f"Gene set '{name}' is one string, {genes!r}. Give a list of symbols."
+                raise InputError(msg)
+        sets = {str(name): list(genes) for name, genes in source.items()}
+        return _checked_sets(sets, where="The gene sets")
+    suffix = Path(source).suffix.lower()
+    if suffix == ".gmt":
+        return read_gmt(source)
+    if suffix not in (".tsv", ".txt"):
+        msg = f"{source}: gene sets are read from .gmt, .tsv or .txt files, got '{suffix}'."
+        raise InputError(msg)
+    header, *lines = [line.split("\t") for line in _lines(source) if line.strip()] or [[]]
+    missing = [column for column in ("set", "symbol") if column not in header]
+    if missing:
+        msg = f"{source} has no column {' and '.join(missing)}. Columns: {listing(header)}."
+        raise InputError(msg)
+    ragged = [fields for fields in lines if len(fields) != len(header)]
+    if ragged:
+        msg = f"{source}: a row has {len(ragged[0])} fields, the header {len(header)}: {ragged[0]}."
+        raise InputError(msg)
+    rows = [dict(zip(header, fields, strict=True)) for fields in lines]
+    read: dict[str, list[str]] = {}
+    for row in rows:
+        genes = read.setdefault(row["set"], [])
+        if row.get("role", "marker") == "marker":
+            genes.append(row["symbol"])
+    return _checked_sets(read, where=str(source))
+
+
+def _lines(path: str | Path) -> list[str]:
+    """Lines of a text file, or one clear error."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        msg = f"Cannot read the gene sets in {path}: {error.strerror or error}."
+        raise InputError(msg) from error
+    except UnicodeDecodeError as error:
+        msg = f"{path} is not a text file in UTF-8; gene sets are read from GMT or TSV files."
+        raise InputError(msg) from error
+
+
+def _checked_sets(sets: dict[str, list[str]], *, where: str) -> dict[str, list[str]]:
+    """Strip blanks around symbols; raise an error that names the set at fault."""
+    if not sets:
+        msg = f"{where}: no gene sets found."
+        raise InputError(msg)
+    checked = {}
+    for name, genes in sets.items():
+        clean = [str(gene).strip() for gene in genes]
+        clean = [gene for gene in clean if gene]
+        if not name.strip() or not clean:
+            msg = f"{where}: gene set '{name}' has no {'genes' if name.strip() else 'name'}."
+            raise InputError(msg)
+        counts = pd.Series(clean).value_counts()
+        twice = counts.index[counts > 1]
+        if len(twice):
+            msg = f"{where}: gene set '{name}' has genes twice: {listing(twice)}."
+            raise InputError(msg)
+        checked[name] = clean
+    return checked

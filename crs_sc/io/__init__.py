@@ -1,0 +1,26 @@
+"""Read what the user has, and write what a run leaves."""
+
+from __future__ import annotations
+
+from crs_sc.io._atomic import atomic_path, write_json, write_text
+from crs_sc.io._read import FileDescription, describe_file, empty_droplet_profile, read
+from crs_sc.io._sheet import source_files
+from crs_sc.io._state import MatrixState, matrix_state
+from crs_sc.io._tables import read_table, write_table
+from crs_sc.io._write import write_h5ad
+
+__all__ = [
+    "FileDescription",
+    "MatrixState",
+    "atomic_path",
+    "describe_file",
+    "empty_droplet_profile",
+    "matrix_state",
+    "read",
+    "read_table",
+    "source_files",
+    "write_h5ad",
+    "write_json",
+    "write_table",
+    "write_text",
+]

@@ -1,0 +1,198 @@
+"""Matrices of an HDF5 file as CSR float32, checked before scipy is given them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from crs_sc.errors import InputError
+from crs_sc.io._state import ValueSummary, slices
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["StoredMatrix", "read_compressed", "read_dense", "read_node", "settle"]
+
+
+@dataclass(frozen=True)
+class StoredMatrix:
+    """A matrix as found in a file.
+
+    Attributes
+    ----------
+    csr
+        Float32 CSR, or None where only the summary was asked for or the values are no counts.
+    shape
+        Rows and columns.
+    summary
+        Of all values, in the type in which they were stored.
+    first_bad
+        Row and column of the first value that is no count, or None.
+    """
+
+    csr: sparse.csr_matrix | None
+    shape: tuple[int, int]
+    summary: ValueSummary
+    first_bad: tuple[int, int] | None
+
+
+def _index_dtype(*sizes: int) -> type[np.signedinteger[Any]]:
+    return np.int32 if max(sizes, default=0) < np.iinfo(np.int32).max else np.int64
+
+
+def _checked_indptr(stored: Any, *, n_major: int, n_stored: int) -> NDArray[np.int64]:
+    indptr = np.asarray(stored[...], dtype=np.int64)
+    good = (
+        len(indptr) == n_major + 1
+        and indptr[0] == 0
+        and indptr[-1] == n_stored
+        and not (np.diff(indptr) < 0).any()
+    )
+    if not good:
+        msg = (
+            f"its sparse row pointers are damaged ({len(indptr)} for {n_major} rows, "
+            f"{n_stored} values)"
+        )
+        raise InputError(msg)
+    return indptr
+
+
+def _checked_indices(stored: Any, *, n_minor: int) -> NDArray[Any]:
+    indices = np.empty(stored.shape[0], dtype=_index_dtype(n_minor))
+    for part in slices(len(indices)):
+        chunk = np.asarray(stored[part])
+        if len(chunk) and (chunk.min() < 0 or chunk.max() >= n_minor):
+            wrong = chunk[(chunk < 0) | (chunk >= n_minor)]
+            msg = (
+                f"its sparse indices are damaged (index {int(wrong[0])} where they must be from 0 "
+                f"to {n_minor - 1})"
+            )
+            raise InputError(msg)
+        indices[part] = chunk
+    return indices
+
+
+def read_compressed(
+    data: Any, indices: Any, indptr: Any, *, shape: tuple[int, int], by_column: bool, keep: bool
+) -> StoredMatrix:
+    """Read a compressed sparse matrix; wrong indices would crash scipy, so they are checked first.
+
+    Parameters
+    ----------
+    data, indices, indptr
+        HDF5 datasets or arrays.
+    shape
+        Rows and columns.
+    by_column
+        True for CSC.
+    keep
+        Build the CSR matrix; else only the summary.
+
+    Raises
+    ------
+    InputError
+        If pointers or indices are damaged (the message has no file name).
+    """
+    n_major, n_minor = shape[::-1] if by_column else shape
+    n_stored = data.shape[0]
+    if indices.shape[0] != n_stored:
+        msg = f"it has {n_stored} sparse values and {indices.shape[0]} indices"
+        raise InputError(msg)
+    pointers = _checked_indptr(indptr, n_major=n_major, n_stored=n_stored)
+    minor = _checked_indices(indices, n_minor=n_minor)
+    summary = ValueSummary(n_entries=shape[0] * shape[1], dtype=data.dtype)
+    numeric = data.dtype.kind in "biuf"
+    values = np.empty(n_stored if keep and numeric else 0, dtype=np.float32)
+    for part in slices(n_stored):
+        chunk = np.asarray(data[part])
+        summary.add(chunk)
+        if len(values):
+            with np.errstate(over="ignore", invalid="ignore"):
+                values[part] = chunk
+    first_bad = None
+    if summary.first_bad >= 0:
+        major = int(np.searchsorted(pointers, summary.first_bad, side="right")) - 1
+        first_bad = (major, int(minor[summary.first_bad]))
+        first_bad = first_bad[::-1] if by_column else first_bad
+    if not keep or summary.state != "counts":
+        return StoredMatrix(None, shape, summary, first_bad)
+    pointers = pointers.astype(_index_dtype(n_stored, n_minor), copy=False)
+    build = sparse.csc_matrix if by_column else sparse.csr_matrix
+    return StoredMatrix(settle(build((values, minor, pointers), shape=shape)), shape, summary, None)
+
+
+def read_dense(stored: Any, *, keep: bool) -> StoredMatrix:
+    """Read a dense matrix in chunks of rows.
+
+    Parameters
+    ----------
+    stored
+        HDF5 dataset or array, two axes.
+    keep
+        Build the CSR matrix; else only the summary.
+    """
+    shape = (int(stored.shape[0]), int(stored.shape[1]))
+    summary = ValueSummary(n_entries=shape[0] * shape[1], dtype=stored.dtype)
+    blocks = []
+    for part in slices(shape[0], size=max(1, (1 << 22) // max(shape[1], 1))):
+        chunk = np.asarray(stored[part])
+        summary.add(chunk)
+        if keep and chunk.dtype.kind in "biuf" and summary.first_bad < 0:
+            blocks.append(sparse.csr_matrix(chunk.astype(np.float32)))
+    first_bad = None
+    if summary.first_bad >= 0:
+        row, column = divmod(summary.first_bad, shape[1])
+        first_bad = (row, column)
+    if not keep or summary.state != "counts":
+        return StoredMatrix(None, shape, summary, first_bad)
+    return StoredMatrix(settle(sparse.vstack(blocks, format="csr")), shape, summary, None)
+
+
+def settle(matrix: Any) -> sparse.csr_matrix:
+    """Bring a sparse matrix of counts to CSR with sorted, unique indices and no stored zeros."""
+    csr = sparse.csr_matrix(matrix)
+    csr.sum_duplicates()
+    csr.eliminate_zeros()
+    dtype = _index_dtype(csr.nnz, *csr.shape)
+    csr.indices = csr.indices.astype(dtype, copy=False)
+    csr.indptr = csr.indptr.astype(dtype, copy=False)
+    return csr
+
+
+def read_node(node: Any, *, keep: bool) -> StoredMatrix:
+    """Read a matrix of an h5ad: a dense dataset, or a group with a sparse matrix.
+
+    Parameters
+    ----------
+    node
+        HDF5 dataset or group.
+    keep
+        Build the CSR matrix; else only the summary.
+
+    Raises
+    ------
+    InputError
+        If it is neither, or damaged (the message has no file name).
+    """
+    if hasattr(node, "dtype"):
+        if len(node.shape) != 2:
+            msg = f"it has {len(node.shape)} axes instead of 2"
+            raise InputError(msg)
+        return read_dense(node, keep=keep)
+    kind = str(node.attrs.get("encoding-type", node.attrs.get("h5sparse_format", "")))
+    shape = node.attrs.get("shape", node.attrs.get("h5sparse_shape"))
+    lacking = {"data", "indices", "indptr"} - set(node)
+    if lacking or shape is None or kind[:3] not in ("csr", "csc"):
+        msg = f"it is no matrix that can be read (encoding '{kind}', entries {sorted(node)})"
+        raise InputError(msg)
+    return read_compressed(
+        node["data"],
+        node["indices"],
+        node["indptr"],
+        shape=(int(shape[0]), int(shape[1])),
+        by_column=kind.startswith("csc"),
+        keep=keep,
+    )

@@ -1,0 +1,173 @@
+"""The user's columns of `obs` under the names that the package uses."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from crs_sc import keys
+from crs_sc.errors import InputError, MissingKeyError, listing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["CANONICAL", "canonical_obs", "check_mapping"]
+
+CANONICAL = (
+    keys.SAMPLE,
+    keys.SUBJECT,
+    keys.CONDITION,
+    keys.TIMEPOINT,
+    keys.BATCH,
+    keys.LABEL,
+    keys.SAMPLING_WEIGHT,
+)
+_RESERVED = frozenset(spec.name for spec in keys.ALL_KEYS if spec.slot == "obs")
+# What other programs write where a value is missing.
+_MISSING = ("", "nan", "NaN", "<NA>")
+
+
+def check_mapping(columns: Mapping[str, str | None] | None) -> dict[str, str | None]:
+    """Raise unless every key is one of the canonical names."""
+    mapping = dict(columns or {})
+    unknown = [name for name in mapping if name not in CANONICAL]
+    if unknown:
+        msg = f"columns has the unknown name {listing(unknown)}. Names: {', '.join(CANONICAL)}."
+        raise InputError(msg)
+    return mapping
+
+
+def _natural(value: str) -> list[tuple[int, float, str]]:
+    """Sort key that puts day 2 before day 10."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", value)
+    return [(0, float(p), "") if i % 2 else (1, 0.0, p) for i, p in enumerate(parts)]
+
+
+def _text(value: Any) -> str:
+    """One value as a person writes it: a whole float (from a column with gaps) has no '.0'."""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _categorical(values: pd.Series, *, name: str, source: str) -> pd.Categorical:
+    """Categorical of strings: categories as the user ordered them, else in natural order."""
+    missing = values.isna().to_numpy(dtype=bool).copy()
+    given = values.cat.categories if isinstance(values.dtype, pd.CategoricalDtype) else None
+    numeric = given is None and pd.api.types.is_numeric_dtype(values.dtype)
+    levels = list(given) if given is not None else list(pd.unique(values[~missing]))
+    if numeric:
+        levels = sorted(levels)
+    codes = pd.Index(levels).get_indexer(pd.Index(values.astype(object)))
+    text = [_text(level) for level in levels]
+    if given is None and not numeric:
+        order = sorted(dict.fromkeys(text), key=_natural)
+    else:
+        order = list(dict.fromkeys(text))
+    strings = np.asarray([*text, ""], dtype=object)[codes]
+    missing |= np.isin(strings, _MISSING)
+    if missing.any() and name != keys.LABEL:
+        msg = (
+            f"`obs['{source}']` ({name}) is empty for {int(missing.sum())} of {len(values)} cells. "
+            "Fill it in or leave those cells out."
+        )
+        raise InputError(msg)
+    present = set(strings[~missing])
+    categories = pd.Index([level for level in order if level in present], dtype="str")
+    return pd.Categorical.from_codes(
+        np.where(missing, -1, categories.get_indexer(pd.Index(strings))), categories=categories
+    )
+
+
+def _weights(values: pd.Series, *, source: str) -> pd.Series:
+    weights = pd.to_numeric(
+        values.astype(object) if isinstance(values.dtype, pd.CategoricalDtype) else values,
+        errors="coerce",
+    ).astype("float64")
+    wrong = int((~np.isfinite(weights) | (weights <= 0)).sum())
+    if wrong:
+        msg = (
+            f"`obs['{source}']` ({keys.SAMPLING_WEIGHT}) must be a number above 0; it is not for "
+            f"{wrong} of {len(weights)} cells."
+        )
+        raise InputError(msg)
+    return weights
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name = f"{name}_original"
+    return name
+
+
+def canonical_obs(
+    obs: pd.DataFrame, mapping: Mapping[str, str | None], *, default_sample: pd.Series
+) -> pd.DataFrame:
+    """Copy the mapped columns to their canonical names and keep the others beside them.
+
+    Parameters
+    ----------
+    obs
+        All cells, with the user's columns.
+    mapping
+        Canonical name -> the user's column; None: do not use a column of that name. A canonical
+        name that is not in the mapping uses the column of that name if there is one.
+    default_sample
+        Sample of each cell if no column says; same index as `obs`.
+
+    Returns
+    -------
+    Canonical columns first, then the user's. A user's column that has a name which the package
+    writes itself is kept as `<name>_original`.
+
+    Raises
+    ------
+    MissingKeyError
+        If a mapped column is not there.
+    InputError
+        If a mapped column has missing values, or a sample cannot be the name of a file.
+    """
+    sources = {name: mapping.get(name, name if name in obs.columns else None) for name in CANONICAL}
+    canonical: dict[str, Any] = {}
+    for name, source in sources.items():
+        if source is None:
+            continue
+        if source not in obs.columns:
+            msg = f"`obs` has no column '{source}' ({name}). Columns: {listing(obs.columns)}."
+            raise MissingKeyError(msg)
+        if name == keys.SAMPLING_WEIGHT:
+            canonical[name] = _weights(obs[source], source=source)
+        else:
+            values = obs[source]
+            if name == keys.SAMPLE and name not in mapping and values.isna().any():
+                # Some files of a list have a column `sample`, and others do not.
+                values = values.astype(object).where(values.notna(), default_sample)
+            canonical[name] = _categorical(values, name=name, source=source)
+    if keys.SAMPLE not in canonical:
+        canonical[keys.SAMPLE] = _categorical(default_sample, name=keys.SAMPLE, source=keys.SAMPLE)
+    canonical.setdefault(keys.SUBJECT, canonical[keys.SAMPLE].copy())
+    if keys.CONDITION not in canonical:
+        canonical[keys.CONDITION] = pd.Categorical(["all"] * len(obs))
+    slashed = [name for name in canonical[keys.SAMPLE].categories if "/" in name]
+    if slashed:
+        msg = (
+            f"Samples become names of files and must not have a '/': {listing(slashed)}. "
+            "Rename them, or map another column to `sample`."
+        )
+        raise InputError(msg)
+    result = pd.DataFrame(
+        {name: canonical[name] for name in CANONICAL if name in canonical}, index=obs.index
+    )
+    taken = set(map(str, obs.columns)) | _RESERVED
+    for column in obs.columns:
+        if sources.get(column) == column:
+            continue
+        name = str(column)
+        if name in _RESERVED or "/" in name:
+            name = _free(name.replace("/", "_") + ("_original" * (name in _RESERVED)), taken)
+        taken.add(name)
+        result[name] = obs[column]
+    return result

@@ -1,0 +1,164 @@
+"""What the user pointed at: one file, a list of files, or a sample sheet of files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from crs_sc.errors import InputError, MissingKeyError, listing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Entry", "is_sheet", "resolve_source", "source_files"]
+
+_SHEETS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
+# Names that Cell Ranger gives to every sample's output.
+_NO_NAMES = frozenset(
+    {
+        "outs", "count", "matrix", "filtered_feature_bc_matrix", "raw_feature_bc_matrix",
+        "sample_filtered_feature_bc_matrix", "sample_raw_feature_bc_matrix",
+        "filtered_gene_bc_matrices", "raw_gene_bc_matrices", "filtered_gene_bc_matrices_h5",
+        "grch38", "hg19", "mm10", "grcm39",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of the cohort.
+
+    Attributes
+    ----------
+    path
+        File or folder.
+    name
+        Sample of its cells unless a column says otherwise: the file's name, or that of the
+        nearest folder that is not one of Cell Ranger's.
+    columns
+        What the sample sheet says of all its cells.
+    """
+
+    path: Path
+    name: str
+    columns: dict[str, str] = field(default_factory=dict)
+
+
+def is_sheet(path: Path) -> bool:
+    """Whether a path is a sample sheet, by its suffix."""
+    return path.suffix.lower() in _SHEETS and not path.is_dir()
+
+
+def _name(path: Path) -> str:
+    absolute = path.absolute()
+    # Only the suffix of a file is not part of its name: folders may have dots in theirs.
+    first = absolute.name if path.is_dir() else absolute.stem
+    for part in (first, *(parent.name for parent in absolute.parents)):
+        if part and part.lower() not in _NO_NAMES:
+            return part
+    return first
+
+
+def _read_sheet(path: Path) -> list[Entry]:
+    try:
+        table = pd.read_csv(
+            path,
+            sep=_SHEETS[path.suffix.lower()],
+            dtype=str,
+            keep_default_na=False,
+            skip_blank_lines=True,
+        )
+    except FileNotFoundError as error:
+        msg = f"There is no sample sheet '{path}'."
+        raise InputError(msg) from error
+    except (OSError, ValueError) as error:
+        msg = f"The sample sheet '{path}' cannot be read as a table: {error}"
+        raise InputError(msg) from error
+    if "path" not in table.columns:
+        msg = (
+            f"The sample sheet '{path}' has no column 'path'. Columns: {listing(table.columns)}. "
+            "It must name one h5ad, 10x .h5 or 10x matrix folder a row."
+        )
+        raise MissingKeyError(msg)
+    empty = int((table["path"] == "").sum())
+    if empty or table.empty:
+        found = f"{empty} rows without a path" if empty else "no rows"
+        msg = f"The sample sheet '{path}' has {found}."
+        raise InputError(msg)
+    others = [column for column in table.columns if column != "path"]
+    entries = []
+    for row in table.to_dict("records"):
+        file = path.parent / Path(row["path"]).expanduser()
+        entries.append(Entry(file, _name(file), {str(name): row[name] for name in others}))
+    return entries
+
+
+def resolve_source(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+) -> list[Entry]:
+    """List the files of a cohort.
+
+    Parameters
+    ----------
+    source
+        Path of a file, folder or sample sheet, or a list of files and folders.
+
+    Raises
+    ------
+    InputError
+        If the list is empty, a file is named twice, or the sheet cannot be used.
+    """
+    if isinstance(source, str | os.PathLike):
+        path = Path(source).expanduser()
+        entries = _read_sheet(path) if is_sheet(path) else [Entry(path, _name(path))]
+    else:
+        paths = [Path(item).expanduser() for item in source]
+        if len(paths) > 1 and any(is_sheet(path) for path in paths):
+            msg = (
+                f"A list of files cannot hold a sample sheet: {listing(paths)}. Give the sheet "
+                "alone, or name its files."
+            )
+            raise InputError(msg)
+        if len(paths) == 1:
+            return resolve_source(paths[0])
+        entries = [Entry(path, _name(path)) for path in paths]
+    if not entries:
+        msg = "No input file was named."
+        raise InputError(msg)
+    resolved = [entry.path.resolve() for entry in entries]
+    twice = [path for path in dict.fromkeys(resolved) if resolved.count(path) > 1]
+    if twice:
+        msg = f"The same file is named twice: {listing(twice)}."
+        raise InputError(msg)
+    return entries
+
+
+def source_files(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """List every file whose content `read` depends on, the sample sheet and folders' files too.
+
+    Parameters
+    ----------
+    source
+        As for `read`.
+
+    Raises
+    ------
+    InputError
+        If a file is not there, or the sheet cannot be used.
+    """
+    entries = resolve_source(source)
+    given = [source] if isinstance(source, str | os.PathLike) else list(source)
+    files = [Path(item).expanduser() for item in given if is_sheet(Path(item))]
+    for entry in entries:
+        if entry.path.is_dir():
+            files += sorted(path for path in entry.path.iterdir() if path.is_file())
+        elif entry.path.is_file():
+            files.append(entry.path)
+        else:
+            msg = f"There is no file '{entry.path}'."
+            raise InputError(msg)
+    return files

@@ -1,0 +1,151 @@
+"""The tables of `OUT/tables`: written exactly as `keys.TABLES` says, read back with its types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from crs_sc import keys
+from crs_sc.errors import InputError, listing
+from crs_sc.io._atomic import atomic_path
+
+if TYPE_CHECKING:
+    import os
+
+__all__ = ["read_table", "write_table"]
+
+
+def _check_columns(found: list[str], spec: keys.TableSpec, *, where: str) -> None:
+    if found == spec.names:
+        return
+    lacking = [name for name in spec.names if name not in found]
+    extra = [name for name in found if name not in spec.names]
+    parts = []
+    if lacking:
+        parts.append(f"lacks {listing(lacking)}")
+    if extra:
+        parts.append(f"has the unknown {listing(extra)}")
+    if not parts:
+        parts.append("has its columns in another order or twice")
+    msg = f"{where} {' and '.join(parts)}. Columns of '{spec.name}': {', '.join(spec.names)}."
+    raise InputError(msg)
+
+
+def _typed(values: pd.Series, column: keys.Column, *, table: str) -> pd.Series:
+    """One column with the type that its spec names; whole numbers stay whole beside gaps."""
+    if column.dtype == "float":
+        return pd.Series(pd.to_numeric(values), dtype="float64")
+    if column.dtype == "str":
+        return values.astype("object").where(values.notna(), "").astype(str)
+    if column.dtype == "bool":
+        return values.astype("boolean")
+    numbers = pd.Series(pd.to_numeric(values), dtype="Float64").mask(values.isna())
+    present = numbers.dropna().to_numpy(dtype=np.float64)
+    broken = present[present != np.rint(present)]
+    if len(broken):
+        msg = f"Table '{table}', column '{column.name}' must hold whole numbers, got {broken[0]}."
+        raise InputError(msg)
+    return numbers.astype("Int64")
+
+
+def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    r"""Write a table: tabs, a header, `\n`, missing values empty, floats that read back the same.
+
+    A table whose stem is one of `keys.TABLES` must have exactly those columns, in that order.
+
+    Parameters
+    ----------
+    frame
+        One row an observation; the index is not written.
+    path
+        The final path; written atomically.
+
+    Raises
+    ------
+    InputError
+        If the columns or types are not those of the table, the folder cannot be written to, or
+        the disk is full.
+    """
+    path = Path(path)
+    spec = keys.TABLES.get(path.stem)
+    if spec is not None:
+        _check_columns(list(frame.columns), spec, where=f"The table for '{path.name}'")
+        frame = pd.DataFrame(
+            {
+                column.name: _typed(
+                    frame[column.name].reset_index(drop=True), column, table=spec.name
+                )
+                for column in spec.columns
+            }
+        )
+    text = frame.to_csv(sep="\t", index=False, lineterminator="\n", na_rep="")
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read a table that `write_table` wrote.
+
+    Parameters
+    ----------
+    path
+        Where it is.
+
+    Returns
+    -------
+    DataFrame. For a table of `keys.TABLES`: strings (empty where missing), float64 (NaN where
+    missing), int64 (Int64 if any is missing) and bool (boolean if any is missing). For any other
+    table the types are guessed and only an empty field is missing.
+
+    Raises
+    ------
+    InputError
+        If the file is not there, is no table, or has not the columns of its name.
+    """
+    path = Path(path)
+    spec = keys.TABLES.get(path.stem)
+    try:
+        frame = pd.read_csv(
+            path,
+            sep="\t",
+            dtype=None if spec is None else str,
+            keep_default_na=False,
+            na_values=[""],
+            float_precision="round_trip",
+        )
+    except FileNotFoundError as error:
+        msg = f"There is no table '{path}'."
+        raise InputError(msg) from error
+    except (OSError, ValueError) as error:
+        msg = f"'{path}' cannot be read as a tab-separated table: {error}"
+        raise InputError(msg) from error
+    if spec is None:
+        return frame
+    _check_columns(list(frame.columns), spec, where=f"'{path}'")
+    columns = {}
+    for column in spec.columns:
+        try:
+            values = _parsed(frame[column.name], column, table=spec.name)
+        except (TypeError, ValueError) as error:
+            msg = f"'{path}', column '{column.name}' must hold {column.dtype}: {error}"
+            raise InputError(msg) from error
+        columns[column.name] = values
+    return pd.DataFrame(columns)
+
+
+def _parsed(text: pd.Series, column: keys.Column, *, table: str) -> pd.Series:
+    """One column of text with the type that its spec names."""
+    if column.dtype == "float":
+        # pandas' own parser of strings is off by one bit now and then; Python's is exact.
+        return pd.Series([np.nan if pd.isna(v) else float(v) for v in text], dtype="float64")
+    if column.dtype == "bool":
+        text = text.map({"True": True, "False": False}, na_action="ignore")
+    values = _typed(text, column, table=table)
+    if column.dtype == "int" and not values.isna().any():
+        return values.astype("int64")
+    if column.dtype == "bool" and not values.isna().any():
+        return values.astype("bool")
+    return values

@@ -1,0 +1,233 @@
+"""Differential expression of pseudobulks and enrichment of gene sets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from crs_sc import keys
+from crs_sc.errors import InputError
+from crs_sc.plotting._style import (
+    check_table,
+    feature_label,
+    new_axes,
+    new_grid,
+    ordered,
+    population_order,
+    styled,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["enrichment_dotplot", "volcano"]
+
+_UP, _DOWN, _FLAT = "#D55E00", "#0072B2", "#C8C8C8"
+
+
+@styled
+def volcano(
+    expression: pd.DataFrame,
+    *,
+    contrast: str,
+    population: str,
+    alpha: float = 0.05,
+    n_labels: int = 8,
+    ax: Axes | None = None,
+) -> Axes:
+    """log2 fold change against p of one population's pseudobulk test.
+
+    Parameters
+    ----------
+    expression
+        The table `expression`.
+    contrast, population
+        Which test.
+    alpha
+        Genes with a smaller adjusted p are coloured.
+    n_labels
+        Genes named on each side, by p.
+    ax
+        Axes to draw into.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    InputError
+        If no gene was tested in this contrast and population.
+    """
+    check_table(expression, keys.EXPRESSION_TABLE.names, name="expression")
+    rows = expression.loc[
+        (expression["contrast"] == contrast) & (expression["population"] == population)
+    ].dropna(subset=["log2fc", "pvalue"])
+    if rows.empty:
+        msg = f"The table 'expression' has no tested gene for {contrast!r} in {population!r}."
+        raise InputError(msg)
+    axes = new_axes(ax, (5.2, 4.0))
+    positive = rows.loc[rows["pvalue"] > 0, "pvalue"]
+    smallest = float(positive.min()) if len(positive) else 1e-300
+    # A p of zero is an underflow; it is drawn with the smallest p that is not.
+    rows = rows.assign(height=-np.log10(np.clip(rows["pvalue"], smallest, 1)))
+    clear = rows["padj"] < alpha
+    up, down = clear & (rows["log2fc"] > 0), clear & (rows["log2fc"] < 0)
+    for chosen, colour, size in ((~clear, _FLAT, 5), (down, _DOWN, 9), (up, _UP, 9)):
+        axes.scatter(
+            rows.loc[chosen, "log2fc"],
+            rows.loc[chosen, "height"],
+            s=size,
+            color=colour,
+            linewidths=0,
+            rasterized=True,
+        )
+    top = max(float(rows["height"].max()), 1.0)
+    reach = max(float(rows["log2fc"].abs().max()), 1.0)
+    axes.set_xlim(
+        *((side * (1.75 if any_.any() else 1.1) * reach) for side, any_ in ((-1, down), (1, up)))
+    )
+    axes.set_ylim(-0.03 * top, 1.08 * top)
+    for chosen, side in ((down, -1), (up, 1)):
+        named = rows.loc[chosen].sort_values(["pvalue", "gene"]).head(n_labels)
+        _label(axes, named, side * 1.16 * reach, top)
+    axes.axvline(0, color="#DDDDDD", linewidth=0.8, zorder=0)
+    axes.set_xlabel("log2 fold change")
+    axes.set_ylabel("-log10 p")
+    axes.set_title(f"{contrast}, {population}")
+    axes.text(
+        0.0,
+        -0.19,
+        f"coloured: adjusted p < {alpha:g} ({int(up.sum())} up, {int(down.sum())} down)",
+        transform=axes.transAxes,
+        fontsize=7.5,
+        color="#555555",
+        va="top",
+    )
+    return axes
+
+
+def _label(axes: Axes, named: pd.DataFrame, x: float, top: float) -> None:
+    """Names in a column at `x`, in the order of their points and at least a line apart."""
+    step = 0.062 * top
+    wanted = named.sort_values("height")
+    at = -np.inf
+    places = []
+    for height in wanted["height"]:
+        at = max(float(height), at + step)
+        places.append(at)
+    over = max(places[-1] - 1.05 * top, 0.0) if places else 0.0
+    places = [place - over for place in places]
+    for i in range(len(places) - 2, -1, -1):
+        places[i] = min(places[i], places[i + 1] - step)
+    for row, place in zip(wanted.itertuples(), places, strict=True):
+        axes.annotate(
+            str(row.gene),
+            (float(row.log2fc), float(row.height)),  # type: ignore[arg-type]
+            xytext=(x, place),
+            ha="left" if x > 0 else "right",
+            va="center",
+            fontsize=7.5,
+            style="italic",
+            arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.5, "shrinkB": 2},
+        )
+
+
+@styled
+def enrichment_dotplot(
+    enrichment: pd.DataFrame,
+    *,
+    contrasts: Sequence[str] | None = None,
+    gene_sets: Sequence[str] | None = None,
+    alpha: float = 0.05,
+) -> Figure:
+    """Normalised enrichment score by gene set and population, one panel a contrast.
+
+    Colour is the score, size the adjusted p; a black rim marks an adjusted p below `alpha`.
+
+    Parameters
+    ----------
+    enrichment
+        The table `enrichment`.
+    contrasts, gene_sets
+        Which, in order; all of the table if None.
+    alpha
+        For the rims.
+
+    Returns
+    -------
+    The figure.
+
+    Raises
+    ------
+    InputError
+        If nothing was tested.
+    """
+    from matplotlib.lines import Line2D
+
+    check_table(enrichment, keys.ENRICHMENT_TABLE.names, name="enrichment")
+    sets = ordered(enrichment["gene_set"], gene_sets)
+    table = enrichment.loc[enrichment["gene_set"].isin(sets)].dropna(subset=["nes"])
+    check_table(table, ["nes"], name="enrichment")
+    names = ordered(table["contrast"], contrasts)
+    populations = population_order(table["population"])
+    limit = max(float(table["nes"].abs().max()), 1.0)
+    below = 0.08 * max(len(name) for name in populations)
+    labels = [feature_label(name) for name in sets]
+    left = 0.08 * max(len(name) for name in labels)
+    figure, grid = new_grid(
+        1,
+        len(names),
+        (left + len(names) * (0.3 + 0.3 * len(populations)) + 2.6, 0.9 + below + 0.28 * len(sets)),
+        share={"sharey": True},
+    )
+    mapped: Any = None
+    for ax, contrast in zip(grid[0], names, strict=True):
+        rows = table.loc[table["contrast"] == contrast]
+        mapped = ax.scatter(
+            rows["population"].map({name: i for i, name in enumerate(populations)}),
+            rows["gene_set"].map({name: i for i, name in enumerate(sets)}),
+            s=_area(rows["padj"]),
+            c=rows["nes"],
+            cmap="RdBu_r",
+            vmin=-limit,
+            vmax=limit,
+            edgecolors=["black" if p < alpha else "#BBBBBB" for p in rows["padj"]],
+            linewidths=0.7,
+        )
+        ax.set_xticks(range(len(populations)), populations, rotation=90)
+        ax.set_yticks(range(len(sets)), labels)
+        ax.set_xlim(-0.6, len(populations) - 0.4)
+        ax.set_ylim(len(sets) - 0.4, -0.6)
+        ax.grid(color="#EEEEEE", linewidth=0.6)
+        ax.set_title(contrast)
+    bar = figure.colorbar(mapped, ax=grid[0], location="right", shrink=0.8, aspect=22)
+    bar.set_label("normalised enrichment score")
+    handles = [
+        Line2D(
+            [],
+            [],
+            ls="",
+            marker="o",
+            mfc="white",
+            mew=0.7,
+            mec="black" if p < alpha else "#BBBBBB",
+            ms=float(np.sqrt(_area(pd.Series([p]))[0])),
+            label=f"{p:g}",
+        )
+        for p in (0.5, 0.05, 0.001)
+    ]
+    figure.legend(handles=handles, loc="outside lower right", ncols=3, title="adjusted p")
+    return figure
+
+
+def _area(padj: pd.Series) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Area of a dot; the largest is reached at an adjusted p of 0.001."""
+    p = np.clip(padj.fillna(1).to_numpy(dtype=float), 1e-3, 1)
+    area: np.ndarray[Any, np.dtype[np.float64]] = 14 + 32 * -np.log10(p)
+    return area

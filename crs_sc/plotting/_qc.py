@@ -1,0 +1,280 @@
+"""What was left out and why, soup, species, and handling stress."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from crs_sc import keys
+from crs_sc._checks import check_obs
+from crs_sc.errors import InputError, MissingKeyError, listing
+from crs_sc.plotting._style import (
+    arm_colours,
+    check_table,
+    feature_label,
+    new_axes,
+    new_grid,
+    outside_legend,
+    sample_layout,
+    styled,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["barnyard", "qc_overview", "stress_vs_cytokine"]
+
+_REASONS = {
+    "n_cells_out": ("kept", "#4D4D4D"),
+    "n_other_species": ("other species", "#009E73"),
+    "n_cross_species": ("both species", "#A5D6A7"),
+    "n_low_counts": ("too few UMI", "#56B4E9"),
+    "n_low_genes": ("too few genes", "#B3DBF4"),
+    "n_high_mt": ("mitochondrial share", "#E69F00"),
+    "n_doublets": ("doublets", "#CC79A7"),
+}
+
+
+@styled
+def qc_overview(qc: pd.DataFrame, *, conditions: Sequence[str] | None = None) -> Figure:
+    """Cells kept and left out, depth, and soup, one row a sample.
+
+    Parameters
+    ----------
+    qc
+        The table `qc`.
+    conditions
+        Arms in order.
+
+    Returns
+    -------
+    The figure with three panels: cells by reason, median UMI, share of UMI from the soup with
+    its upper bound.
+
+    Raises
+    ------
+    InputError
+        If the table is empty.
+    """
+    from matplotlib.patches import Patch
+
+    check_table(qc, ["sample", "condition", "n_cells_in", *_REASONS], name="qc")
+    positions, _ = sample_layout(qc, conditions=conditions)
+    rows = qc.set_index(qc["sample"].astype(str)).reindex(list(positions))
+    y = np.array(list(positions.values()))
+    colours = arm_colours(qc["condition"], conditions)
+    tint = rows["condition"].astype(str).map(colours).tolist()
+    figure, grid = new_grid(
+        1,
+        3,
+        (10.2, 1.2 + 0.21 * (y.max() + 1)),
+        share={"sharey": True, "width_ratios": [2.4, 1, 1]},
+    )
+    cells, depth, soup = grid[0]
+    left = np.zeros(len(rows))
+    handles = []
+    for column, (label, colour) in _REASONS.items():
+        width = rows[column].fillna(0).to_numpy(dtype=float)
+        if width.sum() == 0:
+            continue
+        cells.barh(y, width, 0.8, left=left, color=colour, linewidth=0)
+        left += width
+        handles.append(Patch(color=colour, label=label))
+    cells.set_xlabel("barcodes")
+    cells.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        ncols=4,
+        columnspacing=1.0,
+        handlelength=1.0,
+        borderaxespad=0.3,
+    )
+    depth.barh(y, rows["median_umi"].fillna(0), 0.8, color=tint, linewidth=0)
+    depth.set_xlabel("median UMI of kept cells")
+    depth.locator_params(axis="x", nbins=4)
+    share = 100 * rows["ambient_fraction"].to_numpy(dtype=float)
+    upper = 100 * rows["ambient_upper"].to_numpy(dtype=float)
+    soup.hlines(y, share, upper, color="#999999", linewidth=1.0)
+    soup.scatter(share, y, s=20, c=tint, linewidths=0, zorder=3)
+    soup.scatter(upper, y, s=16, marker="|", color="#999999")
+    soup.set_xlim(left=0)
+    soup.set_xlabel("UMI from the soup (%)\nand upper bound")
+    cells.set_yticks(y, list(positions))
+    for ax in grid[0]:
+        ax.set_ylim(y.max() + 0.7, y.min() - 0.7)
+        ax.tick_params(axis="y", length=0)
+    arms = [Patch(color=colour, label=arm) for arm, colour in colours.items()]
+    outside_legend(soup, arms, title="arm", at=(1.05, 1.0))
+    return figure
+
+
+@styled
+def barnyard(
+    adata: AnnData,
+    *,
+    fraction_key: str = keys.SPECIES_FRACTION,
+    umi_key: str = keys.N_UMI,
+    species_key: str = keys.SPECIES,
+    ax: Axes | None = None,
+) -> Axes:
+    """UMI of the analysed genome against UMI of the other, one point a cell.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes, best before cells of the other species are left out. A cell without any
+        UMI of the analysed genome cannot be placed and is not drawn.
+    fraction_key, umi_key, species_key
+        Columns of `obs`: share of the analysed genome, its UMI, and the call.
+    ax
+        Axes to draw into.
+
+    Returns
+    -------
+    The axes, both logarithmic.
+
+    Raises
+    ------
+    MissingKeyError
+        If the species were not called.
+    """
+    from matplotlib.lines import Line2D
+
+    check_obs(adata, fraction_key=fraction_key, umi_key=umi_key)
+    fraction = adata.obs[fraction_key].to_numpy(dtype=float)
+    own = adata.obs[umi_key].to_numpy(dtype=float)
+    placed = (fraction > 0) & (own > 0)
+    other = np.zeros(len(own))
+    other[placed] = own[placed] * (1 - fraction[placed]) / fraction[placed]
+    calls = (
+        adata.obs[species_key].astype(str).to_numpy()
+        if species_key in adata.obs.columns
+        else np.full(adata.n_obs, "all cells", dtype="U9")
+    )
+    palette = {"human": "#D55E00", "mouse": "#0072B2", "mixed": "#7B4FA3"}
+    colours = {name: palette.get(name, "#777777") for name in sorted(set(calls))}
+    axes = new_axes(ax, (4.8, 3.8))
+    order = np.random.default_rng(0).permutation(np.flatnonzero(placed))
+    axes.scatter(
+        own[order],
+        np.clip(other[order], 0.7, None),
+        s=5,
+        linewidths=0,
+        rasterized=True,
+        c=[colours[name] for name in calls[order]],
+    )
+    axes.set(xscale="log", yscale="log", xlabel="UMI of the analysed genome")
+    axes.set_ylabel("UMI of the other genome")
+    axes.set_title("Two genomes in each droplet")
+    handles = [
+        Line2D(
+            [],
+            [],
+            marker="o",
+            ls="",
+            ms=5,
+            color=colour,
+            label=f"{name} ({(calls == name).sum():,})",
+        )
+        for name, colour in colours.items()
+    ]
+    outside_legend(axes, handles, title="call (cells)")
+    return axes
+
+
+@styled
+def stress_vs_cytokine(
+    adata: AnnData,
+    *,
+    ledger: pd.DataFrame,
+    gene: str,
+    signature: str = "dissociation_stress",
+    lineages: Sequence[str] = keys.MYELOID_LINEAGES,
+    conditions: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the stress of myeloid cells against the cytokine's output, one point a sample.
+
+    A rise along the diagonal within an arm says that the output may come from the handling.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes with `obsm["signature_scores"]`.
+    ledger
+        The table `ledger`, for the corrected UMI per cell of the sample.
+    gene
+        Cytokine.
+    signature
+        Column of `obsm["signature_scores"]`.
+    lineages
+        Lineages whose cells are averaged; all cells where a sample has none of them.
+    conditions
+        Arms in order; the first is the reference and grey.
+    ax
+        Axes to draw into.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    MissingKeyError
+        If the scores are absent.
+    InputError
+        If the ledger has no row of the gene.
+    """
+    from matplotlib.lines import Line2D
+
+    if (
+        keys.SIGNATURE_SCORES not in adata.obsm
+        or signature not in adata.obsm[keys.SIGNATURE_SCORES]
+    ):
+        msg = (
+            f"`obsm['{keys.SIGNATURE_SCORES}']` has no '{signature}'. Entries of obsm: "
+            f"{listing(adata.obsm)}. Run tl.score_signatures first."
+        )
+        raise MissingKeyError(msg)
+    check_obs(adata, sample_key=keys.SAMPLE, lineage_key=keys.LINEAGE)
+    rows = ledger.loc[ledger["gene"] == gene]
+    if rows.empty:
+        msg = (
+            f"The table 'ledger' has no row of {gene!r}. Genes: {listing(ledger['gene'].unique())}."
+        )
+        raise InputError(msg)
+    myeloid = adata.obs[keys.LINEAGE].astype(str).isin(list(lineages)).to_numpy()
+    stress = pd.Series(np.asarray(adata.obsm[keys.SIGNATURE_SCORES][signature], dtype=float))
+    samples = adata.obs[keys.SAMPLE].astype(str).to_numpy()
+    mean = stress[myeloid].groupby(samples[myeloid]).mean()
+    sums = rows.groupby(["sample", "condition"], observed=True, as_index=False)[
+        ["corrected_umi", "n_cells"]
+    ].sum()
+    sums = sums.loc[(sums["n_cells"] > 0) & sums["sample"].isin(mean.index)]
+    output = 1000 * sums["corrected_umi"] / sums["n_cells"]
+    colours = arm_colours(sums["condition"], conditions)
+    axes = new_axes(ax, (4.8, 3.6))
+    axes.scatter(
+        sums["sample"].map(mean),
+        output,
+        s=30,
+        linewidths=0,
+        c=sums["condition"].astype(str).map(colours).tolist(),
+    )
+    axes.set_ylim(bottom=min(0.0, float(output.min())) - 0.03 * max(float(output.max()), 1e-9))
+    axes.set_xlabel(f"{feature_label(signature)} score of myeloid cells (mean of the sample)")
+    axes.locator_params(axis="x", nbins=5)
+    axes.set_ylabel(f"{gene}: corrected UMI per 1,000 cells")
+    handles = [
+        Line2D([], [], marker="o", ls="", ms=5, color=colour, label=arm)
+        for arm, colour in colours.items()
+    ]
+    outside_legend(axes, handles, title="arm")
+    return axes

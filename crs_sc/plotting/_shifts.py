@@ -1,0 +1,312 @@
+"""Does the treatment shift it: points by subject, heat maps of shifts and reversals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from crs_sc import keys
+from crs_sc.plotting._style import (
+    arm_colours,
+    check_table,
+    feature_label,
+    new_grid,
+    ordered,
+    population_order,
+    styled,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["reversal_heatmap", "shift_heatmap", "signature_points"]
+
+
+@styled
+def signature_points(
+    scores: pd.DataFrame,
+    *,
+    features: Sequence[str] | None = None,
+    populations: Sequence[str] | None = None,
+    conditions: Sequence[str] | None = None,
+    shifts: pd.DataFrame | None = None,
+) -> Figure:
+    """Score of every subject by arm, one panel a feature and population.
+
+    Lines join the points of a subject that was measured in more than one arm. Under a panel stand
+    the estimates of `shifts` with their 95 % interval and permutation p.
+
+    Parameters
+    ----------
+    scores
+        Columns `feature`, `population`, `subject`, `condition`, `score` (log2 units).
+    features, populations
+        Rows and columns of panels, in order; all of the table if None.
+    conditions
+        Arms in order; the first is the reference and grey.
+    shifts
+        The table `shifts`, for the lines of text.
+
+    Returns
+    -------
+    The figure.
+
+    Raises
+    ------
+    InputError
+        If there are no scores.
+    """
+    check_table(scores, ["feature", "population", "subject", "condition", "score"], name="scores")
+    rows = ordered(scores["feature"], features)
+    columns = (
+        population_order(scores["population"])
+        if populations is None
+        else ordered(scores["population"], populations)
+    )
+    chosen = scores.loc[scores["feature"].isin(rows) & scores["population"].isin(columns)]
+    check_table(chosen, ["score"], name="scores")
+    colours = arm_colours(scores["condition"], conditions)
+    n_text = 0 if shifts is None else shifts["contrast"].nunique()
+    height = 1.9 + 0.13 * n_text
+    width = 0.9 + 0.36 * len(colours)
+    figure, grid = new_grid(
+        len(rows), len(columns), (0.6 + max(width, 2.3) * len(columns), height * len(rows) + 0.7)
+    )
+    for axes, feature in zip(grid, rows, strict=True):
+        for ax, population in zip(axes, columns, strict=True):
+            panel = chosen.loc[
+                (chosen["feature"] == feature) & (chosen["population"] == population)
+            ]
+            _points(ax, panel, colours)
+            if shifts is not None:
+                ax.set_xlabel(_shift_lines(shifts, feature, population), fontsize=6.5, loc="left")
+            if axes is grid[0]:
+                ax.set_title(population)
+        axes[0].set_ylabel(f"{feature_label(feature)}\n(log2 units)")
+    return figure
+
+
+def _points(ax: Axes, panel: pd.DataFrame, colours: dict[str, str]) -> None:
+    arms = list(colours)
+    wide = panel.pivot_table(index="subject", columns="condition", values="score", observed=True)
+    wide = wide.reindex(columns=arms)
+    for _, values in wide.iterrows():
+        seen = values.dropna()
+        if len(seen) > 1:
+            ax.plot(
+                [arms.index(str(arm)) for arm in seen.index],
+                seen.to_numpy(),
+                color="#BBBBBB",
+                linewidth=0.8,
+                zorder=1,
+            )
+    for i, arm in enumerate(arms):
+        drawn = np.sort(wide[arm].dropna().to_numpy(dtype=float))
+        if not len(drawn):
+            continue
+        spread = (np.arange(len(drawn)) - (len(drawn) - 1) / 2) * 0.36 / len(drawn)
+        ax.scatter(i + spread, drawn, s=20, color=colours[arm], linewidths=0, zorder=3)
+        mean = float(drawn.mean())
+        ax.plot([i - 0.28, i + 0.28], [mean, mean], color=colours[arm], linewidth=1.6, zorder=2)
+    ax.set_xticks(range(len(arms)), arms, rotation=30, ha="right", rotation_mode="anchor")
+    ax.set_xlim(-0.6, len(arms) - 0.4)
+    ax.margins(y=0.12)
+
+
+def _shift_lines(shifts: pd.DataFrame, feature: str, population: str) -> str:
+    rows = shifts.loc[(shifts["feature"] == feature) & (shifts["population"] == population)]
+    lines = []
+    for row in rows.to_dict("records"):
+        if pd.isna(row["estimate"]):
+            lines.append(f"{row['contrast']}: {str(row['status']).replace('_', ' ')}")
+            continue
+        line = f"{row['contrast']}: {row['estimate']:+.2f}"
+        if pd.notna(row["ci_low"]):
+            line += f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+        if pd.notna(row["pvalue_permutation"]):
+            line += f", p {row['pvalue_permutation']:.2g}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+@styled
+def shift_heatmap(
+    shifts: pd.DataFrame,
+    *,
+    kind: str = "signature",
+    contrasts: Sequence[str] | None = None,
+    populations: Sequence[str] | None = None,
+    alpha: float = 0.05,
+) -> Figure:
+    """Estimate of every shift: features across, populations down, one panel a contrast.
+
+    A dot marks an adjusted p below `alpha`, a cross what could not be tested.
+
+    Parameters
+    ----------
+    shifts
+        The table `shifts`.
+    kind
+        `signature` or `gene`.
+    contrasts, populations
+        Which, in order; all of the table if None.
+    alpha
+        For the dots.
+
+    Returns
+    -------
+    The figure; all panels share one colour scale centred at zero.
+
+    Raises
+    ------
+    InputError
+        If there is no row of this kind.
+    """
+    check_table(shifts, keys.SHIFTS_TABLE.names, name="shifts")
+    table = shifts.loc[shifts["kind"] == kind]
+    check_table(table, ["feature"], name=f"shifts of kind {kind}")
+    table = table.assign(
+        mark=np.where(table["status"] != keys.OK, "x", np.where(table["padj"] < alpha, "dot", ""))
+    )
+    return _heatmaps(
+        table,
+        "estimate",
+        contrasts,
+        populations,
+        limit=None,
+        label="treated less reference (log2 units)",
+        legend={"dot": f"adjusted p < {alpha:g}", "x": "not testable"},
+    )
+
+
+@styled
+def reversal_heatmap(
+    reversal: pd.DataFrame,
+    *,
+    contrasts: Sequence[str] | None = None,
+    populations: Sequence[str] | None = None,
+) -> Figure:
+    """How far a drug brings each response back: 0 is no effect, 1 is back to baseline.
+
+    A dot marks a 95 % interval that leaves out zero, a cross what has no answer (mostly because
+    there was no shift to reverse).
+
+    Parameters
+    ----------
+    reversal
+        The table `reversal`.
+    contrasts, populations
+        Which, in order. None: all contrasts, and the populations with an answer anywhere.
+
+    Returns
+    -------
+    The figure, one panel a contrast.
+
+    Raises
+    ------
+    InputError
+        If the table is empty.
+    """
+    check_table(reversal, keys.REVERSAL_TABLE.names, name="reversal")
+    clear = (reversal["ci_low"] > 0) | (reversal["ci_high"] < 0)
+    table = reversal.assign(
+        mark=np.where(
+            (reversal["status"] != keys.OK) | reversal["reversal"].isna(),
+            "x",
+            np.where(clear, "dot", ""),
+        )
+    )
+    table["reversal"] = table["reversal"].where(table["status"] == keys.OK)
+    if populations is None and table["reversal"].notna().any():
+        answered = table.groupby("population")["reversal"].transform("count") > 0
+        table = table.loc[answered]
+    return _heatmaps(
+        table,
+        "reversal",
+        contrasts,
+        populations,
+        limit=1.0,
+        label="reversal (0: no effect, 1: back to baseline)",
+        legend={"dot": "95 % interval leaves out 0", "x": "no shift to reverse, or not testable"},
+        cmap="PuOr_r",
+    )
+
+
+def _heatmaps(
+    table: pd.DataFrame,
+    value: str,
+    contrasts: Sequence[str] | None,
+    populations: Sequence[str] | None,
+    *,
+    limit: float | None,
+    label: str,
+    legend: dict[str, str],
+    cmap: str = "RdBu_r",
+) -> Figure:
+    """Panels of features x populations; `mark` is `dot`, `x` or empty."""
+    from matplotlib.lines import Line2D
+
+    names = ordered(table["contrast"], contrasts)
+    rows = (
+        population_order(table["population"])
+        if populations is None
+        else ordered(table["population"], populations)
+    )
+    features = ordered(table["feature"], None)
+    labels = [feature_label(name) for name in features]
+    if limit is None:
+        shown = table[value].abs()
+        limit = max(float(shown.quantile(0.99)) if shown.notna().any() else 1.0, 0.5)
+    left = 0.085 * max(len(name) for name in rows)
+    below = 0.085 * max(len(name) for name in labels)
+    width = left + len(names) * (0.25 + 0.27 * len(features)) + 2.6
+    figure, grid = new_grid(
+        1, len(names), (width, 1.3 + below + 0.25 * len(rows)), share={"sharey": True}
+    )
+    image: Any = None
+    for ax, contrast in zip(grid[0], names, strict=True):
+        part = table.loc[table["contrast"] == contrast]
+        wide = part.pivot(index="population", columns="feature", values=value)
+        wide = wide.reindex(index=rows, columns=features)
+        marks = part.pivot(index="population", columns="feature", values="mark")
+        marks = marks.reindex(index=rows, columns=features).fillna("x")
+        image = ax.imshow(
+            wide.to_numpy(dtype=float),
+            cmap=cmap,
+            vmin=-limit,
+            vmax=limit,
+            aspect="auto",
+            interpolation="nearest",
+        )
+        y, x = np.nonzero(marks.to_numpy() == "dot")
+        ax.scatter(x, y, s=9, color="black", linewidths=0)
+        y, x = np.nonzero(marks.to_numpy() == "x")
+        ax.scatter(x, y, s=9, marker="x", color="#AAAAAA", linewidths=0.7)
+        ax.set_xticks(range(len(features)), labels, rotation=90)
+        ax.set_yticks(range(len(rows)), rows)
+        ax.tick_params(length=0)
+        ax.set_title(contrast)
+        for side in ax.spines.values():
+            side.set_visible(False)
+    bar = figure.colorbar(image, ax=grid[0], location="right", shrink=0.8, aspect=22, extend="both")
+    bar.set_label(label)
+    looks = {"dot": ("o", "black", 3.0), "x": ("x", "#999999", 4.0)}
+    handles = [
+        Line2D(
+            [],
+            [],
+            ls="",
+            marker=looks[mark][0],
+            color=looks[mark][1],
+            ms=looks[mark][2],
+            label=text,
+        )
+        for mark, text in legend.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower right", ncols=len(handles))
+    return figure

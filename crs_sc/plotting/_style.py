@@ -1,0 +1,373 @@
+"""One look for every figure: fixed colours, a sensible order, legends outside the axes."""
+
+from __future__ import annotations
+
+import colorsys
+import functools
+import zlib
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from crs_sc import keys
+from crs_sc.errors import InputError, MissingKeyError, listing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "arm_colours",
+    "arm_heads",
+    "arm_order",
+    "check_table",
+    "feature_label",
+    "log_with_zero",
+    "new_axes",
+    "new_grid",
+    "ordered",
+    "outside_legend",
+    "population_colours",
+    "population_order",
+    "sample_layout",
+    "style",
+    "styled",
+]
+
+# Hue by lineage, lightness within it. The order is that of every axis and legend.
+POPULATION_COLOURS = {
+    "Classical monocyte": "#D55E00",
+    "Intermediate monocyte": "#F2A65A",
+    "Non-classical monocyte": "#FBD9A6",
+    "Macrophage": "#8C3A0B",
+    "cDC1": "#B59B00",
+    "cDC2": "#E8CD2A",
+    "AS-DC": "#6E5F00",
+    "Migratory DC": "#F6EA9A",
+    "pDC": "#CC79A7",
+    "Neutrophil": "#A61C3C",
+    "Mast cell": "#EBA9CE",
+    "CD4 T": "#56B4E9",
+    "CD8 T": "#0072B2",
+    "Treg": "#B3DBF4",
+    "CAR T": "#08306B",
+    "NK": "#2AA6A0",
+    "B": "#2E8B57",
+    "Plasma cell": "#A5D6A7",
+    "Megakaryocyte": "#7B4FA3",
+    "Erythroid": "#F4A6A6",
+    "HSPC": "#9A9A72",
+    "B-ALL blast": "#1F1F1F",
+    "AML blast": "#5F5F5F",
+    keys.UNKNOWN: "#D0D0D0",
+}
+SIGNATURE_LABELS = {
+    "il1_response": "IL-1 response",
+    "il6_stat3_response": "IL-6/STAT3 response",
+    "ifn_gamma_response": "IFN-gamma response",
+    "type1_ifn_response": "type I IFN response",
+    "nfkb_response": "NF-kB response",
+    "gmcsf_response": "GM-CSF response",
+    "hla_dr": "HLA-DR",
+    "s100a_high": "S100A-high",
+    "il1_tone_agonist": "IL-1 tone, agonists",
+    "il1_tone_antagonist": "IL-1 tone, antagonists",
+    "hypoxia_glycolysis": "hypoxia and glycolysis",
+}
+REFERENCE_GREY = "#8C8C8C"
+# Okabe and Ito's palette without yellow, which is faint on white.
+ARM_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4B3F72")
+
+_RC: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.title_fontsize": 8,
+    "legend.frameon": False,
+    "figure.titlesize": 11,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.edgecolor": "#444444",
+    "axes.axisbelow": True,
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+    "lines.linewidth": 1.2,
+    "savefig.bbox": "tight",
+    "svg.hashsalt": "crs_sc",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Context in which figures get the look of the package; nothing global is changed.
+
+    The plotting functions use it themselves. Save a figure inside it as well, because matplotlib
+    makes some of the ticks only while it draws.
+    """
+    import matplotlib as mpl
+
+    with mpl.rc_context(_RC):  # type: ignore[arg-type]
+        yield
+
+
+def styled[**P, R](function: Callable[P, R]) -> Callable[P, R]:
+    """Run a plotting function inside `style()`."""
+
+    @functools.wraps(function)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+        with style():
+            return function(*args, **kwargs)
+
+    return inside
+
+
+def population_order(populations: Iterable[str]) -> list[str]:
+    """Sort populations by lineage; the user's own names after them, Unknown last."""
+    rank = {name: i for i, name in enumerate(POPULATION_COLOURS)}
+    last = len(rank)
+    rank[keys.UNKNOWN] = last + 1
+    return sorted(
+        {str(name) for name in populations}, key=lambda name: (rank.get(name, last), name)
+    )
+
+
+def population_colours(populations: Iterable[str]) -> dict[str, str]:
+    """Give each population its colour; a name that is not ours gets one by its letters.
+
+    Parameters
+    ----------
+    populations
+        Names; order and number do not change any colour.
+    """
+    return {
+        name: POPULATION_COLOURS.get(name) or _named_colour(name)
+        for name in population_order(populations)
+    }
+
+
+def _named_colour(name: str) -> str:
+    code = zlib.crc32(name.encode())
+    lightness = (0.38, 0.52, 0.66)[code % 3]
+    rgb = colorsys.hls_to_rgb((code >> 8) / 2**24, lightness, 0.55)
+    return "#" + "".join(f"{round(255 * part):02X}" for part in rgb)
+
+
+def feature_label(name: str) -> str:
+    """Name a signature as a reader would; a gene or a user's set keeps its own name."""
+    if name in SIGNATURE_LABELS:
+        return SIGNATURE_LABELS[name]
+    return name if any(letter.isupper() for letter in name) else name.replace("_", " ")
+
+
+def arm_order(values: Iterable[str], conditions: Sequence[str] | None) -> list[str]:
+    """Sort the arms that occur in `values`, in the order of `conditions`, others after by name."""
+    present = {str(value) for value in values}
+    first = [name for name in conditions or () if name in present]
+    return first + sorted(present.difference(first))
+
+
+def arm_colours(values: Iterable[str], conditions: Sequence[str] | None) -> dict[str, str]:
+    """Give each arm its colour; the first of `conditions` is the reference and grey.
+
+    Parameters
+    ----------
+    values
+        Arms that are drawn.
+    conditions
+        All arms of the study in order. None: by name, none of them grey.
+    """
+    everything = list(conditions or ()) + [
+        name for name in arm_order(values, conditions) if name not in (conditions or ())
+    ]
+    palette = [REFERENCE_GREY, *ARM_COLOURS] if conditions else list(ARM_COLOURS)
+    chosen = {
+        name: palette[i] if i < len(palette) else _named_colour(name)
+        for i, name in enumerate(everything)
+    }
+    return {name: chosen[name] for name in arm_order(values, conditions)}
+
+
+def sample_layout(
+    samples: pd.DataFrame, *, conditions: Sequence[str] | None, gap: float = 0.8
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Place samples along an axis, arm by arm with a gap between arms.
+
+    Parameters
+    ----------
+    samples
+        Columns `sample` and `condition`; repeated rows are allowed.
+    conditions
+        Order of the arms.
+    gap
+        Space between arms, in bars.
+
+    Returns
+    -------
+    Position of each sample, and first and last position of each arm.
+    """
+    unique = samples[[keys.SAMPLE, keys.CONDITION]].astype(str).drop_duplicates()
+    positions: dict[str, float] = {}
+    spans: dict[str, tuple[float, float]] = {}
+    at = 0.0
+    for arm in arm_order(unique[keys.CONDITION], conditions):
+        names = sorted(unique.loc[unique[keys.CONDITION] == arm, keys.SAMPLE])
+        for i, name in enumerate(names):
+            positions[name] = at + i
+        spans[arm] = (at, at + len(names) - 1)
+        at += len(names) + gap
+    return positions, spans
+
+
+def ordered(values: Iterable[str], wanted: Sequence[str] | None) -> list[str]:
+    """`wanted` as far as it occurs in `values`; without it, `values` as they come, once each."""
+    present = list(dict.fromkeys(str(value) for value in values))
+    return present if wanted is None else [name for name in wanted if name in present]
+
+
+def check_table(table: pd.DataFrame, columns: Sequence[str], *, name: str) -> None:
+    """Raise unless the table has these columns and at least one row.
+
+    Raises
+    ------
+    MissingKeyError
+        If a column is absent.
+    InputError
+        If there are no rows: there is nothing to draw.
+    """
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        msg = (
+            f"The table '{name}' has no column {listing(missing)}. "
+            f"Columns: {listing(table.columns)}."
+        )
+        raise MissingKeyError(msg)
+    if table.empty:
+        msg = f"The table '{name}' has no rows, so there is nothing to draw."
+        raise InputError(msg)
+
+
+def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    """`ax` itself, or the axes of a new figure of this size (inches) that no window manages."""
+    if ax is not None:
+        return ax
+    return new_grid(1, 1, size)[1][0][0]
+
+
+def new_grid(
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+    *,
+    share: Mapping[str, Any] | None = None,
+) -> tuple[Figure, list[list[Axes]]]:
+    """Make a figure that pyplot does not keep, and its axes by row.
+
+    Parameters
+    ----------
+    rows, columns
+        Of the grid.
+    size
+        Width and height in inches.
+    share
+        `sharex`, `sharey`, `width_ratios` or `height_ratios` of `Figure.subplots`.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False, **dict(share or {}))
+    return figure, [list(row) for row in axes]
+
+
+def outside_legend(
+    ax: Axes,
+    handles: Sequence[Any],
+    *,
+    title: str = "",
+    at: tuple[float, float] = (1.01, 1.0),
+    columns: int = 1,
+) -> None:
+    """Put a legend right of the axes, where it hides nothing."""
+    ax.legend(
+        handles=list(handles),
+        title=title or None,
+        loc="upper left",
+        bbox_to_anchor=at,
+        borderaxespad=0.0,
+        alignment="left",
+        ncols=columns,
+        handlelength=1.2,
+        labelspacing=0.35,
+    )
+
+
+def log_with_zero(ax: Axes, axis: str, *, floor: float, top: float, percent: str = "") -> None:
+    """Make an axis logarithmic with the tick at `floor` reading 0.
+
+    Parameters
+    ----------
+    ax, axis
+        Axes, and `x` or `y`.
+    floor
+        Where values that are zero (or smaller than this) are drawn.
+    top
+        Largest value to show.
+    percent
+        Written behind each tick label.
+    """
+    import numpy as np
+
+    first = int(np.ceil(np.log10(floor) + 1e-9))
+    last = max(first, int(np.floor(np.log10(top))))
+    decades = [10.0**power for power in range(first, last + 1)]
+    if decades[0] < 4 * floor:
+        decades = decades[1:]
+    ticks = [floor, *decades]
+    labels = ["0", *(f"{tick:g}{percent}" for tick in decades)]
+    low, high = floor * 0.7, max(top * 1.5, floor * 3)
+    if axis == "x":
+        ax.set_xscale("log")
+        ax.set_xticks(ticks, labels)
+        ax.set_xlim(low, high)
+    else:
+        ax.set_yscale("log")
+        ax.set_yticks(ticks, labels)
+        ax.set_ylim(low, high)
+    ax.tick_params(axis=axis, which="minor", length=0)  # type: ignore[arg-type]
+
+
+def arm_heads(
+    ax: Axes, spans: dict[str, tuple[float, float]], colours: dict[str, str], *, y: float = 1.13
+) -> None:
+    """Draw a coloured line with the name of the arm above its bars."""
+    across = ax.get_xaxis_transform()
+    for arm, (first, last) in spans.items():
+        ax.plot(
+            [first - 0.43, last + 0.43],
+            [y, y],
+            color=colours[arm],
+            linewidth=2.5,
+            transform=across,
+            clip_on=False,
+            solid_capstyle="butt",
+        )
+        ax.text(
+            (first + last) / 2,
+            y + 0.03,
+            arm,
+            ha="center",
+            va="bottom",
+            fontsize=7.5,
+            transform=across,
+        )

@@ -1,0 +1,67 @@
+"""Samples that went through QC one by one, as one cohort."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from crs_sc import keys
+from crs_sc._checks import add_note, store
+from crs_sc.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+__all__ = ["merge_samples"]
+
+
+def merge_samples(parts: Sequence[AnnData]) -> AnnData:
+    """Put samples together: cells, QC rows, soup profiles, contamination and notes.
+
+    Parameters
+    ----------
+    parts
+        One AnnData a sample (or group of samples), with the same genes in the same order. A
+        sample that lost all of its cells keeps its QC row.
+
+    Returns
+    -------
+    New AnnData, shape `(sum of n_cells, n_genes)`, in the order of `parts`.
+
+    Raises
+    ------
+    InputError
+        If the genes differ, a cell name occurs twice, or no cell is left.
+    """
+    import anndata as ad
+
+    genes = parts[0].var_names
+    if any(not part.var_names.equals(genes) for part in parts):
+        msg = "The samples do not have the same genes. Read them together with crs_sc.read."
+        raise InputError(msg)
+    if not sum(part.n_obs for part in parts):
+        msg = (
+            "No cell of any sample passed QC. Look at the thresholds in the QC table "
+            "(section `quality_control` of the config)."
+        )
+        raise InputError(msg)
+    cohort = ad.concat([part for part in parts if part.n_obs], join="inner", merge="same")
+    if not cohort.obs_names.is_unique:
+        twice = cohort.obs_names[cohort.obs_names.duplicated()][0]
+        msg = f"The cell name '{twice}' occurs in more than one sample. Prefix names by sample."
+        raise InputError(msg)
+    profiles = [part.varm[keys.AMBIENT_PROFILE] for part in parts]
+    cohort.varm[keys.AMBIENT_PROFILE] = pd.concat(profiles, axis=1)
+    own = [part.uns[keys.UNS] for part in parts]
+    store(cohort, keys.QC, pd.concat([entry[keys.QC] for entry in own]))
+    store(cohort, keys.CONTAMINATION, pd.concat([entry[keys.CONTAMINATION] for entry in own]))
+    for name in (keys.MATRIX, keys.ORGANISM):
+        if name in own[0]:
+            store(cohort, name, own[0][name])
+    for entry in own:
+        for note in entry.get(keys.NOTES, []):
+            add_note(cohort, str(note))
+    return cohort

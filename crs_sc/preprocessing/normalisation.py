@@ -1,0 +1,63 @@
+"""Log-normalised expression, always from the raw counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from crs_sc._checks import counts_matrix
+from crs_sc.errors import InputError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["normalize"]
+
+
+def normalize(adata: AnnData, *, target_sum: float = 1e4) -> None:
+    """Set `X` to `log1p(counts / total * target_sum)`.
+
+    It starts from `layers['counts']` whatever `X` holds, so that nothing is normalised twice. A
+    cell without counts stays zero.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes with raw counts.
+    target_sum
+        Counts per cell after scaling.
+
+    Raises
+    ------
+    InputError
+        If `target_sum` is not positive, or there is no cell.
+    MissingKeyError
+        If `layers['counts']` is absent.
+
+    Notes
+    -----
+    Sets `X` (float32 CSR).
+    """
+    if target_sum <= 0:
+        msg = f"target_sum must be above 0, got {target_sum!r}."
+        raise InputError(msg)
+    if adata.n_obs == 0:
+        msg = (
+            "There is no cell left to analyse: none passed quality control. Look at the thresholds "
+            "in the QC table. Are the counts raw and the organism right?"
+        )
+        raise InputError(msg)
+    adata.X = log_normalised(counts_matrix(adata), target_sum=target_sum)
+
+
+def log_normalised(counts: sparse.csr_matrix, *, target_sum: float) -> sparse.csr_matrix:
+    """Kernel of `normalize` on a CSR matrix, shape `(n_cells, n_genes)`."""
+    total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    factor = np.divide(target_sum, total, out=np.zeros_like(total), where=total > 0)
+    data = counts.data * np.repeat(factor, np.diff(counts.indptr))
+    return sparse.csr_matrix(
+        (np.log1p(data).astype(np.float32), counts.indices.copy(), counts.indptr.copy()),
+        shape=counts.shape,
+    )

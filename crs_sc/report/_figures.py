@@ -1,0 +1,326 @@
+"""The key figures of a run: which of them there is something to show for, drawn and saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from crs_sc import genesets, keys, plotting
+from crs_sc.comparison import pseudobulk, signature_scores
+from crs_sc.io import atomic_path
+from crs_sc.report._arms import RESPONSES, headline_genes, main_sources, ordered_arms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+    from anndata import AnnData
+
+    from crs_sc.comparison import Contrast
+
+__all__ = ["KeyFigure", "key_figures", "subject_scores", "write_figures"]
+
+
+@dataclass(frozen=True)
+class KeyFigure:
+    """One figure that there is something to show for.
+
+    Attributes
+    ----------
+    name
+        File name without its suffix.
+    draw
+        Makes the figure (or axes).
+    """
+
+    name: str
+    draw: Callable[[], Any]
+
+
+def write_figures(
+    adata: AnnData | None,
+    tables: Mapping[str, pd.DataFrame],
+    folder: Path,
+    *,
+    contrasts: Sequence[Contrast] = (),
+    signatures: Mapping[str, Sequence[str]] | None = None,
+    dpi: int = 150,
+) -> list[Path]:
+    """Draw every key figure that has something to show, as PNG and as SVG.
+
+    The same input gives the same files, byte for byte, on one machine.
+
+    Parameters
+    ----------
+    adata
+        The cohort after annotation; None: only the figures that need no cells.
+    tables
+        Tables of the contract by name; those that are missing or empty are passed over.
+    folder
+        Where to write.
+    contrasts
+        What was compared: gives the order of the arms.
+    signatures
+        Sets whose scores by subject are shown; the packaged ones if None.
+    dpi
+        Dots per inch of the PNG and of what is rasterised inside the SVG.
+
+    Returns
+    -------
+    Paths of the files in the order of the report, the PNG of each figure before its SVG.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written to.
+    """
+    paths = []
+    for item in key_figures(adata, tables, contrasts=contrasts, signatures=signatures):
+        drawn = item.draw()
+        figure = getattr(drawn, "figure", drawn)
+        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+            path = folder / f"{item.name}{suffix}"
+            with atomic_path(path) as temporary, plotting.style():
+                figure.savefig(temporary, dpi=dpi, metadata=metadata)
+            paths.append(path)
+    return paths
+
+
+def key_figures(
+    adata: AnnData | None,
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    contrasts: Sequence[Contrast] = (),
+    signatures: Mapping[str, Sequence[str]] | None = None,
+) -> list[KeyFigure]:
+    """Decide from what exists which figures to draw, in the order of the report.
+
+    Parameters
+    ----------
+    adata, tables, contrasts, signatures
+        As in `write_figures`.
+    """
+    filled = {name: table for name, table in tables.items() if not table.empty}
+    arms = _arms(adata, filled, contrasts)
+    found = [*_table_figures(filled, arms)]
+    if adata is not None and adata.n_obs:
+        found += _cell_figures(adata, filled, arms)
+        if contrasts:
+            found += _score_figures(adata, filled, arms, signatures)
+    rank = {name: i for i, name in enumerate(ORDER)}
+    return sorted(found, key=lambda item: rank[item.name.partition("--")[0]])
+
+
+ORDER = (
+    "qc_overview",
+    "barnyard",
+    "umap_population",
+    "umap_condition",
+    "umap_sample",
+    "umap_species",
+    "markers",
+    "composition",
+    "myeloid_states",
+    "source_shares",
+    "source_shares_all",
+    "producers",
+    "ambient_expected",
+    "stress_vs_cytokine",
+    "signature_points",
+    "shifts_signatures",
+    "shifts_genes",
+    "decomposition",
+    "reversal",
+    "volcano",
+    "enrichment",
+)
+
+
+def _arms(
+    adata: AnnData | None, tables: Mapping[str, pd.DataFrame], contrasts: Sequence[Contrast]
+) -> list[str] | None:
+    """Arms in order; None without contrasts, so that no arm is painted as the reference."""
+    if not contrasts:
+        return None
+    values: list[str] = []
+    if adata is not None and keys.CONDITION in adata.obs.columns:
+        values += adata.obs[keys.CONDITION].astype(str).unique().tolist()
+    for name in ("qc", "ledger"):
+        if name in tables:
+            values += tables[name]["condition"].astype(str).unique().tolist()
+    return ordered_arms(contrasts, values)
+
+
+def _table_figures(tables: Mapping[str, pd.DataFrame], arms: list[str] | None) -> list[KeyFigure]:
+    found = []
+
+    def add(name: str, draw: Callable[..., Any], table: str, **settings: Any) -> None:
+        found.append(KeyFigure(name, lambda: draw(tables[table], **settings)))
+
+    if "qc" in tables:
+        add("qc_overview", plotting.qc_overview, "qc", conditions=arms)
+    if "ledger" in tables:
+        genes = headline_genes(tables["ledger"])
+        add("source_shares", plotting.source_shares, "ledger", genes=genes, conditions=arms)
+        others = [gene for gene in dict.fromkeys(tables["ledger"]["gene"]) if gene not in genes]
+        if others:
+            add(
+                "source_shares_all",
+                plotting.source_shares,
+                "ledger",
+                genes=others,
+                conditions=arms,
+            )
+        add("composition", plotting.composition, "ledger", conditions=arms)
+    if "producers" in tables:
+        add("producers", plotting.producer_dotplot, "producers", conditions=arms)
+        add("ambient_expected", plotting.ambient_expected, "producers")
+    shifts = tables.get("shifts")
+    if shifts is not None:
+        for kind in ("signature", "gene"):
+            if shifts.loc[shifts["kind"] == kind, "estimate"].notna().any():
+                add(f"shifts_{kind}s", plotting.shift_heatmap, "shifts", kind=kind)
+    if "decomposition" in tables and tables["decomposition"]["total"].abs().sum() > 0:
+        genes = headline_genes(tables["decomposition"])
+        add("decomposition", plotting.decomposition_bars, "decomposition", genes=genes)
+    if "reversal" in tables and tables["reversal"]["reversal"].notna().any():
+        add("reversal", plotting.reversal_heatmap, "reversal")
+    if "expression" in tables:
+        for contrast, population in _volcanoes(tables):
+            add(
+                f"volcano--{_slug(contrast)}",
+                plotting.volcano,
+                "expression",
+                contrast=contrast,
+                population=population,
+            )
+    if "enrichment" in tables and tables["enrichment"]["nes"].notna().any():
+        add("enrichment", plotting.enrichment_dotplot, "enrichment")
+    return found
+
+
+def _volcanoes(tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str]]:
+    """Choose for each contrast the tested population that is the largest source."""
+    table = tables["expression"]
+    tested = table.loc[table["pvalue"].notna(), ["contrast", "population"]].drop_duplicates()
+    shares = tables.get("ledger_by_condition")
+    ranked: list[str] = []
+    if shares is not None:
+        ranked = main_sources(shares, headline_genes(shares), most=len(shares))
+    chosen = []
+    for contrast, rows in tested.groupby("contrast", sort=False, observed=True):
+        names = sorted(rows["population"].astype(str))
+        best = next((name for name in ranked if name in names), names[0])
+        chosen.append((str(contrast), best))
+    return chosen
+
+
+def _cell_figures(
+    adata: AnnData, tables: Mapping[str, pd.DataFrame], arms: list[str] | None
+) -> list[KeyFigure]:
+    found = []
+    obs = adata.obs
+
+    def add(name: str, draw: Callable[..., Any], **settings: Any) -> None:
+        found.append(KeyFigure(name, lambda: draw(adata, **settings)))
+
+    if keys.UMAP in adata.obsm:
+        for column in (keys.POPULATION, keys.CONDITION, keys.SAMPLE, keys.SPECIES):
+            several = column in obs.columns and obs[column].astype(str).nunique() > 1
+            if several or (column == keys.POPULATION and column in obs.columns):
+                add(f"umap_{column}", plotting.umap, color=column, conditions=arms)
+    if keys.POPULATION in obs.columns:
+        panels = genesets.cell_type_panels(organism=_organism(adata))
+        present = set(obs[keys.POPULATION].astype(str))
+        if any(name in present and adata.var_names.isin(panels[name]).any() for name in panels):
+            add("markers", plotting.marker_dotplot, markers=panels)
+    if keys.MYELOID_STATE in obs.columns and obs[keys.MYELOID_STATE].notna().any():
+        add("myeloid_states", plotting.myeloid_states, conditions=arms)
+    if {keys.SPECIES_FRACTION, keys.N_UMI} <= set(obs.columns) and (
+        obs[keys.SPECIES_FRACTION].to_numpy(dtype=float) < 1
+    ).any():
+        add("barnyard", plotting.barnyard)
+    scores = adata.obsm.get(keys.SIGNATURE_SCORES)
+    if "ledger" in tables and scores is not None and "dissociation_stress" in scores:
+        gene = headline_genes(tables["ledger"])[0]
+        myeloid = obs[keys.LINEAGE].isin(keys.MYELOID_LINEAGES).any()
+        if myeloid:
+            add(
+                "stress_vs_cytokine",
+                plotting.stress_vs_cytokine,
+                ledger=tables["ledger"],
+                gene=gene,
+                conditions=arms,
+            )
+    return found
+
+
+def _score_figures(
+    adata: AnnData,
+    tables: Mapping[str, pd.DataFrame],
+    arms: list[str] | None,
+    signatures: Mapping[str, Sequence[str]] | None,
+) -> list[KeyFigure]:
+    shares = tables.get("ledger_by_condition")
+    if shares is None or keys.POPULATION not in adata.obs.columns:
+        return []
+    populations = main_sources(shares, headline_genes(shares), most=3)
+    sets = genesets.signatures(organism=_organism(adata)) if signatures is None else signatures
+    chosen = {name: list(sets[name]) for name in RESPONSES if name in sets} or {
+        name: list(sets[name]) for name in list(sets)[:4]
+    }
+    scores = subject_scores(adata, signatures=chosen)
+    scores = scores.loc[scores["population"].isin(populations)]
+    if scores.empty:
+        return []
+    features = [name for name in chosen if name in set(scores["feature"])]
+    populations = [name for name in populations if name in set(scores["population"])]
+
+    def draw() -> Any:
+        return plotting.signature_points(
+            scores,
+            features=features,
+            populations=populations,
+            conditions=arms,
+            shifts=tables.get("shifts"),
+        )
+
+    return [KeyFigure("signature_points", draw)]
+
+
+def subject_scores(
+    adata: AnnData, *, signatures: Mapping[str, Sequence[str]], min_cells: int = 10
+) -> pd.DataFrame:
+    """Score of each signature by population, subject and arm: what the tests of shifts see.
+
+    Parameters
+    ----------
+    adata
+        The cohort after annotation.
+    signatures
+        Name and genes of each.
+    min_cells
+        A subject with fewer cells of a population is left out for it.
+
+    Returns
+    -------
+    DataFrame with columns feature, population, subject, condition, score (log2 units).
+    """
+    bulk = pseudobulk(adata)
+    wide = signature_scores(bulk, signatures=signatures)
+    index = [keys.POPULATION, keys.SUBJECT, keys.CONDITION]
+    kept = (bulk.obs[keys.N_CELLS] >= min_cells).to_numpy()
+    frame = bulk.obs[index].astype(str).join(wide).loc[kept]
+    long = frame.melt(id_vars=index, var_name="feature", value_name="score").dropna()
+    return long[["feature", *index, "score"]].reset_index(drop=True)
+
+
+def _organism(adata: AnnData) -> Any:
+    """Organism of the genes, as the reader wrote it down."""
+    name = str(adata.uns.get(keys.UNS, {}).get(keys.ORGANISM, "human"))
+    return name.partition("+")[0]
+
+
+def _slug(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)

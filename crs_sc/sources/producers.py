@@ -1,0 +1,154 @@
+"""Which cells make a cytokine: more UMI than the soup of their sample explains."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from crs_sc import keys
+from crs_sc._checks import (
+    add_note,
+    check_fraction,
+    check_obs,
+    sample_table,
+)
+from crs_sc._soup import soup_rejections, take_counts
+from crs_sc._stats import wilson_interval
+from crs_sc.errors import MissingKeyError, listing
+from crs_sc.sources._grid import PopulationGrid
+from crs_sc.sources._kernels import call_states, production_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+__all__ = ["call_producers", "producers"]
+
+
+def call_producers(
+    adata: AnnData,
+    *,
+    genes: Sequence[str],
+    alpha: float = 0.05,
+    max_missed: float = 0.05,
+    typical_rate: float = 2e-4,
+    sample_key: str = keys.SAMPLE,
+    layer: str = keys.COUNTS,
+) -> None:
+    """Call each cell a producer of each cytokine, or say why not.
+
+    A cell is a `producer` if its UMI exceed what the soup explains (Poisson, Benjamini-Hochberg
+    within gene and sample over all cells), `ambient_compatible` if it has UMI that the soup can
+    explain, `negative` if it has none although a typical producer of its depth would have shown
+    some, and `undetermined` if it is too shallow to tell.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes with `varm["ambient_profile"]` and the contamination of each sample.
+    genes
+        Cytokines; those that are not in the data are named in the notes.
+    alpha
+        False discovery rate of the calls.
+    max_missed
+        Largest acceptable probability that a typical producer shows no UMI in a negative cell.
+    typical_rate
+        UMI of the cytokine per UMI of the cell in a typical producer, assumed where fewer than
+        ten producers are there to learn it from.
+    sample_key
+        Column of `obs` with the library.
+    layer
+        Layer with raw counts.
+
+    Returns
+    -------
+    None. Writes `obsm["producer_state"]`: DataFrame of categories, shape `(n_cells, n_genes)`.
+
+    Raises
+    ------
+    MissingKeyError
+        If the soup is not known.
+    InputError
+        If no gene is in the data.
+    """
+    check_fraction("alpha", alpha)
+    check_fraction("max_missed", max_missed)
+    cells = take_counts(adata, genes, sample_key=sample_key, layer=layer)
+    absent = [gene for gene in genes if gene not in cells.genes]
+    if absent:
+        add_note(
+            adata, f"Not among the genes of the data, so not in the ledger: {listing(absent)}."
+        )
+    states = {}
+    for column, gene in enumerate(cells.genes):
+        umi = cells.umi[:, column]
+        rejected = soup_rejections(umi, cells.expected[:, column], cells.sample_codes, alpha=alpha)
+        rate = production_rate(umi, cells.depth, rejected, fallback=typical_rate)
+        codes = call_states(umi, cells.depth, rejected, rate=rate, max_missed=max_missed)
+        states[gene] = pd.Categorical.from_codes(codes, categories=pd.Index(keys.PRODUCER_STATES))
+    adata.obsm[keys.PRODUCER_STATE] = pd.DataFrame(states, index=adata.obs_names)
+
+
+def producers(
+    adata: AnnData,
+    *,
+    population_key: str = keys.POPULATION,
+    sample_key: str = keys.SAMPLE,
+    subject_key: str = keys.SUBJECT,
+    condition_key: str = keys.CONDITION,
+    layer: str = keys.COUNTS,
+) -> pd.DataFrame:
+    """Count the producers of each cytokine by population and sample.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes after :func:`call_producers`.
+    population_key, sample_key, subject_key, condition_key
+        Columns of `obs`.
+    layer
+        Layer with raw counts.
+
+    Returns
+    -------
+    DataFrame with the columns of `keys.PRODUCERS_TABLE`: every gene, population and sample, also
+    where a population has no cell in a sample. `ci_low` and `ci_high` are Wilson's 95 % interval
+    of `producer_fraction`.
+
+    Raises
+    ------
+    MissingKeyError
+        If the producers were not called.
+    """
+    if keys.PRODUCER_STATE not in adata.obsm:
+        msg = f"`obsm` has no '{keys.PRODUCER_STATE}'. Run crs_sc.tl.call_producers first."
+        raise MissingKeyError(msg)
+    check_obs(adata, population_key=population_key)
+    states = adata.obsm[keys.PRODUCER_STATE]
+    samples = sample_table(
+        adata, sample_key=sample_key, subject_key=subject_key, condition_key=condition_key
+    )
+    cells = take_counts(adata, list(states.columns), sample_key=sample_key, layer=layer)
+    grid = PopulationGrid(adata.obs[population_key], adata.obs[sample_key])
+    n_cells = grid.sums(np.ones(adata.n_obs))
+    tables = []
+    for column, gene in enumerate(cells.genes):
+        is_state = {
+            name: grid.sums((states[gene] == name).to_numpy(dtype=np.float64))
+            for name in keys.PRODUCER_STATES
+        }
+        table = grid.frame(gene, samples)
+        table["n_cells"] = n_cells.astype(np.int64)
+        table["n_producers"] = is_state[keys.PRODUCER].astype(np.int64)
+        table["n_ambient_compatible"] = is_state[keys.AMBIENT_COMPATIBLE].astype(np.int64)
+        table["n_undetermined"] = is_state[keys.UNDETERMINED].astype(np.int64)
+        with np.errstate(invalid="ignore"):
+            table["producer_fraction"] = is_state[keys.PRODUCER] / n_cells
+        table["ci_low"], table["ci_high"] = wilson_interval(is_state[keys.PRODUCER], n_cells)
+        table["umi"] = grid.sums(cells.umi[:, column]).astype(np.int64)
+        table["expected_ambient_umi"] = grid.sums(cells.expected[:, column])
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)[keys.PRODUCERS_TABLE.names]

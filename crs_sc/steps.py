@@ -1,0 +1,353 @@
+"""The stages of a run on disk: what is done, what is current, read, do, write, stamp."""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crs_sc import keys
+from crs_sc._checks import sample_table
+from crs_sc._stages import (
+    annotate_cohort,
+    attribute_sources,
+    cluster_cohort,
+    compare_arms,
+    qc_sample,
+    refuse_confounded,
+)
+from crs_sc._workspace import Workspace, digest, file_digest, library_versions, package_version
+from crs_sc.config import STAGE_FUNCTIONS, dump_config
+from crs_sc.errors import InputError, listing
+from crs_sc.io import (
+    empty_droplet_profile,
+    read,
+    read_table,
+    source_files,
+    write_h5ad,
+    write_json,
+    write_table,
+    write_text,
+)
+from crs_sc.preprocessing import merge_samples, normalize
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from crs_sc.config import RunConfig
+
+__all__ = ["STAGES", "Run"]
+
+logger = logging.getLogger("crs_sc")
+
+STAGES = ("qc", "cluster", "annotate", "sources", "compare", "report")
+
+# What each stage depends on beside its own sections of the config.
+_READS = {
+    "qc": ("columns", "organism", "transgene", "seed"),
+    "cluster": ("genes", "transgene", "seed"),
+    "annotate": ("columns", "organism", "transgene", "signatures", "gene_sets", "seed"),
+    "sources": ("columns", "genes", "seed"),
+    "compare": ("columns", "contrasts", "genes", "signatures", "gene_sets", "seed"),
+    "report": ("contrasts", "truth"),
+}
+
+
+class Run:
+    """One cohort in one output folder.
+
+    Parameters
+    ----------
+    config
+        Settings.
+    out
+        Output folder; made if it is not there.
+    n_jobs
+        Processes for what can be spread; no result depends on it.
+    force
+        Do every stage again, whatever is there.
+    """
+
+    def __init__(
+        self, config: RunConfig, out: Path, *, n_jobs: int = 1, force: bool = False
+    ) -> None:
+        self.config = config
+        self.space = Workspace(out)
+        self.n_jobs = n_jobs
+        self.force = force
+        # What was read or made last, so that a run of all stages reads nothing back.
+        self._input: AnnData | None = None
+        self._input_digest = ""
+        self._cohort: tuple[str, AnnData] | None = None
+        # Stages whose files were found whole, or were written, by this object.
+        self._verified: set[str] = set()
+
+    # --- the run ------------------------------------------------------------------------------
+
+    def all_stages(self) -> list[Path]:
+        """Do all stages; those that are done and current are skipped.
+
+        Returns
+        -------
+        The results: cohort, tables, figures and report.
+        """
+        for stage in STAGES:
+            self.stage(stage)
+        out = self.space.out
+        return [out / "report.html", self.space.cohort, out / "tables", out / "figures"]
+
+    def stage(self, name: str) -> None:
+        """Do one stage of the cohort, from what the stages before left on disk.
+
+        Parameters
+        ----------
+        name
+            One of `STAGES`.
+
+        Raises
+        ------
+        InputError
+            If a stage before it was not done, or was done with other settings.
+        """
+        if name == "qc":
+            for sample in self.samples():
+                self.qc(sample)
+            return
+        self._require_before(name)
+        self._do(name, getattr(self, f"_{name}"))
+
+    def qc(self, sample: str) -> Path:
+        """Do QC of one sample.
+
+        Parameters
+        ----------
+        sample
+            Name of the sample.
+
+        Returns
+        -------
+        File with the cells that passed.
+
+        Raises
+        ------
+        InputError
+            If there is no such sample.
+        """
+        if sample not in self.samples():
+            msg = f"There is no sample '{sample}'. Samples: {listing(self.samples())}."
+            raise InputError(msg)
+        path = self.space.sample(sample)
+
+        def work() -> list[Path]:
+            adata = self.input()
+            cells = adata[adata.obs[keys.SAMPLE] == sample].copy()
+            empty = self._empty_droplets(cells, sample)
+            write_h5ad(qc_sample(cells, self.config, empty_profiles=empty), path)
+            return [path]
+
+        self._do(f"qc/{sample}", work)
+        return path
+
+    def input(self) -> AnnData:
+        """Read the input once, and refuse a design that cannot be answered."""
+        if self._input is None:
+            logger.info("reading %s", listing(self.config.input))
+            self._input = read(
+                list(self.config.input) if len(self.config.input) > 1 else self.config.input[0],
+                columns=self.config.columns.mapping(),
+                organism=self.config.organism,
+            )
+            refuse_confounded(sample_table(self._input), self.config)
+        return self._input
+
+    def _empty_droplets(self, cells: AnnData, sample: str) -> dict[str, pd.Series]:
+        """Profile of the empty droplets, where the sample sheet names the raw matrix."""
+        if keys.RAW_PATH not in cells.obs:
+            return {}
+        raw = str(cells.obs[keys.RAW_PATH].iloc[0])
+        if raw in ("", "nan"):
+            return {}
+        path = self.config.input[0].parent / raw
+        return {sample: empty_droplet_profile(path, organism=self.config.organism)}
+
+    def samples(self) -> list[str]:
+        """Names of the samples, sorted; remembered on disk so that jobs need not read for it."""
+        key = self._key("samples")
+        stamp = self.space.read_stamp("samples")
+        if stamp is None or stamp["key"] != key:
+            names = sample_table(self.input()).index.tolist()
+            self.space.finish("samples", key, [], samples=names)
+            return names
+        return [str(name) for name in stamp["samples"]]
+
+    # --- stages of the cohort -----------------------------------------------------------------
+
+    def _cluster(self) -> list[Path]:
+        adata = self._merged()
+        cluster_cohort(adata, self.config)
+        return self._keep("cluster", adata, {})
+
+    def _annotate(self) -> list[Path]:
+        adata = self._load("cluster")
+        return self._keep("annotate", adata, annotate_cohort(adata, self.config))
+
+    def _sources(self) -> list[Path]:
+        adata = self._load("annotate")
+        tables = attribute_sources(adata, self.config)
+        self._cohort = ("sources", adata)
+        write_h5ad(adata, self.space.cohort)
+        return [*self._write_tables(tables), self.space.cohort]
+
+    def _compare(self) -> list[Path]:
+        adata = self._load("sources")
+        refuse_confounded(sample_table(adata), self.config)
+        tables = compare_arms(
+            adata,
+            self.config,
+            ledger=read_table(self.space.table("ledger")),
+            producers=read_table(self.space.table("producers")),
+            n_jobs=self.n_jobs,
+        )
+        return self._write_tables(tables)
+
+    def _report(self) -> list[Path]:
+        from crs_sc.report import write_figures, write_report
+
+        adata = self._load("sources")
+        tables = {name: read_table(self.space.table(name)) for name in keys.TABLES}
+        settings = self.config.model_dump(mode="json")
+        provenance = self._provenance()
+        out = self.space.out
+        figures = write_figures(adata, tables, out / "figures")
+        write_text(dump_config(self.config), out / "config.yaml")
+        write_json(provenance, out / "provenance.json")
+        write_report(
+            adata, tables, figures, out / "report.html", config=settings, provenance=provenance
+        )
+        return [*figures, out / "config.yaml", out / "provenance.json", out / "report.html"]
+
+    def files(self, name: str) -> list[Path]:
+        """Files that a finished stage left."""
+        stamp = self.space.read_stamp(name) or {"files": {}}
+        return [self.space.out / file for file in stamp["files"]]
+
+    # --- doing, keeping, loading --------------------------------------------------------------
+
+    def _do(self, name: str, work: Any) -> None:
+        """Do `work` unless its stamp is current, and stamp the files that it returns."""
+        if not self.force and self._is_current(name):
+            logger.info("%s: unchanged, skipped", name)
+            return
+        start = time.perf_counter()
+        files = work()
+        seconds = round(time.perf_counter() - start, 2)
+        self.space.finish(name, self._key(name), files, seconds=seconds)
+        self._verified.add(name)
+        logger.info("%s: %.1f s", name, seconds)
+
+    def _is_current(self, name: str) -> bool:
+        if name not in self._verified and self.space.is_current(name, self._key(name)):
+            self._verified.add(name)
+        return name in self._verified
+
+    def _keep(self, stage: str, adata: AnnData, tables: dict[str, pd.DataFrame]) -> list[Path]:
+        """Leave what the stage added, without the matrix, which QC has already written."""
+        import anndata as ad
+
+        self._cohort = (stage, adata)
+        added = ad.AnnData(
+            obs=adata.obs,
+            var=adata.var,
+            obsm=dict(adata.obsm),
+            varm=dict(adata.varm),
+            obsp=dict(adata.obsp),
+            uns=dict(adata.uns),
+        )
+        write_h5ad(added, self.space.stage(stage))
+        return [self.space.stage(stage), *self._write_tables(tables)]
+
+    def _write_tables(self, tables: dict[str, pd.DataFrame]) -> list[Path]:
+        for name, table in tables.items():
+            write_table(table, self.space.table(name))
+        return [self.space.table(name) for name in tables]
+
+    def _merged(self) -> AnnData:
+        """All samples after QC, as counts."""
+        import anndata as ad
+
+        return merge_samples([ad.read_h5ad(self.space.sample(name)) for name in self.samples()])
+
+    def _load(self, stage: str) -> AnnData:
+        """Return the cohort as a stage left it, from memory if it is there."""
+        import anndata as ad
+
+        if self._cohort is not None and self._cohort[0] == stage:
+            return self._cohort[1]
+        if stage == "sources":
+            adata = ad.read_h5ad(self.space.cohort)
+        else:
+            adata = self._merged()
+            added = ad.read_h5ad(self.space.stage(stage))
+            normalize(adata)
+            for slot in ("obs", "var", "obsm", "varm", "obsp", "uns"):
+                setattr(adata, slot, getattr(added, slot))
+        self._cohort = (stage, adata)
+        return adata
+
+    # --- what a stage depends on --------------------------------------------------------------
+
+    def _key(self, name: str) -> str:
+        """Digest of all that the result of a stage depends on."""
+        stage = name.partition("/")[0]
+        if stage == "samples":
+            return digest(name, package_version(), self._inputs(), self._settings("qc"))
+        index = STAGES.index(stage)
+        before = [self._key(earlier) for earlier in STAGES[:index]] or [self._inputs()]
+        return digest(name, package_version(), before[-1], self._settings(stage))
+
+    def _settings(self, stage: str) -> dict[str, Any]:
+        content = self.config.model_dump(mode="json")
+        sections = [function.__name__ for function in STAGE_FUNCTIONS.get(stage, ())]
+        settings = {name: content[name] for name in (*_READS[stage], *sections)}
+        if settings.get("gene_sets"):
+            settings["gene_sets"] = file_digest(Path(settings["gene_sets"]))
+        return settings
+
+    def _provenance(self) -> dict[str, Any]:
+        """Versions, settings, seed, digests of the inputs, and the seconds of each stage."""
+        stages = [f"qc/{sample}" for sample in self.samples()] + list(STAGES[1:-1])
+        stamps = {name: self.space.read_stamp(name) or {} for name in stages}
+        return {
+            "crs_sc": package_version(),
+            "versions": library_versions(),
+            "seed": self.config.seed,
+            "inputs": {
+                str(path): file_digest(path) for path in source_files(list(self.config.input))
+            },
+            "settings": self.config.model_dump(mode="json"),
+            "seconds": {name: stamp.get("seconds") for name, stamp in stamps.items()},
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+    def _inputs(self) -> str:
+        """Digest of the content of all input files."""
+        if not self._input_digest:
+            files = source_files(list(self.config.input))
+            self._input_digest = digest([file_digest(path) for path in files])
+        return self._input_digest
+
+    def _require_before(self, name: str) -> None:
+        """Raise unless every stage before `name` is done and current."""
+        for stage in STAGES[: STAGES.index(name)]:
+            parts = [f"qc/{sample}" for sample in self.samples()] if stage == "qc" else [stage]
+            for part in parts:
+                if not self._is_current(part):
+                    msg = (
+                        f"Stage '{name}' needs '{part}', which is not done in "
+                        f"'{self.space.out}' with this input and these settings. "
+                        f"Run `crs-sc {stage}` first, or `crs-sc run`."
+                    )
+                    raise InputError(msg)

@@ -1,0 +1,184 @@
+"""Cell types, states, transgene and scores against references and planted truth."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse, stats
+
+from crs_sc import genesets, keys
+from crs_sc.annotation import annotate, call_myeloid_states, call_transgene, score_signatures
+from crs_sc.annotation._marker_scores import Panel, panel_scores, relative_expression
+from crs_sc.annotation._rank_scores import rank_scores
+from crs_sc.errors import InputError, MissingKeyError
+
+TYPES = ("Classical monocyte", "Non-classical monocyte", "cDC2", "CD4 T", "CD8 T", "NK", "B",
+         "B-ALL blast", "pDC")  # fmt: skip
+
+
+def slow_rank_score(counts: np.ndarray, genes: np.ndarray, max_rank: int) -> float:
+    """UCell of one cell by scipy ranks."""
+    rank = np.minimum(stats.rankdata(-counts), max_rank + 1)[genes]
+    n = len(genes)
+    u = rank.sum() - n * (n + 1) / 2
+    return float(1 - u / (n * max_rank - n * (n - 1) / 2))
+
+
+def typed_cells(types: tuple[str, ...] = TYPES, *, n: int = 30, seed: int = 0) -> ad.AnnData:
+    """Cells that express the packaged markers of their type, and 200 genes of all cells."""
+    rng = np.random.default_rng(seed)
+    table = genesets.load_cell_types()
+    genes = [*dict.fromkeys(table["symbol"]), *(f"HK{i}" for i in range(200))]
+    rates = np.full((len(types), len(genes)), 0.02)
+    rates[:, -200:] = 2.0
+    for i, name in enumerate(types):
+        markers = table.loc[(table["set"] == name) & (table["role"] == "marker"), "symbol"]
+        rates[i, [genes.index(gene) for gene in markers]] = 3.0
+    group = np.repeat(np.arange(len(types)), n)
+    counts = rng.poisson(rates[group]).astype(np.float32)
+    adata = ad.AnnData(
+        sparse.csr_matrix(np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4)),
+        obs=pd.DataFrame(
+            {"truth": np.array(types)[group], "cluster": group.astype(str), "sample": "s1"},
+            index=[f"c{i}" for i in range(len(group))],
+        ),
+        var=pd.DataFrame(index=genes),
+    )
+    adata.layers["counts"] = sparse.csr_matrix(counts)
+    return adata
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.integers(3, 40))
+def test_rank_scores_equal_scipy_ranks(seed: int, max_rank: int) -> None:
+    rng = np.random.default_rng(seed)
+    counts = rng.poisson(0.7, size=(6, 40)) * rng.integers(1, 4, size=(6, 40))
+    sets = [rng.choice(40, size=3, replace=False), np.array([5])]
+    found = rank_scores(sparse.csr_matrix(counts.astype(np.float32)), sets, max_rank=max_rank)
+    expected = [[slow_rank_score(row, genes, max_rank) for genes in sets] for row in counts]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_score_of_a_cell_does_not_depend_on_the_others() -> None:
+    adata = typed_cells()
+    signatures = {"t": ["CD3D", "CD3E", "IL7R"], "mono": ["CD14", "LYZ", "NOT_A_GENE"]}
+    score_signatures(adata, signatures=signatures)
+    alone = adata[7:8].copy()
+    score_signatures(alone, signatures=signatures)
+    pd.testing.assert_frame_equal(
+        alone.obsm[keys.SIGNATURE_SCORES], adata.obsm[keys.SIGNATURE_SCORES].iloc[7:8]
+    )
+    means = adata.obsm[keys.SIGNATURE_SCORES].groupby(adata.obs["truth"]).mean()
+    assert means["mono"].idxmax() == "Classical monocyte"
+
+
+def test_signature_without_genes_is_noted_and_none_at_all_is_an_error() -> None:
+    adata = typed_cells()
+    score_signatures(adata, signatures={"t": ["CD3D"], "nothing": ["XYZ1"]})
+    assert list(adata.obsm[keys.SIGNATURE_SCORES].columns) == ["t"]
+    assert "nothing" in adata.uns[keys.UNS]["notes"][0]
+    with pytest.raises(InputError, match="No gene of the signatures nothing"):
+        score_signatures(adata, signatures={"nothing": ["XYZ1"]})
+
+
+def test_absent_marker_stays_small_everywhere() -> None:
+    relative = relative_expression(np.array([[0.01, 2.0], [0.0, 1.0]]), min_expression=0.2)
+    np.testing.assert_allclose(relative, [[0.05, 1.0], [0.0, 0.5]])
+
+
+def test_panel_score_is_weighted_markers_less_negatives() -> None:
+    relative = np.array([[1.0, 0.5, 0.2]])
+    panel = Panel(np.array([0, 1]), np.array([2]), np.array([1.0, 3.0]), np.array([1.0]))
+    np.testing.assert_allclose(panel_scores(relative, [panel]), [[(1.0 + 3 * 0.5) / 4 - 0.2]])
+
+
+def test_types_that_express_their_markers_are_named() -> None:
+    adata = typed_cells()
+    annotate(adata)
+    assert (adata.obs["population"].astype(str) == adata.obs["truth"]).all()
+    assert (adata.obs["population_confidence"] > 0.9).all()
+    table = adata.uns[keys.UNS]["populations"]
+    assert list(table.columns) == keys.POPULATIONS_TABLE.names
+    assert (table["margin"] > 0).all()
+    assert set(adata.obs.loc[adata.obs["truth"] == "CD8 T", "lineage"]) == {"T"}
+
+
+def test_cells_without_any_marker_are_unknown() -> None:
+    adata = typed_cells()
+    odd = (adata.obs["truth"] == "B").to_numpy()
+    X = adata.X.toarray()
+    X[odd, :-200] = 0
+    adata.X = sparse.csr_matrix(X)
+    annotate(adata)
+    assert set(adata.obs.loc[odd, "population"]) == {"Unknown"}
+    assert "Unknown" not in set(adata.obs.loc[~odd, "population"])
+
+
+def test_own_labels_are_kept_and_get_a_lineage() -> None:
+    adata = typed_cells()
+    adata.obs["label"] = adata.obs["truth"].map(lambda name: f"my {name}")
+    annotate(adata, label_key="label")
+    assert (adata.obs["population"].astype(str) == adata.obs["label"]).all()
+    assert set(adata.obs.loc[adata.obs["truth"] == "cDC2", "lineage"]) == {"DC"}
+
+
+def test_transgene_above_the_soup_makes_a_car_t_cell() -> None:
+    adata = typed_cells(("CD4 T", "Classical monocyte"), n=200)
+    annotate(adata)
+    transgene = np.zeros(400, dtype=np.float32)
+    transgene[:50] = 5
+    transgene[300:303] = 1  # soup in monocytes
+    adata = _with_gene(adata, "CAR", transgene)
+    call_transgene(adata, transgene=["CAR"])
+    called = adata.obs["population"] == "CAR T"
+    assert called[:50].all()
+    assert called.sum() == 50
+    assert set(adata.obs.loc[~called, "transgene"]) == {"not_detected"}
+
+
+def _with_gene(adata: ad.AnnData, gene: str, counts: np.ndarray) -> ad.AnnData:
+    extra = sparse.hstack([adata.layers["counts"], sparse.csr_matrix(counts[:, None])]).tocsr()
+    result = ad.AnnData(
+        obs=adata.obs, var=pd.DataFrame(index=[*adata.var_names, gene]), uns=adata.uns
+    )
+    result.layers["counts"] = extra
+    profile = np.asarray(extra.sum(axis=0)).ravel() / extra.sum()
+    result.varm[keys.AMBIENT_PROFILE] = pd.DataFrame({"s1": profile}, index=result.var_names)
+    result.uns[keys.UNS]["contamination"] = pd.DataFrame(
+        {"ambient_fraction": 0.1, "ambient_upper": 0.12, "ambient_source": "test"}, index=["s1"]
+    )
+    return result
+
+
+def test_myeloid_states_follow_the_scores_and_only_in_monocytes() -> None:
+    adata = typed_cells(("Classical monocyte", "CD4 T"), n=3)
+    annotate(adata)
+    adata.obsm[keys.SIGNATURE_SCORES] = pd.DataFrame(
+        {
+            "type1_ifn_response": [0.8, 0.1, 0.1, 0.9, 0.0, 0.0],
+            "inflammatory_monocyte": [0.2, 0.6, 0.1, 0.0, 0.0, 0.0],
+            "s100a_high": [0.5, 0.5, 0.5, 0.0, 0.0, 0.0],
+            "hla_dr": [0.5, 0.5, 0.5, 0.0, 0.0, 0.0],
+        },
+        index=adata.obs_names,
+    )
+    call_myeloid_states(adata)
+    states = adata.obs[keys.MYELOID_STATE]
+    assert states[:3].tolist() == ["interferon_stimulated", "inflammatory", "resting"]
+    assert states[3:].isna().all()
+
+
+def test_clear_errors() -> None:
+    adata = typed_cells(("B", "NK"))
+    annotate(adata)
+    with pytest.raises(MissingKeyError, match="score_signatures first"):
+        call_myeloid_states(adata)
+    adata.var_names = [f"gene{i}" for i in range(adata.n_vars)]
+    with pytest.raises(InputError, match="No cell type has 3 markers"):
+        annotate(adata)
+    with pytest.raises(MissingKeyError, match="no column 'nope'"):
+        annotate(adata, cluster_key="nope")

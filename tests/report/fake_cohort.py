@@ -1,0 +1,351 @@
+"""A made-up cohort of four arms with four mice each: tables and cells with plausible numbers.
+
+The numbers only have to look like a study; nothing is computed from them but pictures and text.
+"""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from crs_sc import keys
+
+ARMS = ("vehicle", "CART", "CART_anakinra", "CART_tocilizumab")
+CONTRASTS = (
+    {"name": "cart", "treated": "CART", "reference": "vehicle"},
+    {"name": "anakinra", "treated": "CART_anakinra", "reference": "CART", "baseline": "vehicle"},
+    {
+        "name": "tocilizumab",
+        "treated": "CART_tocilizumab",
+        "reference": "CART",
+        "baseline": "vehicle",
+    },
+)
+LINEAGES = {
+    "Classical monocyte": "Monocyte",
+    "Intermediate monocyte": "Monocyte",
+    "Non-classical monocyte": "Monocyte",
+    "cDC2": "DC",
+    "pDC": "pDC",
+    "CD4 T": "T",
+    "CD8 T": "T",
+    "CAR T": "T",
+    "NK": "NK",
+    "B": "B",
+    "B-ALL blast": "Blast",
+    "Unknown": "Unknown",
+}
+CELLS = (160, 40, 30, 30, 12, 120, 90, 60, 50, 45, 90, 14)
+GENES = ("IL1B", "IL6", "TNF", "CXCL8", "IL1RN")
+# UMI per cell in the strongest arm, by gene, for the makers.
+OUTPUT = {
+    "IL1B": {"Classical monocyte": 2.6, "Intermediate monocyte": 1.2, "cDC2": 0.5},
+    "IL6": {"Classical monocyte": 0.22, "Intermediate monocyte": 0.10, "cDC2": 0.02},
+    "TNF": {"Classical monocyte": 0.6, "cDC2": 0.3, "CAR T": 0.25, "NK": 0.05},
+    "CXCL8": {"Classical monocyte": 5.0, "Intermediate monocyte": 2.0},
+    "IL1RN": {"Classical monocyte": 0.7, "Intermediate monocyte": 0.3},
+}
+LEVEL = {"vehicle": 0.04, "CART": 1.0, "CART_anakinra": 0.35, "CART_tocilizumab": 0.8}
+SIGNATURES = ("il1_response", "il6_stat3_response", "ifn_gamma_response", "nfkb_response", "hla_dr")
+MOVES = {
+    ("cart", "il1_response"): 1.4,
+    ("cart", "il6_stat3_response"): 1.1,
+    ("cart", "ifn_gamma_response"): 1.6,
+    ("cart", "nfkb_response"): 0.9,
+    ("anakinra", "il1_response"): -1.2,
+    ("anakinra", "il6_stat3_response"): -0.6,
+    ("tocilizumab", "il6_stat3_response"): -1.0,
+}
+MARKERS = ("CD14", "VCAN", "FCGR3A", "CD1C", "LILRA4", "CD3D", "CD8A", "NKG7", "MS4A1", "PAX5")
+
+
+def design() -> pd.DataFrame:
+    rows = [
+        (f"{arm.removeprefix('CART_')[:3].lower()}{i}", f"mouse_{4 * a + i}", arm)
+        for a, arm in enumerate(ARMS)
+        for i in range(1, 5)
+    ]
+    return pd.DataFrame(rows, columns=["sample", "subject", "condition"])
+
+
+def tables(seed: int = 0) -> dict[str, pd.DataFrame]:
+    """All tables of the contract."""
+    rng = np.random.default_rng(seed)
+    ledger, producers = _sources(rng)
+    made = {
+        "qc": _qc(rng),
+        "populations": _populations(),
+        "coverage": pd.DataFrame(
+            {
+                "gene_set": ["il1_response", "dissociation_stress", "Mast cell"],
+                "n_genes": [10, 32, 6],
+                "n_found": [10, 30, 6],
+                "missing": ["", "MT1X,HSPA1B", ""],
+            }
+        ),
+        "producers": producers,
+        "ledger": ledger,
+        "ledger_by_condition": _by_condition(ledger),
+        "shifts": _shifts(rng),
+        "decomposition": _decomposition(rng, ledger),
+        "reversal": _reversal(rng),
+        "composition": _composition(rng),
+        "expression": _expression(rng),
+        "enrichment": _enrichment(rng),
+    }
+    for name, table in made.items():
+        spec = keys.TABLES[name]
+        assert list(table.columns) == spec.names, name
+    return made
+
+
+def _qc(rng: np.random.Generator) -> pd.DataFrame:
+    table = design()
+    n = len(table)
+    out = rng.integers(600, 800, n)
+    removed = {
+        "n_low_counts": rng.integers(10, 60, n),
+        "n_low_genes": rng.integers(0, 12, n),
+        "n_high_mt": rng.integers(5, 40, n),
+        "n_doublets": rng.integers(10, 50, n),
+        "n_other_species": rng.integers(60, 140, n),
+        "n_cross_species": rng.integers(4, 12, n),
+    }
+    table["n_cells_in"] = out + sum(removed.values())
+    table["n_cells_out"] = out
+    table["median_umi"] = rng.integers(2600, 4200, n).astype(float)
+    table["median_genes"] = rng.integers(1100, 1500, n).astype(float)
+    table["median_mt_fraction"] = rng.uniform(0.03, 0.06, n)
+    for name, values in removed.items():
+        table[name] = values
+    table["ambient_fraction"] = rng.uniform(0.06, 0.12, n)
+    table["ambient_upper"] = table["ambient_fraction"] + 0.02
+    table["ambient_source"] = "pooled cells; LYZ, S100A8, S100A9 in T, B and NK cells"
+    table["min_umi"], table["min_genes"] = 500.0, 250.0
+    table["max_mt_fraction"], table["max_doublet_score"] = 0.12, 0.35
+    table["note"] = ""
+    return table[keys.QC_TABLE.names]
+
+
+def _populations() -> pd.DataFrame:
+    names = list(LINEAGES)
+    return pd.DataFrame(
+        {
+            "cluster": [str(i) for i in range(len(names))],
+            "population": names,
+            "lineage": list(LINEAGES.values()),
+            "confidence": [0.99, 0.9, 0.97, 0.95, 1.0, 0.99, 0.98, 1.0, 0.99, 1.0, 0.96, 0.31],
+            "runner_up": [*names[1:], names[0]],
+            "margin": np.linspace(1.4, 0.1, len(names)),
+            "n_cells": [16 * n for n in CELLS],
+        }
+    )
+
+
+def _sources(rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
+    rows = []
+    for gene in GENES:
+        for sample, subject, arm in design().itertuples(index=False):
+            cells = {name: int(rng.poisson(n)) for name, n in zip(LINEAGES, CELLS, strict=True)}
+            total = sum(cells.values())
+            soup = 0.03 * sum(OUTPUT[gene].values()) * LEVEL[arm]
+            for name, n in cells.items():
+                made = OUTPUT[gene].get(name, 0.0) * LEVEL[arm] * rng.gamma(20, 1 / 20)
+                expected = soup * n
+                umi = int(rng.poisson(made * n + expected))
+                makers = int(rng.binomial(n, min(made / 1.5, 0.9))) if umi else 0
+                rows.append((gene, name, sample, subject, arm, n, umi, expected, makers, total))
+    columns = "gene population sample subject condition n_cells umi ambient_umi n_producers total"
+    table = pd.DataFrame(rows, columns=columns.split())
+    table["corrected_umi"] = np.clip(table["umi"] - table["ambient_umi"], 0, None)
+    table.loc[table["corrected_umi"] < 1.5 * np.sqrt(table["ambient_umi"]), "corrected_umi"] = 0.0
+    sums = table.groupby(["gene", "sample"])["corrected_umi"].transform("sum")
+    table["share"] = table["corrected_umi"] / sums.where(sums > 0)
+    table["cell_share"] = table["n_cells"] / table["total"]
+    table["enrichment"] = table["share"] / table["cell_share"]
+    table["expected_ambient_umi"] = table["ambient_umi"]
+    table["n_ambient_compatible"] = np.minimum(
+        np.ceil(table["ambient_umi"]).astype(int), table["n_cells"] - table["n_producers"]
+    )
+    table["n_undetermined"] = 0
+    table["producer_fraction"] = table["n_producers"] / table["n_cells"]
+    table["ci_low"] = np.clip(table["producer_fraction"] - 0.05, 0, 1)
+    table["ci_high"] = np.clip(table["producer_fraction"] + 0.05, 0, 1)
+    return (
+        table[keys.LEDGER_TABLE.names].reset_index(drop=True),
+        table[keys.PRODUCERS_TABLE.names].reset_index(drop=True),
+    )
+
+
+def _by_condition(ledger: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for (gene, name, arm), part in ledger.groupby(["gene", "population", "condition"]):
+        seen = part.dropna(subset=["share"])
+        share, cells = seen["share"].mean(), seen["cell_share"].mean()
+        spread = seen["share"].std() if len(seen) > 1 else np.nan
+        low, high = max(share - spread, 0), min(share + spread, 1)
+        rows.append((gene, name, arm, len(seen), share, low, high, cells, share / cells))
+    return pd.DataFrame(rows, columns=keys.LEDGER_BY_CONDITION_TABLE.names)
+
+
+def _shifts(rng: np.random.Generator) -> pd.DataFrame:
+    rows = []
+    for contrast in CONTRASTS:
+        name = contrast["name"]
+        for kind, features in (("signature", SIGNATURES), ("gene", GENES)):
+            for feature in features:
+                for population, lineage in LINEAGES.items():
+                    strength = 1.0 if lineage in {"Monocyte", "DC"} else 0.1
+                    move = MOVES.get((name, feature), 0.0)
+                    if kind == "gene":
+                        move = {"cart": 3.0, "anakinra": -1.5, "tocilizumab": -0.3}[name]
+                    value = strength * move + rng.normal(0, 0.1)
+                    p = 1e-4 if abs(value) > 0.5 else 0.4
+                    status = keys.TOO_FEW_CELLS if population in {"pDC", "Unknown"} else keys.OK
+                    numbers: tuple[object, ...] = (
+                        (value, value - 0.4, value + 0.4, value / 0.2, p, min(2 * p, 1.0))
+                        + (
+                            (0.028571 if p < 0.05 else 0.4),
+                            0.028571,
+                            4,
+                            4,
+                            value - 0.1,
+                            value + 0.1,
+                        )
+                        if status == keys.OK
+                        else (np.nan,) * 8 + (2, 3, np.nan, np.nan)
+                    )
+                    rows.append((name, kind, feature, population, *numbers, status))
+    return pd.DataFrame(rows, columns=keys.SHIFTS_TABLE.names)
+
+
+def _decomposition(rng: np.random.Generator, ledger: pd.DataFrame) -> pd.DataFrame:
+    per_cell = ledger.assign(
+        output=ledger["cell_share"] * ledger["corrected_umi"] / ledger["n_cells"].clip(lower=1)
+    )
+    mean = per_cell.groupby(["gene", "population", "condition"])["output"].mean()
+    rows = []
+    for contrast in CONTRASTS:
+        for gene in GENES:
+            for name in LINEAGES:
+                change = (
+                    mean[gene, name, contrast["treated"]] - mean[gene, name, contrast["reference"]]
+                )
+                cells, makers = 0.15 * change, 0.6 * change
+                parts = (change, cells, makers, change - cells - makers)
+                ends = [
+                    end for part in parts for end in (part - abs(part) / 2, part + abs(part) / 2)
+                ]
+                rows.append((contrast["name"], gene, name, *parts, *ends, keys.OK))
+    table = pd.DataFrame(rows, columns=keys.DECOMPOSITION_TABLE.names)
+    absent = (table["contrast"] == "cart") & (table["population"] == "CAR T")
+    table.loc[absent, "composition"] = table.loc[absent, "total"]
+    table.loc[absent, "producer_fraction"] = 0.0
+    table.loc[absent, "intensity"] = np.nan
+    table.loc[absent, "status"] = keys.INTENSITY_NOT_IDENTIFIED
+    return table
+
+
+def _reversal(rng: np.random.Generator) -> pd.DataFrame:
+    rows = []
+    for name, strength in (("anakinra", 0.85), ("tocilizumab", 0.9)):
+        for feature in (*SIGNATURES, "IL1B", "IL6"):
+            for population, lineage in LINEAGES.items():
+                if lineage not in {"Monocyte", "DC"}:
+                    numbers = (np.nan, np.nan, np.nan, keys.NO_SHIFT_TO_REVERSE)
+                else:
+                    hit = ("anakinra", "il1_response"), ("tocilizumab", "il6_stat3_response")
+                    value = (strength if (name, feature) in hit else 0.1) + rng.normal(0, 0.05)
+                    numbers = (value, value - 0.2, value + 0.2, keys.OK)
+                rows.append((name, feature, population, *numbers))
+    return pd.DataFrame(rows, columns=keys.REVERSAL_TABLE.names)
+
+
+def _composition(rng: np.random.Generator) -> pd.DataFrame:
+    rows = []
+    for contrast in CONTRASTS:
+        for name, n in zip(LINEAGES, CELLS, strict=True):
+            share, value = n / sum(CELLS), rng.normal(0, 0.2)
+            p = (0.3, 0.6, 0.34, 0.028571, 4, 4, value - 0.1, value + 0.1)
+            rows.append(
+                (contrast["name"], name, share, share, value, value - 0.4, value + 0.4, *p, keys.OK)
+            )
+    return pd.DataFrame(rows, columns=keys.COMPOSITION_TABLE.names)
+
+
+def _expression(rng: np.random.Generator) -> pd.DataFrame:
+    rows = []
+    named = [*GENES, "SOCS3", "CXCL10", "CXCL9", "STAT1", "ICAM1", "NFKBIZ", "PTGS2", "SOD2"]
+    genes = [*named, *(f"GENE{i}" for i in range(300))]
+    for contrast in CONTRASTS:
+        for population in ("Classical monocyte", "CD4 T"):
+            for gene in genes:
+                move = rng.normal(2, 0.5) if gene in named and population != "CD4 T" else 0.0
+                z = rng.normal(4 * move, 1)
+                p = float(np.exp(-abs(z) * 1.6))
+                rows.append(
+                    (contrast["name"], population, gene, 50.0, move + 0.2 * z, 0.3, z, p)
+                    + (min(3 * p, 1.0), 4, 4, keys.OK)
+                )
+    return pd.DataFrame(rows, columns=keys.EXPRESSION_TABLE.names)
+
+
+def _enrichment(rng: np.random.Generator) -> pd.DataFrame:
+    rows = []
+    for contrast in CONTRASTS:
+        for population in ("Classical monocyte", "CD4 T"):
+            for name in SIGNATURES:
+                nes = 2 * MOVES.get((contrast["name"], name), 0.1) * (population != "CD4 T")
+                p = 0.001 if abs(nes) > 1 else 0.5
+                rows.append(
+                    (contrast["name"], population, name, 12, nes / 3, nes + rng.normal(0, 0.1))
+                    + (p, min(2 * p, 1.0), "SOCS3,STAT3", keys.OK)
+                )
+    return pd.DataFrame(rows, columns=keys.ENRICHMENT_TABLE.names)
+
+
+def scores(seed: int = 0) -> pd.DataFrame:
+    """Score of each signature by subject and population."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for feature in SIGNATURES:
+        for population, lineage in LINEAGES.items():
+            for _, subject, arm in design().itertuples(index=False):
+                move = MOVES.get(("cart", feature), 0.0) * (arm != "vehicle")
+                move += MOVES.get((arm.removeprefix("CART_"), feature), 0.0)
+                value = 5 + (move if lineage in {"Monocyte", "DC"} else 0) + rng.normal(0, 0.2)
+                rows.append((feature, population, subject, arm, value))
+    return pd.DataFrame(rows, columns=["feature", "population", "subject", "condition", "score"])
+
+
+def cells(seed: int = 0, per_sample: int = 60) -> ad.AnnData:
+    """Cells with an embedding, populations, states and scores; `X` log-normalised."""
+    rng = np.random.default_rng(seed)
+    table = design()
+    n = per_sample * len(table)
+    share = np.array(CELLS) / sum(CELLS)
+    population = rng.choice(list(LINEAGES), n, p=share)
+    obs = table.loc[np.repeat(np.arange(len(table)), per_sample)].reset_index(drop=True)
+    obs.index = [f"cell_{i}" for i in range(n)]
+    obs[keys.POPULATION] = population
+    obs[keys.LINEAGE] = [LINEAGES[name] for name in population]
+    state = rng.choice(["classical", "inflammatory", "hla_dr_low", "interferon_stimulated"], n)
+    obs[keys.MYELOID_STATE] = np.where(obs[keys.LINEAGE] == "Monocyte", state, None)
+    obs[keys.SPECIES] = rng.choice(["human", "mouse", "mixed"], n, p=[0.85, 0.12, 0.03])
+    fraction = {"human": 0.98, "mouse": 0.03, "mixed": 0.5}
+    obs[keys.SPECIES_FRACTION] = [fraction[name] for name in obs[keys.SPECIES]]
+    obs[keys.N_UMI] = (rng.lognormal(8, 0.4, n) * obs[keys.SPECIES_FRACTION]).astype(int)
+    for column in ("sample", "subject", "condition", keys.POPULATION, keys.LINEAGE, keys.SPECIES):
+        obs[column] = pd.Categorical(obs[column])
+    X = sparse.csr_matrix(rng.poisson(0.2, (n, len(MARKERS))).astype(np.float32))
+    adata = ad.AnnData(X=X, obs=obs, var=pd.DataFrame(index=list(MARKERS)))
+    centres = {name: rng.normal(0, 6, 2) for name in LINEAGES}
+    adata.obsm[keys.UMAP] = np.array([centres[name] for name in population]) + rng.normal(
+        0, 0.8, (n, 2)
+    )
+    adata.obsm[keys.SIGNATURE_SCORES] = pd.DataFrame(
+        {"dissociation_stress": rng.uniform(0.1, 0.4, n)}, index=obs.index
+    )
+    return adata

@@ -1,0 +1,232 @@
+"""Producer calls and the ledger against closed forms and planted truth."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse, stats
+
+from crs_sc import keys
+from crs_sc._soup import soup_rejections
+from crs_sc.errors import InputError, MissingKeyError
+from crs_sc.sources import call_producers, ledger, ledger_by_condition, producers
+from crs_sc.sources._kernels import call_states, production_rate, source_shares
+
+
+def cohort(counts: np.ndarray, genes: list[str], populations: list[str], samples: list[str], *,
+           fraction: float = 0.0, profile: np.ndarray | None = None) -> ad.AnnData:  # fmt: skip
+    """AnnData with a known soup; the subject is the sample and the arm its first letter."""
+    adata = ad.AnnData(
+        obs=pd.DataFrame(
+            {
+                "population": populations,
+                "sample": samples,
+                "subject": samples,
+                "condition": [name[0] for name in samples],
+            },
+            index=[f"cell{i}" for i in range(len(samples))],
+        ),
+        var=pd.DataFrame(index=genes),
+    )
+    adata.layers["counts"] = sparse.csr_matrix(counts.astype(np.float32))
+    names = sorted(set(samples))
+    if profile is None:
+        profile = counts.sum(axis=0) / counts.sum()
+    adata.varm["ambient_profile"] = pd.DataFrame(
+        np.tile(profile[:, None], (1, len(names))), index=genes, columns=names
+    )
+    adata.uns[keys.UNS] = {
+        "contamination": pd.DataFrame(
+            {"ambient_fraction": fraction, "ambient_upper": fraction, "ambient_source": "test"},
+            index=names,
+        )
+    }
+    return adata
+
+
+def simulated(rng: np.random.Generator, *, rho: float = 0.1) -> tuple[ad.AnnData, np.ndarray]:
+    """Two samples of 600 cells; IL6 from half of the monocytes, soup everywhere."""
+    n = 1200
+    population = np.where(np.arange(n) % 3 == 0, "Classical monocyte", "CD4 T")
+    sample = np.where(np.arange(n) < n // 2, "a1", "b1")
+    produces = (population == "Classical monocyte") & (rng.random(n) < 0.5)
+    native = np.zeros((n, 3))
+    native[:, 1:] = rng.poisson([600.0, 1400.0], size=(n, 2))
+    native[produces, 0] = rng.poisson(12, size=int(produces.sum())) + 1
+    profile = native.sum(axis=0) / native.sum()
+    soup = rng.poisson(rho / (1 - rho) * native.sum(axis=1, keepdims=True) * profile)
+    adata = cohort(native + soup, ["IL6", "LYZ", "ACTB"], list(population), list(sample),
+                   fraction=rho, profile=profile)  # fmt: skip
+    return adata, native[:, 0]
+
+
+def test_rejections_are_benjamini_hochberg_of_poisson_p_within_the_sample() -> None:
+    rng = np.random.default_rng(1)
+    counts = rng.poisson(1.0, 400)
+    expected = rng.gamma(2.0, 0.3, 400)
+    samples = rng.integers(3, size=400)
+    found = soup_rejections(counts, expected, samples, alpha=0.05)
+    for sample in range(3):
+        mine = samples == sample
+        p = np.where(counts[mine] > 0, stats.poisson.sf(counts[mine] - 1, expected[mine]), 1.0)
+        np.testing.assert_array_equal(found[mine], stats.false_discovery_control(p) <= 0.05)
+    assert 0 < found.sum() < (counts > 0).sum()
+
+
+def test_a_single_umi_is_called_only_where_soup_cannot_be_the_source() -> None:
+    samples = np.zeros(1000, dtype=int)
+    counts = np.zeros(1000, dtype=int)
+    counts[0] = 1
+    assert soup_rejections(counts, np.full(1000, 1e-7), samples, alpha=0.05)[0]
+    assert not soup_rejections(counts, np.full(1000, 1e-2), samples, alpha=0.05)[0]
+
+
+def test_no_soup_means_every_umi_is_production() -> None:
+    counts = np.array([0, 1, 3])
+    found = soup_rejections(counts, np.zeros(3), np.zeros(3, dtype=int), alpha=0.05)
+    np.testing.assert_array_equal(found, [False, True, True])
+
+
+def test_a_cell_without_umi_is_negative_only_if_deep_enough() -> None:
+    depth = np.array([1000.0, 20_000.0, 20_000.0, 20_000.0])
+    states = call_states(
+        np.array([0, 0, 2, 9]), depth, np.array([False, False, False, True]),
+        rate=2e-4, max_missed=0.05,
+    )  # fmt: skip
+    names = [keys.PRODUCER_STATES[i] for i in states]
+    # exp(-2e-4 * 1000) = 0.82 > 0.05, exp(-2e-4 * 20000) = 0.018 < 0.05.
+    assert names == ["undetermined", "negative", "ambient_compatible", "producer"]
+
+
+def test_typical_rate_is_learnt_from_enough_producers_only() -> None:
+    counts, depth = np.full(20, 4), np.full(20, 1000.0)
+    all_of_them = np.ones(20, dtype=bool)
+    assert production_rate(counts, depth, all_of_them, fallback=1e-4) == pytest.approx(4e-3)
+    few = np.arange(20) < 3
+    assert production_rate(counts, depth, few, fallback=1e-4) == 1e-4
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=12))
+def test_shares_add_up_to_one_or_are_missing(values: list[float]) -> None:
+    shares = source_shares(np.array(values))
+    if sum(values) > 0:
+        assert shares.sum() == pytest.approx(1)
+        assert (shares >= 0).all()
+    else:
+        assert np.isnan(shares).all()
+
+
+def test_ledger_finds_the_planted_source_through_the_soup() -> None:
+    adata, native = simulated(np.random.default_rng(0))
+    table = ledger(adata, genes=["IL6"])
+    assert list(table.columns) == keys.LEDGER_TABLE.names
+    mono = table[table["population"] == "Classical monocyte"]
+    t_cells = table[table["population"] == "CD4 T"]
+    raw_t = t_cells["umi"].sum() / table["umi"].sum()
+    assert raw_t > 0.05  # the soup is there to be removed
+    assert (mono["share"] > 0.98).all()
+    assert table["corrected_umi"].sum() == pytest.approx(native.sum(), rel=0.05)
+    np.testing.assert_allclose(table.groupby("sample")["share"].sum(), 1.0)
+    np.testing.assert_allclose(mono["enrichment"], mono["share"] / mono["cell_share"])
+
+
+def test_producers_are_called_with_few_false_discoveries() -> None:
+    adata, native = simulated(np.random.default_rng(3))
+    call_producers(adata, genes=["IL6"])
+    called = (adata.obsm["producer_state"]["IL6"] == "producer").to_numpy()
+    assert (native[called] == 0).mean() <= 0.05
+    assert called[native > 0].mean() > 0.9
+    table = producers(adata)
+    assert list(table.columns) == keys.PRODUCERS_TABLE.names
+    assert table["n_producers"].sum() == called.sum()
+    row = table.iloc[0]
+    interval = stats.binomtest(int(row["n_producers"]), int(row["n_cells"])).proportion_ci(
+        method="wilson"
+    )
+    assert row["ci_low"] == pytest.approx(interval.low)
+    assert row["ci_high"] == pytest.approx(interval.high)
+
+
+def test_silent_monocytes_have_no_producers_whatever_the_soup_holds() -> None:
+    rng = np.random.default_rng(5)
+    native = np.column_stack([np.zeros(800), rng.poisson(900, 800), rng.poisson(1500, 800)])
+    profile = np.array([2e-3, 0.4, 0.598])
+    soup = rng.poisson(0.15 * native.sum(axis=1, keepdims=True) * profile)
+    adata = cohort(native + soup, ["IL6", "LYZ", "ACTB"], ["Classical monocyte"] * 800,
+                   ["a1"] * 800, fraction=0.15 / 1.15, profile=profile)  # fmt: skip
+    call_producers(adata, genes=["IL6"])
+    state = adata.obsm["producer_state"]["IL6"]
+    assert (state == "ambient_compatible").sum() > 100
+    assert (state == "producer").sum() <= 4
+
+
+def test_absent_population_has_a_row_and_missing_gene_a_note() -> None:
+    counts = np.array([[5, 10], [0, 10], [3, 10]])
+    adata = cohort(counts, ["IL6", "ACTB"], ["NK", "B", "NK"], ["a1", "a1", "b1"])
+    call_producers(adata, genes=["IL6", "CSF2"])
+    table = producers(adata)
+    row = table[(table["population"] == "B") & (table["sample"] == "b1")].iloc[0]
+    assert row["n_cells"] == 0
+    assert np.isnan(row["producer_fraction"])
+    assert any("CSF2" in note for note in adata.uns[keys.UNS]["notes"])
+
+
+def test_sampling_weights_undo_enrichment() -> None:
+    counts = np.array([[4, 10]] * 6 + [[2, 10]] * 2)
+    populations = ["NK"] * 6 + ["B"] * 2
+    adata = cohort(counts, ["IL6", "ACTB"], populations, ["a1"] * 8)
+    adata.obs["sampling_weight"] = [1.0] * 6 + [6.0] * 2
+    table = ledger(adata, genes=["IL6"], weight_key="sampling_weight").set_index("population")
+    assert table.loc["B", "share"] == pytest.approx(24 / 48)
+    assert table.loc["B", "cell_share"] == pytest.approx(12 / 18)
+    assert table.loc["B", "umi"] == 4
+    adata.obs["sampling_weight"] = -1.0
+    with pytest.raises(InputError, match="positive"):
+        ledger(adata, genes=["IL6"], weight_key="sampling_weight")
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 1000))
+def test_order_of_cells_does_not_matter(seed: int) -> None:
+    adata, _ = simulated(np.random.default_rng(0))
+    order = np.random.default_rng(seed).permutation(adata.n_obs)
+    pd.testing.assert_frame_equal(
+        ledger(adata, genes=["IL6"]), ledger(adata[order].copy(), genes=["IL6"])
+    )
+
+
+def test_condition_means_and_bootstrap() -> None:
+    table = pd.DataFrame(
+        {
+            "gene": "IL6",
+            "population": ["A", "B"] * 4,
+            "sample": np.repeat(["s1", "s2", "s3", "s4"], 2),
+            "subject": np.repeat(["m1", "m1", "m2", "m3"], 2),
+            "condition": np.repeat(["x", "x", "x", "y"], 2),
+            "share": [0.8, 0.2, 0.6, 0.4, 0.9, 0.1, np.nan, np.nan],
+            "cell_share": [0.5, 0.5] * 4,
+        }
+    )
+    found = ledger_by_condition(table).set_index(["condition", "population"])
+    # m1 is one subject with the mean of its two libraries.
+    assert found.loc[("x", "A"), "share"] == pytest.approx((0.7 + 0.9) / 2)
+    assert found.loc[("x", "A"), "n_subjects"] == 2
+    assert found.loc[("x", "A"), "ci_low"] == pytest.approx(0.7)
+    assert found.loc[("x", "A"), "ci_high"] == pytest.approx(0.9)
+    assert found.loc[("y", "A"), "n_subjects"] == 0
+    assert np.isnan(found.loc[("y", "A"), "share"])
+
+
+def test_errors_say_what_to_do() -> None:
+    adata = cohort(np.array([[1, 2]]), ["IL6", "ACTB"], ["B"], ["a1"])
+    with pytest.raises(InputError, match="None of the genes NOPE"):
+        call_producers(adata, genes=["NOPE"])
+    with pytest.raises(MissingKeyError, match="call_producers first"):
+        producers(adata)
+    del adata.uns[keys.UNS]
+    with pytest.raises(MissingKeyError, match="estimate_ambient"):
+        ledger(adata, genes=["IL6"])
