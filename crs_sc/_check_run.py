@@ -120,7 +120,7 @@ def _design_lines(samples: pd.DataFrame, config: RunConfig) -> tuple[list[str], 
             if np.isnan(row["pvalue_floor"])
             else f"smallest permutation p {row['pvalue_floor']:.3g}"
         )
-        blocks = f", blocks: {row['blocks']}" if row["blocks"] else ""
+        blocks = ", within batches" if row["blocks"] == keys.BATCH else ""
         lines.append(f"  {row['contrast']}: {sizes}{blocks}; {floor}; {row['status']}.")
         if row["note"]:
             lines.append(f"    {row['note']}")

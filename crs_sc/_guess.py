@@ -9,6 +9,7 @@ import yaml
 
 from crs_sc.config import STAGE_FUNCTIONS, parameter_help, settings_of
 from crs_sc.errors import InputError, listing
+from crs_sc.genesets import TARGET_CYTOKINES
 from crs_sc.io import describe_file, write_text
 
 if TYPE_CHECKING:
@@ -36,8 +37,11 @@ _CONTROL = re.compile(
     r"placebo|sham|nt|no_?car\w*|d(ay)?_?0)",
     re.IGNORECASE,
 )
+# Real genes end in CAR too (OSCAR, FCAR), so the word must stand alone or after its target.
 _TRANSGENE = re.compile(
-    r"(^|_)(CAR\d*|\w*CAR|scFv\w*|FMC63\w*|WPRE\w*|Yescarta|Kymriah|transgene)$", re.IGNORECASE
+    r"^((.*[_-])?CAR([_-].*)?|(CD\d+|BCMA|GD2|HER2)CAR|.*scFv.*|FMC63.*|WPRE.*|Yescarta|Kymriah"
+    r"|.*transgene.*)$",
+    re.IGNORECASE,
 )
 # A larger number of levels is not a design column.
 _MOST_LEVELS = 500
@@ -83,8 +87,8 @@ def write_guessed_config(files: Sequence[Path], out: Path, *, overwrite: bool) -
         "",
         *_contrast_lines(first.obs, columns),
         "",
-        "# Cytokines of the ledger. Left out: " + listing(_default_genes()),
-        *_yaml({"genes": ["IL1B", "IL6"]}),
+        "# Cytokines of the ledger.",
+        *_yaml({"genes": list(TARGET_CYTOKINES)}),
         *_yaml({"organism": first.organism or "human"}),
         *_transgene_lines(list(first.var_names)),
         *_yaml({"seed": 0}),
@@ -245,12 +249,6 @@ def _transgene_lines(var_names: Sequence[str]) -> list[str]:
     if found:
         return _yaml({"transgene": found})
     return ["# transgene: [CAR]   # features of the CAR construct, if they are in the reference"]
-
-
-def _default_genes() -> tuple[str, ...]:
-    from crs_sc.genesets import TARGET_CYTOKINES
-
-    return tuple(TARGET_CYTOKINES)
 
 
 def _default_lines() -> list[str]:

@@ -166,9 +166,10 @@ def qc(*, config: Path, out: Path, force: bool, sample: str | None) -> None:
 @_CONFIG
 @_OUT
 def samples(*, config: Path, out: Path) -> None:
-    """Print the names of the samples, one a line (for workflows)."""
-    for name in _run(config, out).samples():
-        click.echo(name)
+    """Print the samples and the file stems of their QC, tab-separated (for workflows)."""
+    run = _run(config, out)
+    for name in run.samples():
+        click.echo(f"{name}\t{run.space.sample(name).stem}")
 
 
 def _stage(name: str, help_text: str) -> None:

@@ -126,14 +126,14 @@ class Columns(BaseModel):
 
     model_config = _STRICT
 
-    sample: str | None = Field(None, description="One library.")
-    subject: str | None = Field(None, description="Animal or patient: the unit of replication.")
-    condition: str | None = Field(None, description="Arm of the study.")
-    batch: str | None = Field(None, description="Batch: a block of the tests.")
-    timepoint: str | None = Field(None, description="Time point.")
-    label: str | None = Field(None, description="Your own cell types, taken as they are.")
+    sample: str | None = Field(default=None, description="One library.")
+    subject: str | None = Field(default=None, description="Animal or patient: the unit of replication.")
+    condition: str | None = Field(default=None, description="Arm of the study.")
+    batch: str | None = Field(default=None, description="Batch: a block of the tests.")
+    timepoint: str | None = Field(default=None, description="Time point.")
+    label: str | None = Field(default=None, description="Your own cell types, taken as they are.")
     sampling_weight: str | None = Field(
-        None, description="Cells of the specimen that one sequenced cell stands for."
+        default=None, description="Cells of the specimen that one sequenced cell stands for."
     )
 
     def mapping(self) -> dict[str, str]:
@@ -156,7 +156,7 @@ class _Base(BaseModel):
     input: tuple[Path, ...] = Field(
         description="A file, a list of files, or a sample sheet (TSV with a column `path`)."
     )
-    columns: Columns = Field(Columns(), description="Your names of the columns.")
+    columns: Columns = Field(default=Columns(), description="Your names of the columns.")
     contrasts: tuple[Annotated[Contrast, BeforeValidator(_known_fields)], ...] = Field(
         (), description="What is compared with what."
     )
@@ -170,7 +170,7 @@ class _Base(BaseModel):
     signatures: tuple[str, ...] | None = Field(
         None, description="Packaged signatures to use; all of them if left out."
     )
-    gene_sets: Path | None = Field(None, description="Your own signatures (GMT or TSV).")
+    gene_sets: Path | None = Field(default=None, description="Your own signatures (GMT or TSV).")
     truth: Path | None = Field(
         None, description="Folder with the planted truth of a simulated cohort."
     )

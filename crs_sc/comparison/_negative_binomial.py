@@ -221,7 +221,7 @@ def irls_fit(
     min_mu: float,
     tolerance: float,
 ) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:
-    """Iteratively reweighted least squares with a tiny ridge, gene by gene in parallel.
+    """Fit every gene by iteratively reweighted least squares with a tiny ridge.
 
     Parameters and results as in `GeneBatches.irls`; a gene that runs away or does not settle in
     250 rounds is reported as not converged.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -60,18 +61,22 @@ def prerank(
 
     names = [f"G{i}" for i in range(len(scores))]
     sets = {f"S{j}": [names[i] for i in where] for j, where in enumerate(members.values())}
-    answer = gseapy.prerank(
-        rnk=pd.DataFrame({"gene": names, "score": _untied(scores)}),
-        gene_sets=sets,
-        outdir=None,
-        min_size=1,
-        max_size=len(scores),
-        permutation_num=n_permutations,
-        ascending=None,
-        threads=n_jobs,
-        seed=random_state,
-        no_plot=True,
-    ).res2d.set_index("Term")
+    with warnings.catch_warnings():
+        # Its pandas calls are deprecated.
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"gseapy(\.|$)")
+        job = gseapy.prerank(
+            rnk=pd.DataFrame({"gene": names, "score": _untied(scores)}),
+            gene_sets=sets,
+            outdir=None,
+            min_size=1,
+            max_size=len(scores),
+            permutation_num=n_permutations,
+            ascending=None,
+            threads=n_jobs,
+            seed=random_state,
+            no_plot=True,
+        )
+    answer = job.res2d.set_index("Term")
     results = {}
     for j, name in enumerate(members):
         row = answer.loc[f"S{j}"]

@@ -60,12 +60,14 @@ def shapley_parts(p0: Floats, q0: Floats, o0: Floats, p1: Floats, q1: Floats, o1
 def _ratio(over: Floats, under: Floats) -> Floats:
     """`over / under`, missing where `under` is zero."""
     over, under = np.broadcast_arrays(over, under)
-    return np.divide(over, under, out=np.full(over.shape, np.nan), where=under > 0)
+    ratio = np.full(over.shape, np.nan)
+    np.divide(over, under, out=ratio, where=under > 0)
+    return ratio
 
 
 def _fill(own: Floats, other: Floats) -> Floats:
     """`own`, where it is missing `other`, where both are missing 0."""
-    return np.nan_to_num(np.where(np.isnan(own), other, own))
+    return np.asarray(np.nan_to_num(np.where(np.isnan(own), other, own)))
 
 
 def _part(x0: Floats, x1: Floats, y0: Floats, y1: Floats, z0: Floats, z1: Floats) -> Floats:
@@ -88,7 +90,7 @@ def arm_means(weights: Floats, values: Floats) -> Floats:
     Shape `(n_replicates, n_columns)`. Computed without BLAS, whose sums depend on the machine's
     threads; a column that is zero in every drawn subject has a mean of exactly zero.
     """
-    return np.einsum("rs,sc->rc", weights, values)
+    return np.asarray(np.einsum("rs,sc->rc", weights, values))
 
 
 def resampling_weights(rng: np.random.Generator, n_subjects: int, n_replicates: int) -> Floats:

@@ -158,9 +158,9 @@ def _cohort(ledger: pd.DataFrame, producers: pd.DataFrame, samples: pd.DataFrame
     genes = [str(gene) for gene in joined["gene"].unique()]
     populations = sorted(joined["population"].astype(str).unique())
     position = (
-        order.get_indexer(joined["sample"].astype(str)),
-        pd.Index(genes).get_indexer(joined["gene"].astype(str)),
-        pd.Index(populations).get_indexer(joined["population"].astype(str)),
+        order.get_indexer(pd.Index(joined["sample"].astype(str))),
+        pd.Index(genes).get_indexer(pd.Index(joined["gene"].astype(str))),
+        pd.Index(populations).get_indexer(pd.Index(joined["population"].astype(str))),
     )
 
     def laid_out(column: str) -> NDArray[np.float64]:
@@ -194,7 +194,7 @@ def _pooled(cohort: _Cohort, masks: list[NDArray[np.bool_]], total: NDArray[np.f
     member = np.array(masks, dtype=np.float64).reshape(len(masks), len(total))
 
     def pooled(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.einsum("is,sgk->igk", member, values)
+        return np.asarray(np.einsum("is,sgk->igk", member, values))
 
     cells, producers = pooled(cohort.cells), pooled(cohort.producers)
     weighted = pooled(cohort.cell_share * total[:, None, None])

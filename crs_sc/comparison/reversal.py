@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from crs_sc import keys
 from crs_sc.comparison._units import (
@@ -69,7 +70,8 @@ def reversal(
     -------
     DataFrame with the columns of `keys.REVERSAL_TABLE`, a row for every contrast with a baseline
     (and time point), signature and gene, and population; interval: 95 % percentiles over the
-    resamplings. Where there is no answer the status says why: as in `shifts`, and
+    resamplings, widened for the small number of subjects (Hesterberg 2015). Where there is no
+    answer the status says why: as in `shifts`, and
 
     - `no_shift_to_reverse`: the interval of (baseline - reference) covers 0, so that a ratio to it
       means nothing;
@@ -171,11 +173,25 @@ def _reversals(
     if status != keys.OK:
         return values, statuses
     weights = subject_weights(units, n_bootstrap=n_bootstrap, rng=rng)
-    drawn = arm_effects(Y, design, weights)
-    values[1:] = np.nanpercentile(_ratio(drawn), [2.5, 97.5], axis=0)
+    drawn = point + _expansion(units) * (arm_effects(Y, design, weights) - point)
     low, high = np.nanpercentile(drawn[:, 1], [2.5, 97.5], axis=0)
-    statuses[(low <= 0) & (high >= 0)] = keys.NO_SHIFT_TO_REVERSE
+    clear = (low > 0) | (high < 0)
+    statuses[~clear] = keys.NO_SHIFT_TO_REVERSE
+    values[1:, clear] = np.nanpercentile(_ratio(drawn[:, :, clear]), [2.5, 97.5], axis=0)
     return values, statuses
+
+
+def _expansion(units: pd.DataFrame) -> float:
+    """Factor by which a bootstrap of so few subjects is too narrow (Hesterberg 2015, section 4).
+
+    Resampling n subjects gives (n - 1) / n of the variance, and normal instead of t tails. Degrees
+    of freedom are those of the arms, or of the subjects where these run through several arms.
+    """
+    n_subjects, n_arms = units[keys.SUBJECT].nunique(), units["arm"].nunique()
+    shared = len(units) > n_subjects
+    df = n_subjects - 1 if shared else n_subjects - n_arms
+    n = len(units) / n_arms
+    return float(np.sqrt(n / (n - 1)) * stats.t.ppf(0.975, df) / stats.norm.ppf(0.975))
 
 
 def _ratio(effects: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -32,9 +32,10 @@ MOUSE_PREFIX = "mm10___"
 BUDGETS = {"mitochondrial": 0.05, "ribosomal": 0.22, "housekeeping": 0.23}
 # Genes that no population of the cohort makes natively: haemoglobin comes with the soup alone.
 ERYTHROID_SOUP = {"HBB": 0.5, "HBA1": 0.25, "HBA2": 0.25}
-# Markers that are exactly zero outside their populations, as the estimate of contamination assumes.
+# Genes that are exactly zero outside their populations, as estimates of contamination assume:
+# these, and every immunoglobulin and haemoglobin. Other markers leak.
 EXCLUSIVE_ROLES = frozenset({"immunoglobulin", "classical", "haemoglobin"})
-EXCLUSIVE_GENES = frozenset({"LYZ", "HBD", "HBG1", "HBG2", "HBM"})
+EXCLUSIVE_GENES = frozenset({"LYZ", "CD3D", "CD3E", "CD3G", "TRAC"})
 LEAK = 0.01
 # Where a gene of a signature is expressed if nothing else says so; other signatures everywhere.
 SIGNATURE_ROLES = {
@@ -226,8 +227,9 @@ def _rates(
     """Compute expected UMI of one population: its roles, the leak of the others, the budgets."""
     fixed = genes["level"].to_numpy(dtype=np.float64)
     level = np.where(np.isnan(fixed), level, fixed)
-    pairs = zip(genes["symbol"], genes["roles"], strict=True)
-    rate = level * np.array([_factor(symbol, own, population) for symbol, own in pairs])
+    own = np.array([_factor(roles, population) for roles in genes["roles"]])
+    leaks = (own > 0) | ~_exclusive(genes)
+    rate = level * np.where(leaks & ~_has_role(genes, "produced"), np.maximum(own, LEAK), 0.0)
     rate *= (genes["species"] == population.species).to_numpy()
     free = np.ones(len(genes), dtype=bool)
     for role, budget in BUDGETS.items():
@@ -238,17 +240,18 @@ def _rates(
     return np.asarray(population.umi * rate)
 
 
-def _factor(symbol: str, roles: tuple[str, ...], population: Population) -> float:
-    """Expression of a gene in a population over the gene's level."""
-    if "produced" in roles:
-        return 0.0
+def _factor(roles: tuple[str, ...], population: Population) -> float:
+    """Expression of a gene in a population over the gene's level; 1 if the gene marks nothing."""
     marking = [role for role in roles if role not in {*BUDGETS, "filler", "receptor", "sex"}]
-    if not marking:
-        return 1.0
-    own = max(population.roles.get(role, 0.0) for role in marking)
-    if symbol in EXCLUSIVE_GENES or EXCLUSIVE_ROLES.intersection(marking):
-        return own
-    return max(own, LEAK)
+    return max((population.roles.get(role, 0.0) for role in marking), default=1.0)
+
+
+def _exclusive(genes: pd.DataFrame) -> NDArray[np.bool_]:
+    """Which genes are exactly zero outside their populations."""
+    by_role = [not EXCLUSIVE_ROLES.isdisjoint(roles) for roles in genes["roles"]]
+    symbols = genes["symbol"].to_list()
+    family = genesets.immunoglobulin_genes(symbols) | genesets.haemoglobin_genes(symbols)
+    return np.asarray(by_role | family | genes["symbol"].isin(EXCLUSIVE_GENES).to_numpy())
 
 
 def _programmes(symbols: pd.Series) -> NDArray[np.int64]:

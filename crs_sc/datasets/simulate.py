@@ -82,7 +82,7 @@ def simulate_cohort(
     subject_sd: float = 0.1,
     response_sd: float = 0.1,
     producer_sd: float = 0.25,
-    composition_concentration: float = 150.0,
+    composition_concentration: float = 300.0,
     random_state: int = 0,
 ) -> SimulatedCohort:
     """Simulate a CRS cohort of humanised mice: vehicle, CAR T, CAR T and anakinra or tocilizumab.
@@ -292,7 +292,7 @@ def _describe(plan: Plan, contrasts: Sequence[comparison.Contrast]) -> dict[str,
         "transgene": TRANSGENE,
         "genes": list(TARGETS),
         "contrasts": [asdict(contrast) for contrast in contrasts],
-        "arms": list(ARMS),
+        "arm_order": list(ARMS),
         "populations": [
             {"population": p.name, "lineage": p.lineage, "species": p.species, "umi": p.umi}
             | {"share_by_arm": list(p.share)}

@@ -121,6 +121,11 @@ def _load(entry: Entry, *, organism: str, remarks: Remarks) -> _Part:
     raw = open_file(entry.path)
     counts, where = _require_counts(raw)
     remarks.notes.extend(raw.notes)
+    if where.startswith("layers") and where != f"layers['{keys.COUNTS}']":
+        remarks.warn(
+            f"{entry.path.name}: X holds no counts; they were taken from {where}, the first layer "
+            "of whole numbers."
+        )
     twice = raw.obs.index[raw.obs.index.duplicated()]
     if len(twice):
         msg = (
@@ -287,7 +292,8 @@ def read(
     Warns
     -----
     CrsWarning
-        If genes were left out, or names damaged by a spreadsheet, or ids could not be named.
+        If genes were left out, names were damaged by a spreadsheet, ids could not be named, or
+        the counts were in a layer of another name.
     """
     import anndata as ad
 

@@ -114,7 +114,6 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
             dtype=None if spec is None else str,
             keep_default_na=False,
             na_values=[""],
-            float_precision="round_trip",
         )
     except FileNotFoundError as error:
         msg = f"There is no table '{path}'."

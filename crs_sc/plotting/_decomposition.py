@@ -10,9 +10,9 @@ import pandas as pd
 from crs_sc import keys
 from crs_sc.plotting._style import (
     check_table,
+    figure_legend,
     new_grid,
     ordered,
-    outside_legend,
     population_order,
     styled,
 )
@@ -108,7 +108,7 @@ def decomposition_bars(
         color="#555555",
         label="absent or no producers in one arm:\nper-producer part not identified",
     )
-    outside_legend(grid[0][-1], [*handles, diamond, open_end])
+    figure_legend(figure, [*handles, diamond, open_end])
     return figure
 
 

@@ -11,6 +11,7 @@ from crs_sc import keys
 from crs_sc._checks import check_obs
 from crs_sc.errors import MissingKeyError, listing
 from crs_sc.plotting._style import (
+    SPECIES_COLOURS,
     arm_colours,
     arm_order,
     new_axes,
@@ -112,6 +113,8 @@ def _colours(
     values = obs[color].astype(str)
     if color == condition_key:
         return arm_colours(values, conditions)
+    if color == keys.SPECIES:
+        return {name: SPECIES_COLOURS.get(name, "#777777") for name in sorted(set(values))}
     if color == keys.SAMPLE and condition_key in obs.columns:
         arms = obs[condition_key].astype(str)
         base = arm_colours(arms, conditions)

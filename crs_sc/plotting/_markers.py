@@ -39,8 +39,8 @@ def marker_dotplot(
     adata
         Cells x genes; `X` is log-normalised.
     markers
-        Genes of each population in order of importance; the packaged human panels if None. Genes that
-        are not in the data are passed over, and a gene is shown only once.
+        Genes of each population in order of importance; the packaged human panels if None.
+        Genes that are not in the data are passed over, and a gene is shown only once.
     population_key
         Column of `obs`.
     n_markers

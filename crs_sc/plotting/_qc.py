@@ -11,9 +11,11 @@ from crs_sc import keys
 from crs_sc._checks import check_obs
 from crs_sc.errors import InputError, MissingKeyError, listing
 from crs_sc.plotting._style import (
+    SPECIES_COLOURS,
     arm_colours,
     check_table,
     feature_label,
+    figure_legend,
     new_axes,
     new_grid,
     outside_legend,
@@ -111,7 +113,7 @@ def qc_overview(qc: pd.DataFrame, *, conditions: Sequence[str] | None = None) ->
         ax.set_ylim(y.max() + 0.7, y.min() - 0.7)
         ax.tick_params(axis="y", length=0)
     arms = [Patch(color=colour, label=arm) for arm, colour in colours.items()]
-    outside_legend(soup, arms, title="arm", at=(1.05, 1.0))
+    figure_legend(figure, arms, title="arm")
     return figure
 
 
@@ -158,8 +160,7 @@ def barnyard(
         if species_key in adata.obs.columns
         else np.full(adata.n_obs, "all cells", dtype="U9")
     )
-    palette = {"human": "#D55E00", "mouse": "#0072B2", "mixed": "#7B4FA3"}
-    colours = {name: palette.get(name, "#777777") for name in sorted(set(calls))}
+    colours = {name: SPECIES_COLOURS.get(name, "#777777") for name in sorted(set(calls))}
     axes = new_axes(ax, (4.8, 3.8))
     order = np.random.default_rng(0).permutation(np.flatnonzero(placed))
     axes.scatter(

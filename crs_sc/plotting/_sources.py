@@ -12,10 +12,10 @@ from crs_sc.plotting._style import (
     arm_heads,
     arm_order,
     check_table,
+    figure_legend,
     log_with_zero,
     new_grid,
     ordered,
-    outside_legend,
     population_colours,
     population_order,
     sample_layout,
@@ -109,7 +109,7 @@ def producer_dotplot(
         ax.set_ylim(len(populations) - 0.4, -0.6)
         ax.set_title(arm)
         ax.grid(color="#EEEEEE", linewidth=0.6)
-    _dot_legend(grid[0][-1], largest)
+    _dot_legend(figure, largest)
     if mapped is not None:
         bar = figure.colorbar(
             mapped, ax=grid[0], location="bottom", shrink=0.45, aspect=40, pad=0.03
@@ -140,7 +140,7 @@ def _producers_by_arm(producers: pd.DataFrame) -> pd.DataFrame:
     return result.fillna({"fraction": 0.0, "per_cell": 0.0})
 
 
-def _dot_legend(ax: Axes, largest: float) -> None:
+def _dot_legend(figure: Figure, largest: float) -> None:
     from matplotlib.lines import Line2D
 
     def dot(share: float) -> Line2D:
@@ -162,7 +162,7 @@ def _dot_legend(ax: Axes, largest: float) -> None:
         [], [], marker="o", ls="", ms=4.7, mfc="none", mec="#777777", label="soup explains the UMI"
     )
     dash = Line2D([], [], marker="_", ls="", ms=5, color="#BBBBBB", label="no cells")
-    outside_legend(ax, [*handles, hollow, dash], title="producers among cells", at=(1.04, 1.0))
+    figure_legend(figure, [*handles, hollow, dash], title="producers among cells")
 
 
 @styled
@@ -221,7 +221,7 @@ def source_shares(
         arm_heads(row[0], spans, arm_colours(spans, conditions))
     grid[-1][0].set_xticks(list(positions.values()), list(positions), rotation=90)
     handles = [Patch(color=colours[name], label=name) for name in shown]
-    outside_legend(grid[0][0], handles, title="population")
+    figure_legend(figure, handles, title="population")
     return figure
 
 
@@ -342,5 +342,5 @@ def ambient_expected(
         for name, colour in colours.items()
     ]
     handles.append(Line2D([], [], color="#444444", linewidth=0.9, label="soup only"))
-    outside_legend(grid[0][-1], handles)
+    figure_legend(figure, handles)
     return figure

@@ -24,6 +24,7 @@ __all__ = [
     "arm_order",
     "check_table",
     "feature_label",
+    "figure_legend",
     "log_with_zero",
     "new_axes",
     "new_grid",
@@ -76,6 +77,7 @@ SIGNATURE_LABELS = {
     "il1_tone_antagonist": "IL-1 tone, antagonists",
     "hypoxia_glycolysis": "hypoxia and glycolysis",
 }
+SPECIES_COLOURS = {"human": "#D55E00", "mouse": "#0072B2", "mixed": "#7B4FA3"}
 REFERENCE_GREY = "#8C8C8C"
 # Okabe and Ito's palette without yellow, which is faint on white.
 ARM_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4B3F72")
@@ -312,6 +314,18 @@ def outside_legend(
     )
 
 
+def figure_legend(figure: Figure, handles: Sequence[Any], *, title: str = "") -> None:
+    """Put one legend right of all panels; its height does not stretch any of them."""
+    figure.legend(
+        handles=list(handles),
+        title=title or None,
+        loc="outside right upper",
+        alignment="left",
+        handlelength=1.2,
+        labelspacing=0.35,
+    )
+
+
 def log_with_zero(ax: Axes, axis: str, *, floor: float, top: float, percent: str = "") -> None:
     """Make an axis logarithmic with the tick at `floor` reading 0.
 
@@ -327,6 +341,7 @@ def log_with_zero(ax: Axes, axis: str, *, floor: float, top: float, percent: str
         Written behind each tick label.
     """
     import numpy as np
+    from matplotlib.ticker import NullLocator
 
     first = int(np.ceil(np.log10(floor) + 1e-9))
     last = max(first, int(np.floor(np.log10(top))))
@@ -344,7 +359,7 @@ def log_with_zero(ax: Axes, axis: str, *, floor: float, top: float, percent: str
         ax.set_yscale("log")
         ax.set_yticks(ticks, labels)
         ax.set_ylim(low, high)
-    ax.tick_params(axis=axis, which="minor", length=0)  # type: ignore[arg-type]
+    (ax.xaxis if axis == "x" else ax.yaxis).set_minor_locator(NullLocator())
 
 
 def arm_heads(

@@ -1,6 +1,7 @@
 """The self-contained HTML report, and the key figures that it shows."""
 
-from crs_sc.report._answers import Answer, shift_answers, source_answers
+from crs_sc.report._answers import Answer, source_answers
+from crs_sc.report._changes import shift_answers
 from crs_sc.report._figures import key_figures, subject_scores, write_figures
 from crs_sc.report._page import write_report
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from anndata import AnnData
+    from matplotlib.figure import Figure
 
     from crs_sc.comparison import Contrast
 
@@ -75,14 +76,24 @@ def write_figures(
     InputError
         If the folder cannot be written to.
     """
-    paths = []
+    paths: list[Path] = []
     for item in key_figures(adata, tables, contrasts=contrasts, signatures=signatures):
         drawn = item.draw()
-        figure = getattr(drawn, "figure", drawn)
+        paths += _save(getattr(drawn, "figure", drawn), folder / item.name, dpi=dpi)
+    return paths
+
+
+def _save(figure: Figure, stem: Path, *, dpi: int) -> list[Path]:
+    """Lay the figure out once, then write PNG and SVG without a date in them."""
+    paths = []
+    with plotting.style():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        box = figure.get_tightbbox().padded(0.08)
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
-            path = folder / f"{item.name}{suffix}"
-            with atomic_path(path) as temporary, plotting.style():
-                figure.savefig(temporary, dpi=dpi, metadata=metadata)
+            path = stem.with_name(stem.name + suffix)
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, dpi=dpi, metadata=metadata, bbox_inches=box)
             paths.append(path)
     return paths
 
@@ -263,7 +274,8 @@ def _score_figures(
     signatures: Mapping[str, Sequence[str]] | None,
 ) -> list[KeyFigure]:
     shares = tables.get("ledger_by_condition")
-    if shares is None or keys.POPULATION not in adata.obs.columns:
+    cells = keys.POPULATION in adata.obs.columns and keys.COUNTS in adata.layers
+    if shares is None or not cells:
         return []
     populations = main_sources(shares, headline_genes(shares), most=3)
     sets = genesets.signatures(organism=_organism(adata)) if signatures is None else signatures
@@ -313,7 +325,8 @@ def subject_scores(
     kept = (bulk.obs[keys.N_CELLS] >= min_cells).to_numpy()
     frame = bulk.obs[index].astype(str).join(wide).loc[kept]
     long = frame.melt(id_vars=index, var_name="feature", value_name="score").dropna()
-    return long[["feature", *index, "score"]].reset_index(drop=True)
+    result: pd.DataFrame = long[["feature", *index, "score"]].reset_index(drop=True)
+    return result
 
 
 def _organism(adata: AnnData) -> Any:

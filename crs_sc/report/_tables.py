@@ -107,20 +107,22 @@ def _cell(name: str, value: Any) -> tuple[str, str]:
     return amount(number), repr(number)
 
 
-def page_tables(tables: Mapping[str, pd.DataFrame]) -> dict[str, PageTable]:
+def page_tables(tables: Mapping[str, pd.DataFrame], *, arms: Sequence[str]) -> dict[str, PageTable]:
     """Build the short tables of the page from the tables of the contract.
 
     Parameters
     ----------
     tables
         By name; those that are missing or empty are passed over.
+    arms
+        Arms in order.
     """
     made: dict[str, PageTable] = {}
     for name, (columns, most) in _SHOWN.items():
         table = tables.get(name)
         if table is None or table.empty:
             continue
-        chosen = _select(name, table)
+        chosen = _select(name, table, arms)
         if len(chosen):
             made[name] = page_table(chosen, columns=columns, most=most, file=name, total=len(table))
     return made
@@ -138,7 +140,13 @@ _SHOWN: dict[str, tuple[list[str], int]] = {
     ),
     "populations": (keys.POPULATIONS_TABLE.names, 60),
     "coverage": (keys.COVERAGE_TABLE.names, 30),
-    "ledger_by_condition": (keys.LEDGER_BY_CONDITION_TABLE.names, 40),
+    "ledger_by_condition": (
+        [
+            "gene", "condition", "population", "n_subjects", "share", "share_ci_low",
+            "share_ci_high", "cell_share", "enrichment",
+        ],
+        40,
+    ),
     "shifts": (
         ["contrast", "feature", "population", *_TESTED, "hedges_g", "loo_low", "loo_high"],
         25,
@@ -166,16 +174,18 @@ _SHOWN: dict[str, tuple[list[str], int]] = {
 }  # fmt: skip
 
 
-def _select(name: str, table: pd.DataFrame) -> pd.DataFrame:
+def _select(name: str, table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
     """Choose and sort the rows that the page shows."""
     if name == "coverage":
         return table.loc[table["n_found"] < table["n_genes"]]
     if name == "ledger_by_condition":
         genes = headline_genes(table)
         rows = table.loc[table["gene"].isin(genes) & (table["share"] >= 0.02)]
-        return rows.sort_values(
-            ["gene", "condition", "share"], ascending=[True, True, False], kind="stable"
+        place = rows["condition"].map({arm: i for i, arm in enumerate(arms)})
+        rows = rows.assign(place=place).sort_values(
+            ["gene", "place", "share"], ascending=[True, True, False], kind="stable"
         )
+        return rows.rename(columns={"ci_low": "share_ci_low", "ci_high": "share_ci_high"})
     if name in {"shifts", "expression", "enrichment"}:
         rows = table.loc[table["pvalue"].notna()]
         return rows.sort_values(["padj", "pvalue"], kind="stable")

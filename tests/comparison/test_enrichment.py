@@ -158,7 +158,7 @@ def test_a_table_read_back_from_disk_gives_the_same(tmp_path):
     untested = table_of([np.nan], population="T", genes=[""], status=keys.TOO_FEW_CELLS)
     table = pd.concat([table_of(rng.normal(size=80)), untested])
     table.to_csv(tmp_path / "expression.tsv", sep="\t", index=False)
-    back = pd.read_csv(tmp_path / "expression.tsv", sep="\t", float_precision="round_trip")
+    back = pd.read_csv(tmp_path / "expression.tsv", sep="\t")
     sets = sets_of(rng, 80, n_sets=3)
     results = [enrichment(t, gene_sets=sets, n_permutations=30) for t in (table, back)]
     pd.testing.assert_frame_equal(*results)

@@ -384,3 +384,20 @@ def test_bad_settings_are_refused():
     del bulk.obs["population"]
     with pytest.raises(MissingKeyError, match="population"):
         expression(bulk, contrasts=[CART])
+
+
+def test_interferon_genes_of_real_monocytes_rise(shared_data):
+    cells = ad.read_h5ad(shared_data / "kang_ifnb_3800.h5ad")
+    cells = cells[cells.obs["cell_type"] == "CD14+ Monocytes"]
+    units = cells.obs.groupby(["donor", "condition"], observed=True).indices
+    counts = np.vstack([np.asarray(cells.X[rows].sum(axis=0)).ravel() for rows in units.values()])
+    frame = pd.DataFrame(list(units), columns=["subject", "condition"])
+    bulk = make_bulk(frame, counts, n_cells=[len(rows) for rows in units.values()])
+    bulk.var_names = cells.var_names
+    ifn = Contrast("ifn", treated="stim", reference="ctrl", paired=True)
+    table = expression(bulk, contrasts=[ifn]).set_index("gene")
+    assert (table["n_treated"] == 8).all()
+    published = ["ISG15", "IFIT1", "IFIT2", "IFIT3", "CXCL10", "CXCL11", "ISG20", "RSAD2", "IL1RN"]
+    assert (table.loc[published, "log2fc"] > 4).all()
+    assert (table.loc[published, "padj"] < 1e-10).all()
+    assert table.loc["IL1B", "log2fc"] < -2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
@@ -15,6 +15,9 @@ from crs_sc import keys
 from crs_sc.comparison import Contrast, pseudobulk, shifts, signature_scores
 from crs_sc.comparison._units import above_soup
 from crs_sc.errors import DesignError, InputError, MissingKeyError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 N_GENES = 200
 GENES = [f"G{i}" for i in range(N_GENES)]
@@ -166,7 +169,7 @@ def _set_cells(bulk: ad.AnnData, n: int, query: str) -> ad.AnnData:
     ],
 )
 def test_populations_without_enough_cells_keep_their_row(
-    n: int, query: str, status: str, estimated: bool
+    n: int, query: str, status: str, *, estimated: bool
 ) -> None:
     bulk = _set_cells(make_bulk(arms(3, 3)), n, f"population == 'Mono' and ({query})")
     table = shifts(bulk, contrasts=[CART], signatures=SIGNATURES)
@@ -211,12 +214,13 @@ def test_time_points_pooled_or_apart() -> None:
     both = ad.concat([bulk, late])
     both.obs["timepoint"] = ["d1"] * bulk.n_obs + ["d7"] * late.n_obs
     within = Contrast("cart", "CART", "vehicle", within="timepoint")
-    table = shifts(both, contrasts=[within, CART], signatures={"up": GENES[:10]})
-    assert list(dict.fromkeys(table["contrast"])) == ["cart@d1", "cart@d7", "cart"]
+    pooled = Contrast("all", "CART", "vehicle")
+    table = shifts(both, contrasts=[within, pooled], signatures={"up": GENES[:10]})
+    assert list(dict.fromkeys(table["contrast"])) == ["cart@d1", "cart@d7", "all"]
     estimates = table[table["population"] == "Mono"].set_index("contrast")["estimate"]
     assert estimates["cart@d1"] == pytest.approx(2, abs=0.5)
     assert estimates["cart@d7"] == pytest.approx(0, abs=0.5)
-    assert estimates["cart@d7"] < estimates["cart"] < estimates["cart@d1"]
+    assert estimates["cart@d7"] < estimates["all"] < estimates["cart@d1"]
     assert set(table["n_treated"]) == {3}
 
 

@@ -132,6 +132,7 @@ def test_genes_that_a_population_cannot_make_come_from_the_soup_alone(two_arms):
     lymphoid = cells["population"].isin(["CD4 T", "CD8 T", "NK", "B", "B-ALL blast"])
     singlet = (cells["droplet"] == "singlet") & (cells["species"] == "human")
     never = ["LYZ", "S100A8", "S100A9", "S100A12"]
+    t_cell = ["CD3D", "CD3E", "CD3G", "TRAC"]
     for name, rows in cells[singlet & lymphoid].groupby("sample").groups.items():
         everywhere = counts.loc[cells["sample"] == name]
         rho = cells.loc[rows[0], "contamination"]
@@ -154,6 +155,8 @@ def test_genes_that_a_population_cannot_make_come_from_the_soup_alone(two_arms):
     is_b = cells["population"] == "B"
     lymphoid = cells["population"].isin(["CD4 T", "CD8 T", "NK", "B", "B-ALL blast", "CAR T"])
     assert counts.loc[singlet & lymphoid, never].to_numpy().sum() == 0
+    myeloid = cells["lineage"].isin(["Monocyte", "DC", "B", "NK"])
+    assert counts.loc[singlet & myeloid, t_cell].to_numpy().sum() == 0
     assert counts.loc[singlet & ~is_b, ["IGKC", "IGHM", "IGLC2"]].to_numpy().sum() == 0
     assert counts[["HBB", "HBA1"]].to_numpy().sum() == 0
     assert cells["n_soup_umi"].sum() == 0
@@ -202,7 +205,7 @@ def test_truth_of_the_ledger_agrees_with_counts_and_cells(cohort):
     cells = cohort.truth["cells"]
     counts = human_counts(cohort)
     good = (cells["droplet"] == "singlet") & (cells["species"] == "human")
-    table = cohort.truth["ledger"].set_index(["gene", "population", "sample"])
+    table = cohort.truth["ledger"].set_index(["gene", "population", "sample"]).sort_index()
     for gene in ("IL1B", "IL6", "IFNG"):
         umi = counts[gene][good].groupby([cells["population"][good], cells["sample"][good]]).sum()
         found = table.loc[gene, "umi"]
@@ -229,7 +232,7 @@ def test_planted_production_is_found_in_the_truth():
     made = simulate_cohort(
         arms=("CART",),
         n_subjects_per_arm=2,
-        cells_per_sample=4000,
+        cells_per_sample=2500,
         n_background_genes=0,
         producer_sd=0.0,
         random_state=9,
@@ -244,14 +247,17 @@ def test_planted_production_is_found_in_the_truth():
         n, k = producers.loc[row, "n_cells"], producers.loc[row, "n_producers"]
         p = entry.share[car_t_arm]
         assert abs(k - n * p) < 5 * np.sqrt(n * p * (1 - p)) + 1, row
-        if k > 300:
+        if k > 200:
             mean = ledger.loc[row, "corrected_umi"] / k
-            assert mean == pytest.approx(entry.umi[car_t_arm], rel=0.08), row
+            assert mean == pytest.approx(entry.umi[car_t_arm], rel=0.1), row
 
 
-def test_monocytes_are_the_planted_source(cohort):
-    table = cohort.truth["ledger"]
-    table = table[table["gene"].isin(["IL1B", "IL6"]) & (table["condition"] != "vehicle")]
+@pytest.mark.parametrize("seed", [0, 1])
+def test_monocytes_are_the_planted_source_of_the_demo(seed):
+    made = simulate_cohort(arms=ARMS[1:], n_background_genes=0, random_state=seed)
+    table = made.truth["ledger"]
+    table = table[table["gene"].isin(["IL1B", "IL6"])]
+    assert table.groupby(["gene", "sample"])["corrected_umi"].sum().min() > 0
     largest = table.loc[table.groupby(["gene", "sample"])["share"].idxmax(), "population"]
     assert (largest == "Classical monocyte").all()
 
@@ -288,21 +294,28 @@ def test_truth_of_the_shifts_follows_the_plan(cohort):
     assert (table.loc[table["population"] != "CAR T", "status"] == keys.OK).all()
 
 
-def test_planted_shifts_are_in_the_counts(two_arms):
-    cells = two_arms.truth["cells"]
+def test_planted_shifts_are_in_the_counts():
+    # Without soup, which alone shifts the other populations towards the monocytes.
+    made = simulate_cohort(
+        arms=("vehicle", "CART"),
+        n_subjects_per_arm=2,
+        cells_per_sample=1500,
+        n_background_genes=50,
+        contamination=(0.0, 0.0),
+    )
+    cells = made.truth["cells"]
     good = (cells["droplet"] == "singlet") & (cells["species"] == "human")
-    counts = human_counts(two_arms)[good]
+    counts = human_counts(made)[good]
     groups = [cells.loc[good, name] for name in ("population", "condition")]
     native = counts.groupby(groups).sum()
     level = np.log2(1e6 * native.div(native.sum(axis=1), axis=0) + 1)
     genes = genesets.signatures()["ifn_gamma_response"]
     score = level[genes].mean(axis=1).unstack("condition")
     found = score["CART"] - score["vehicle"]
-    truth = two_arms.truth["shifts"].query("feature == 'ifn_gamma_response'")
+    truth = made.truth["shifts"].query("feature == 'ifn_gamma_response'")
     truth = truth.set_index("population")["estimate"]
     for population in ("Classical monocyte", "Non-classical monocyte", "NK", "CD8 T"):
-        # Soup pulls the arms of every population towards each other's monocytes.
-        assert found[population] == pytest.approx(truth[population], abs=0.45), population
+        assert found[population] == pytest.approx(truth[population], abs=0.35), population
 
 
 def test_decomposition_of_the_truth_adds_up(cohort):

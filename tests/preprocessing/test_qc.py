@@ -35,9 +35,7 @@ def cohort(sizes: tuple[int, ...] = (60, 1), *, n_genes: int = 2000, seed: int =
     share[0] = 0.03
     counts = rng.poisson(depth[:, None] * share)
     names = ["MT-CO1", *(f"G{i}" for i in range(1, n_genes))]
-    adata = ad.AnnData(
-        sparse.csr_matrix(counts, dtype=np.float32), var=pd.DataFrame(index=names)
-    )
+    adata = ad.AnnData(sparse.csr_matrix(counts, dtype=np.float32), var=pd.DataFrame(index=names))
     adata.layers[keys.COUNTS] = adata.X.copy()
     sample = np.repeat([f"s{i}" for i in range(len(sizes))], sizes)
     adata.obs[keys.SAMPLE] = sample
@@ -170,7 +168,11 @@ def test_missing_steps_and_settings_say_what_to_do() -> None:
 
 @pytest.mark.parametrize(
     ("name", "sample"),
-    [("kang_ifnb_3800", "sample"), ("kang_ctrl_12k_1287genes", "sample"), ("pbmc4k_soupx_2170", "")],
+    [
+        ("kang_ifnb_3800", "sample"),
+        ("kang_ctrl_12k_1287genes", "sample"),
+        ("pbmc4k_soupx_2170", ""),
+    ],
 )
 def test_real_cells_are_kept(shared_data: Path, name: str, sample: str) -> None:
     adata = ad.read_h5ad(shared_data / f"{name}.h5ad")

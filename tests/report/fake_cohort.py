@@ -58,7 +58,19 @@ MOVES = {
     ("anakinra", "il6_stat3_response"): -0.6,
     ("tocilizumab", "il6_stat3_response"): -1.0,
 }
-MARKERS = ("CD14", "VCAN", "FCGR3A", "CD1C", "LILRA4", "CD3D", "CD8A", "NKG7", "MS4A1", "PAX5")
+MARKER_OF = {
+    "CD14": ("Classical monocyte", "Intermediate monocyte"),
+    "VCAN": ("Classical monocyte",),
+    "FCGR3A": ("Non-classical monocyte", "Intermediate monocyte", "NK"),
+    "CD1C": ("cDC2",),
+    "LILRA4": ("pDC",),
+    "CD3D": ("CD4 T", "CD8 T", "CAR T"),
+    "CD8A": ("CD8 T",),
+    "NKG7": ("NK", "CD8 T"),
+    "MS4A1": ("B",),
+    "PAX5": ("B", "B-ALL blast"),
+}
+RESPONSE_GENES = ("NFKBIZ", "CXCL5", "SOCS3", "BCL3", "PIM1", "CXCL9", "STAT1", "BIRC3", "TRAF1")
 
 
 def design() -> pd.DataFrame:
@@ -204,19 +216,11 @@ def _shifts(rng: np.random.Generator) -> pd.DataFrame:
                     value = strength * move + rng.normal(0, 0.1)
                     p = 1e-4 if abs(value) > 0.5 else 0.4
                     status = keys.TOO_FEW_CELLS if population in {"pDC", "Unknown"} else keys.OK
-                    numbers: tuple[object, ...] = (
-                        (value, value - 0.4, value + 0.4, value / 0.2, p, min(2 * p, 1.0))
-                        + (
-                            (0.028571 if p < 0.05 else 0.4),
-                            0.028571,
-                            4,
-                            4,
-                            value - 0.1,
-                            value + 0.1,
-                        )
-                        if status == keys.OK
-                        else (np.nan,) * 8 + (2, 3, np.nan, np.nan)
-                    )
+                    permuted = 0.028571 if p < 0.05 else 0.4
+                    numbers: list[object] = [np.nan] * 8 + [2, 3, np.nan, np.nan]
+                    if status == keys.OK:
+                        numbers = [value, value - 0.4, value + 0.4, value / 0.2, p, min(2 * p, 1)]
+                        numbers += [permuted, 0.028571, 4, 4, value - 0.1, value + 0.1]
                     rows.append((name, kind, feature, population, *numbers, status))
     return pd.DataFrame(rows, columns=keys.SHIFTS_TABLE.names)
 
@@ -286,8 +290,20 @@ def _expression(rng: np.random.Generator) -> pd.DataFrame:
                 z = rng.normal(4 * move, 1)
                 p = float(np.exp(-abs(z) * 1.6))
                 rows.append(
-                    (contrast["name"], population, gene, 50.0, move + 0.2 * z, 0.3, z, p)
-                    + (min(3 * p, 1.0), 4, 4, keys.OK)
+                    (
+                        contrast["name"],
+                        population,
+                        gene,
+                        50.0,
+                        move + 0.2 * z,
+                        0.3,
+                        z,
+                        p,
+                        min(3 * p, 1.0),
+                        4,
+                        4,
+                        keys.OK,
+                    )
                 )
     return pd.DataFrame(rows, columns=keys.EXPRESSION_TABLE.names)
 
@@ -299,10 +315,8 @@ def _enrichment(rng: np.random.Generator) -> pd.DataFrame:
             for name in SIGNATURES:
                 nes = 2 * MOVES.get((contrast["name"], name), 0.1) * (population != "CD4 T")
                 p = 0.001 if abs(nes) > 1 else 0.5
-                rows.append(
-                    (contrast["name"], population, name, 12, nes / 3, nes + rng.normal(0, 0.1))
-                    + (p, min(2 * p, 1.0), "SOCS3,STAT3", keys.OK)
-                )
+                numbers = [12, nes / 3, nes + rng.normal(0, 0.1), p, min(2 * p, 1.0)]
+                rows.append([contrast["name"], population, name, *numbers, "SOCS3,STAT3", keys.OK])
     return pd.DataFrame(rows, columns=keys.ENRICHMENT_TABLE.names)
 
 
@@ -339,8 +353,15 @@ def cells(seed: int = 0, per_sample: int = 60) -> ad.AnnData:
     obs[keys.N_UMI] = (rng.lognormal(8, 0.4, n) * obs[keys.SPECIES_FRACTION]).astype(int)
     for column in ("sample", "subject", "condition", keys.POPULATION, keys.LINEAGE, keys.SPECIES):
         obs[column] = pd.Categorical(obs[column])
-    X = sparse.csr_matrix(rng.poisson(0.2, (n, len(MARKERS))).astype(np.float32))
-    adata = ad.AnnData(X=X, obs=obs, var=pd.DataFrame(index=list(MARKERS)))
+    mean = np.full((n, len(MARKER_OF) + len(RESPONSE_GENES)), 0.1)
+    for i, makers in enumerate(MARKER_OF.values()):
+        mean[np.isin(population, makers), i] = 3.0
+    mean[obs[keys.CONDITION].isin(ARMS[1:]).to_numpy(), len(MARKER_OF) :] = 0.5
+    counts = sparse.csr_matrix(rng.poisson(mean).astype(np.float32))
+    adata = ad.AnnData(
+        X=counts.log1p(), obs=obs, var=pd.DataFrame(index=[*MARKER_OF, *RESPONSE_GENES])
+    )
+    adata.layers[keys.COUNTS] = counts
     centres = {name: rng.normal(0, 6, 2) for name in LINEAGES}
     adata.obsm[keys.UMAP] = np.array([centres[name] for name in population]) + rng.normal(
         0, 0.8, (n, 2)

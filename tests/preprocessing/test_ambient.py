@@ -1,0 +1,240 @@
+"""The soup, against planted contamination and the profile of real empty droplets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse, stats
+
+from crs_sc import genesets, keys
+from crs_sc.errors import InputError
+from crs_sc.preprocessing import estimate_ambient
+from crs_sc.preprocessing._contamination import (
+    Rate,
+    combine_rates,
+    largest_ambient_count,
+    panel_rate,
+    relative_lysis,
+)
+from crs_sc.preprocessing.ambient import MARKERS, PANELS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MONOCYTE = {"LYZ": 0.012, "S100A8": 0.015, "S100A9": 0.015}
+T_CELL = {"CD3D": 8e-4, "CD3E": 6e-4, "CD3G": 3e-4, "TRAC": 8e-4, "TRBC1": 4e-4, "CD2": 4e-4}
+B_CELL = {"IGKC": 0.006, "IGHM": 0.003, "MS4A1": 8e-4, "CD79A": 1.2e-3, "CD79B": 6e-4}
+NK_CELL = {"NKG7": 0.003, "GNLY": 0.004, "KLRD1": 6e-4}
+KINDS = (MONOCYTE, T_CELL, B_CELL, NK_CELL)
+NAMES = [gene for kind in KINDS for gene in kind] + [f"G{i}" for i in range(300)]
+MOUSE = {"LYZ": "Lyz2", "CD2": "Cd2"}
+
+
+def sample(
+    rho: float, *, lysis: float = 1.0, seed: int = 0, n: int = 400, shares: tuple[float, ...] = ()
+) -> tuple[ad.AnnData, pd.Series, float]:
+    """Cells with 4 % doublets and a known soup: the data, its profile and its true share."""
+    rng = np.random.default_rng(seed)
+    rates = rng.lognormal(0, 1.5, len(NAMES)) * rng.lognormal(0, 0.5, (4, len(NAMES)))
+    rates[:, :-300] = 0
+    rates /= rates.sum(axis=1, keepdims=True)
+    for index, markers in enumerate(KINDS):
+        rates[index] *= 1 - sum(markers.values())
+        rates[index, [NAMES.index(gene) for gene in markers]] = list(markers.values())
+    kind = rng.choice(4, n, p=shares or (0.35, 0.4, 0.15, 0.1))
+    mean = (
+        rates[kind] * (np.array([6000, 2500, 2500, 2500])[kind] * rng.lognormal(0, 0.4, n))[:, None]
+    )
+    double = rng.random(n) < 0.04
+    mean[double] += mean[rng.permutation(n)[double]]
+    native = rng.poisson(mean * rng.gamma(5, 0.2, mean.shape))
+    profile = np.where(kind == 0, lysis, 1.0) @ native
+    profile = profile / profile.sum()
+    soup = rng.poisson(native.sum(axis=1, keepdims=True) * rho / (1 - rho) * profile)
+    adata = ad.AnnData(
+        sparse.csr_matrix(native + soup, dtype=np.float32), var=pd.DataFrame(index=NAMES)
+    )
+    adata.layers[keys.COUNTS] = adata.X.copy()
+    adata.obs[keys.SAMPLE] = "s0"
+    return adata, pd.Series(profile, index=NAMES), float(soup.sum() / (native + soup).sum())
+
+
+def contamination(adata: ad.AnnData) -> pd.Series:
+    return adata.uns[keys.UNS][keys.CONTAMINATION].iloc[0]
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.05, 0.1, 0.2])
+@pytest.mark.parametrize("lysis", [1.0, 3.0, 0.33])
+def test_planted_contamination_is_recovered_from_pooled_cells(rho: float, lysis: float) -> None:
+    errors, covered = [], []
+    for seed in range(4):
+        adata, _, truth = sample(rho, lysis=lysis, seed=seed)
+        estimate_ambient(adata)
+        found = contamination(adata)
+        assert found["ambient_source"] == "pooled_cells; immunoglobulin, myeloid, t_cell"
+        errors.append(found["ambient_fraction"] - truth)
+        covered.append(found["ambient_upper"] >= truth)
+    assert np.abs(np.mean(errors)) < 0.01
+    assert np.abs(errors).max() < 0.03
+    assert np.mean(covered) >= 0.75
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.05, 0.1, 0.2])
+def test_empty_droplets_give_profile_and_fraction(rho: float) -> None:
+    adata, profile, truth = sample(rho, lysis=3.0, seed=1)
+    estimate_ambient(adata, empty_profiles={"s0": profile * 1e5})
+    np.testing.assert_allclose(adata.varm[keys.AMBIENT_PROFILE]["s0"], profile)
+    assert contamination(adata)["ambient_fraction"] == pytest.approx(truth, abs=0.01)
+    assert contamination(adata)["ambient_source"].startswith("empty_droplets; ")
+
+
+def test_pool_is_weighted_by_lysis() -> None:
+    adata, profile, _ = sample(0.1, lysis=3.0, n=1500)
+    plain = adata.layers[keys.COUNTS].sum(axis=0).A1
+    plain = plain / plain.sum()
+    estimate_ambient(adata)
+    found = adata.varm[keys.AMBIENT_PROFILE]["s0"]
+    myeloid = list(MONOCYTE)
+    assert found[myeloid].sum() == pytest.approx(profile[myeloid].sum(), rel=0.08)
+    assert plain[:3].sum() < 0.8 * profile[myeloid].sum()
+    assert found.sum() == pytest.approx(1)
+
+
+def test_sample_without_evidence_says_so() -> None:
+    adata, _, _ = sample(0.1, shares=(0.0, 1.0, 0.0, 0.0))
+    estimate_ambient(adata, assumed_fraction=0.07)
+    assert contamination(adata).tolist() == [0.07, 0.07, "pooled_cells; assumed"]
+
+
+def test_samples_do_not_touch_each_other() -> None:
+    first, second = sample(0.02, seed=1)[0], sample(0.2, seed=2)[0]
+    second.obs[keys.SAMPLE] = "s1"
+    both = ad.concat([second, first], index_unique="-")
+    for adata in (first, second, both):
+        estimate_ambient(adata)
+    table = both.uns[keys.UNS][keys.CONTAMINATION]
+    assert list(table.index) == ["s0", "s1"]
+    pd.testing.assert_series_equal(table.loc["s0"], contamination(first))
+    pd.testing.assert_series_equal(table.loc["s1"], contamination(second))
+    np.testing.assert_allclose(
+        both.varm[keys.AMBIENT_PROFILE]["s1"], second.varm[keys.AMBIENT_PROFILE]["s1"]
+    )
+
+
+def test_cells_of_the_other_species_are_no_part_of_the_pool() -> None:
+    adata, _, _ = sample(0.1)
+    alone = adata.copy()
+    estimate_ambient(alone)
+    mouse = adata[:50].copy()
+    mouse.layers[keys.COUNTS] = mouse.layers[keys.COUNTS] * 7
+    both = ad.concat([adata, mouse], index_unique="-")
+    both.obs[keys.SPECIES] = pd.Categorical(["human"] * adata.n_obs + ["mouse"] * 50)
+    both.obs[keys.QC_STATUS] = np.where(both.obs[keys.SPECIES] == "human", keys.PASS, "x")
+    estimate_ambient(both)
+    pd.testing.assert_series_equal(contamination(both), contamination(alone))
+
+
+def test_mouse_genes_work() -> None:
+    adata, _, truth = sample(0.1)
+    adata.var_names = [MOUSE.get(name, name.capitalize()) for name in NAMES]
+    estimate_ambient(adata, organism="mouse")
+    assert contamination(adata)["ambient_source"].endswith("immunoglobulin, myeloid, t_cell")
+    assert contamination(adata)["ambient_fraction"] == pytest.approx(truth, abs=0.02)
+
+
+def test_no_panel_holds_a_target_cytokine() -> None:
+    used = {gene for genes in (PANELS | MARKERS).values() for gene in genes}
+    assert not used & set(genesets.TARGET_CYTOKINES)
+
+
+def test_profile_must_fit_the_data() -> None:
+    adata, profile, _ = sample(0.1)
+    with pytest.raises(InputError, match="no UMI of the genes"):
+        estimate_ambient(adata, empty_profiles={"s0": profile.add_prefix("GRCh38_")})
+    with pytest.raises(InputError, match="negative"):
+        estimate_ambient(adata, empty_profiles={"s0": -profile})
+    with pytest.raises(InputError, match="assumed_fraction"):
+        estimate_ambient(adata, assumed_fraction=2)
+
+
+def test_cut_is_the_largest_count_that_is_not_significant() -> None:
+    mean = np.array([0.01, 0.3, 2.0, 40.0])
+    cut = largest_ambient_count(mean)
+    assert (stats.poisson.sf(cut - 1, mean) > 0.05).all()
+    assert (stats.poisson.sf(cut, mean) <= 0.05).all()
+
+
+@pytest.mark.parametrize("depth", [0.3, 2.0, 50.0])
+def test_truncation_does_not_bias_the_rate(depth: float) -> None:
+    rng = np.random.default_rng(0)
+    exposure = np.full(40_000, depth)
+    counts = rng.poisson(0.4 * exposure).astype(float)
+    rate = panel_rate(counts, exposure, max_fraction=0.5)
+    assert rate.estimate == pytest.approx(0.4, rel=0.05)
+    assert rate.low < rate.estimate < rate.high
+
+
+def test_rate_interval_is_the_exact_poisson_one_where_nothing_is_cut() -> None:
+    exposure = np.full(10, 100.0)
+    counts = np.zeros(10)
+    counts[0] = 4
+    rate = panel_rate(counts, exposure, max_fraction=0.5)
+    assert rate.estimate == pytest.approx(4 / 1000, rel=1e-3)
+    assert rate.low == pytest.approx(stats.chi2.ppf(0.025, 8) / 2 / 1000, rel=1e-3)
+    assert rate.high == pytest.approx(stats.chi2.ppf(0.975, 10) / 2 / 1000, rel=1e-3)
+    assert panel_rate(np.zeros(10), exposure, max_fraction=0.5).estimate == 0
+
+
+def test_expressing_cells_do_not_count() -> None:
+    rng = np.random.default_rng(0)
+    exposure = np.full(500, 20.0)
+    counts = rng.poisson(0.1 * exposure).astype(float)
+    counts[:50] += 30
+    assert panel_rate(counts, exposure, max_fraction=0.5).estimate == pytest.approx(0.1, abs=0.01)
+
+
+def test_panels_are_averaged_and_a_gross_one_is_left_out() -> None:
+    rates = {"a": Rate(0.1, 0.09, 0.11, 100, 1e3), "b": Rate(0.06, 0.05, 0.07, 60, 1e3)}
+    estimate, upper, used = combine_rates(rates, {"a": 1.0, "b": 3.0}, max_ratio=3)
+    assert estimate == pytest.approx(0.07)
+    assert upper == pytest.approx(0.07 + 0.01 * np.hypot(0.25, 0.75))
+    assert used == ["a", "b"]
+    rates["c"] = Rate(0.45, 0.4, 0.5, 400, 1e3)
+    assert combine_rates(rates, {"a": 1.0, "b": 3.0, "c": 1.0}, max_ratio=3)[2] == ["a", "b"]
+    assert combine_rates(rates, {"a": 1.0, "b": 3.0, "c": 9.0}, max_ratio=3)[2] == ["a", "b", "c"]
+
+
+def test_lysis_is_shrunk_by_its_error() -> None:
+    assert relative_lysis(Rate(0.2, 0.199, 0.201, 1, 1), 0.1, most=3) == pytest.approx(2, abs=0.01)
+    assert relative_lysis(Rate(0.12, 0.02, 0.3, 1, 1), 0.1, most=3) == 1
+    assert relative_lysis(Rate(0.9, 0.89, 0.91, 1, 1), 0.1, most=3) == 3
+
+
+def test_real_soup_of_pbmc4k(shared_data: Path) -> None:
+    adata = ad.read_h5ad(shared_data / "pbmc4k_soupx_2170.h5ad")
+    adata.layers[keys.COUNTS] = adata.X
+    adata.obs[keys.SAMPLE] = "s"
+    measured = adata.var["soup_est"]
+    estimate_ambient(adata)
+    pooled = contamination(adata)
+    profile = adata.varm[keys.AMBIENT_PROFILE]["s"]
+    assert np.corrcoef(profile, measured)[0, 1] > 0.95
+    estimate_ambient(adata, empty_profiles={"s": measured})
+    droplets = contamination(adata)
+    assert 0.03 < droplets["ambient_fraction"] < 0.09
+    assert pooled["ambient_fraction"] == pytest.approx(droplets["ambient_fraction"], abs=0.02)
+    assert pooled["ambient_upper"] > droplets["ambient_fraction"]
+
+
+def test_kang_contamination_is_small(shared_data: Path) -> None:
+    adata = ad.read_h5ad(shared_data / "kang_ifnb_3800.h5ad")
+    adata.layers[keys.COUNTS] = adata.X
+    estimate_ambient(adata)
+    table = adata.uns[keys.UNS][keys.CONTAMINATION]
+    known = table.loc[~table["ambient_source"].str.endswith("assumed")]
+    assert len(known) >= 14
+    assert known["ambient_fraction"].max() < 0.1

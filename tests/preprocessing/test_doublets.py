@@ -1,0 +1,101 @@
+"""Doublets by scrublet with bounded thresholds."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from crs_sc import keys
+from crs_sc.errors import InputError, MissingKeyError
+from crs_sc.preprocessing import call_doublets, qc_table, quality_control
+from crs_sc.preprocessing.doublets import bounded_threshold
+
+
+def cohort(n_cells: int = 300, n_doublets: int = 15, *, seed: int = 0) -> ad.AnnData:
+    """Three cell types of 400 genes; the last `n_doublets` cells are sums of two types."""
+    rng = np.random.default_rng(seed)
+    rates = rng.lognormal(0, 1, 400) * rng.lognormal(0, 1.5, (3, 400))
+    rates *= 1200 / rates.sum(axis=1, keepdims=True)
+    kind = rng.integers(0, 3, n_cells)
+    mean = rates[kind]
+    mean[-n_doublets:] += rates[(kind[-n_doublets:] + 1) % 3]
+    counts = rng.poisson(mean * rng.lognormal(0, 0.2, (n_cells, 1)))
+    adata = ad.AnnData(
+        sparse.csr_matrix(counts, dtype=np.float32),
+        obs=pd.DataFrame(
+            {keys.SAMPLE: "s0", keys.SUBJECT: "m0", keys.CONDITION: "ctrl"},
+            index=[f"c{i}" for i in range(n_cells)],
+        ),
+        var=pd.DataFrame(index=[f"G{i}" for i in range(400)]),
+    )
+    adata.layers[keys.COUNTS] = adata.X.copy()
+    return adata
+
+
+def test_planted_doublets_are_found() -> None:
+    adata = cohort()
+    quality_control(adata)
+    call_doublets(adata)
+    called = (adata.obs[keys.QC_STATUS] == keys.DOUBLET).to_numpy()
+    assert called[-15:].mean() > 0.7
+    assert called[:-15].mean() < 0.02
+    row = qc_table(adata).iloc[0]
+    assert row["n_doublets"] == called.sum()
+    assert row["n_cells_out"] == 300 - called.sum()
+    assert (called == (adata.obs[keys.DOUBLET_SCORE] > row["max_doublet_score"])).all()
+
+
+def test_a_second_call_changes_nothing_and_a_seed_fixes_the_scores() -> None:
+    adata = cohort()
+    quality_control(adata)
+    call_doublets(adata)
+    first = adata.obs.copy()
+    table = qc_table(adata)
+    call_doublets(adata)
+    pd.testing.assert_frame_equal(adata.obs, first)
+    pd.testing.assert_frame_equal(qc_table(adata), table)
+
+
+def test_only_cells_that_passed_are_scored() -> None:
+    adata = cohort()
+    quality_control(adata)
+    status = adata.obs[keys.QC_STATUS].copy()
+    status.iloc[:7] = keys.LOW_COUNTS
+    adata.obs[keys.QC_STATUS] = status
+    call_doublets(adata)
+    assert adata.obs[keys.DOUBLET_SCORE].isna().to_numpy()[:7].all()
+    assert (adata.obs[keys.QC_STATUS].iloc[:7] == keys.LOW_COUNTS).all()
+
+
+def test_sample_without_variable_genes_is_skipped_with_a_note() -> None:
+    adata = cohort()[:, :5].copy()
+    quality_control(adata, min_umi=0, min_genes=0, n_mads=20)
+    call_doublets(adata)
+    row = qc_table(adata).iloc[0]
+    assert "not called" in row["note"]
+    assert pd.isna(row["n_doublets"])
+    assert adata.obs[keys.DOUBLET_SCORE].isna().all()
+    assert not (adata.obs[keys.QC_STATUS] == keys.DOUBLET).any()
+
+
+def test_threshold_is_bounded() -> None:
+    scores = np.linspace(0, 1, 101)
+    limit, note = bounded_threshold(scores, 0.9, expected_rate=0.05, max_excess=3)
+    assert (limit, note) == (0.9, "")
+    limit, note = bounded_threshold(scores, 0.5, expected_rate=0.05, max_excess=3)
+    assert limit == pytest.approx(0.95)
+    assert "50% of the cells" in note
+    limit, note = bounded_threshold(scores, None, expected_rate=0.05, max_excess=3)
+    assert limit == pytest.approx(0.95)
+    assert "found no threshold" in note
+
+
+def test_settings_are_checked() -> None:
+    adata = cohort(20, 2)
+    with pytest.raises(MissingKeyError, match="qc_status"):
+        call_doublets(adata)
+    with pytest.raises(InputError, match="expected_rate"):
+        call_doublets(adata, expected_rate=0.9)
