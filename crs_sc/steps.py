@@ -225,7 +225,13 @@ class Run:
         write_text(dump_config(self.config), out / "config.yaml")
         write_json(provenance, out / "provenance.json")
         write_report(
-            adata, tables, figures, out / "report.html", config=settings, provenance=provenance
+            adata,
+            tables,
+            figures,
+            out / "report.html",
+            config=settings,
+            provenance=provenance,
+            truth=self._truth(),
         )
         return [*figures, out / "config.yaml", out / "provenance.json", out / "report.html"]
 
@@ -233,6 +239,16 @@ class Run:
         """Files that a finished stage left."""
         stamp = self.space.read_stamp(name) or {"files": {}}
         return [self.space.out / file for file in stamp["files"]]
+
+    def _truth(self) -> dict[str, pd.DataFrame] | None:
+        """Planted tables of a simulated cohort."""
+        if self.config.truth is None:
+            return None
+        names = [name for name in keys.TABLES if (self.config.truth / f"{name}.tsv").is_file()]
+        if not names:
+            msg = f"'{self.config.truth}' (truth) holds no planted table such as ledger.tsv."
+            raise InputError(msg)
+        return {name: read_table(self.config.truth / f"{name}.tsv") for name in names}
 
     # --- doing, keeping, loading --------------------------------------------------------------
 

@@ -57,8 +57,8 @@ def annotate(
     cluster_key
         Column of `obs` with the clusters.
     label_key
-        Column of `obs` with the user's own cell types. They are taken as they are; lineage and
-        confidence are still those of the markers.
+        Column of `obs` with the user's own cell types. They are taken as they are (a missing one
+        is `Unknown`); lineage and confidence are still those of the markers.
     min_markers
         Markers that must be in the data for a type to be considered.
     min_expression
@@ -86,11 +86,12 @@ def annotate(
     """
     check_fraction("min_confidence", min_confidence)
     group_key = cluster_key if label_key is None else label_key
-    check_obs(adata, **{"cluster_key" if label_key is None else "label_key": group_key})
+    if label_key is None:
+        check_obs(adata, cluster_key=cluster_key)
     if adata.X is None:
         msg = "`X` is empty. Run crs_sc.pp.normalize first."
         raise MissingKeyError(msg)
-    groups = adata.obs[group_key].astype("category")
+    groups = _groups(adata, group_key)
     types, lineages, panels, columns = _panels(adata, organism, min_markers=min_markers)
     codes = groups.cat.codes.to_numpy()
     profile = _mean_profile(adata, columns, codes, len(groups.cat.categories))
@@ -163,6 +164,19 @@ def call_transgene(
         add_note(adata, f"{elsewhere} cells outside the T lineage carry the transgene.")
     population = np.where(is_car_t, keys.CAR_T, adata.obs[keys.POPULATION].astype(str))
     adata.obs[keys.POPULATION] = pd.Categorical(population)
+
+
+def _groups(adata: AnnData, key: str) -> pd.Series:
+    """Cluster or label of each cell; a cell without a label is in the group Unknown."""
+    if key not in adata.obs.columns:
+        msg = f"`obs` has no column '{key}' (label_key). Columns: {listing(adata.obs.columns)}."
+        raise MissingKeyError(msg)
+    groups: pd.Series = adata.obs[key].astype("category")
+    if groups.isna().any():
+        if keys.UNKNOWN not in groups.cat.categories:
+            groups = groups.cat.add_categories([keys.UNKNOWN])
+        groups = groups.fillna(keys.UNKNOWN)
+    return groups.cat.remove_unused_categories()
 
 
 def _panels(

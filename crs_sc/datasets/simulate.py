@@ -81,7 +81,7 @@ def simulate_cohort(
     depth_sd: float = 0.3,
     subject_sd: float = 0.1,
     response_sd: float = 0.1,
-    producer_sd: float = 0.25,
+    producer_sd: float = 0.2,
     composition_concentration: float = 300.0,
     random_state: int = 0,
 ) -> SimulatedCohort:
@@ -175,26 +175,34 @@ def simulate_cohort(
         random_state=random_state,
     )
     _check(plan)
+    return _simulate(plan)
+
+
+def _simulate(plan: Plan) -> SimulatedCohort:
+    """Draw the cohort of a plan and sum up its truth."""
+    n_subjects = len(plan.arms) * plan.n_subjects_per_arm
     # One stream a subject, so that no sample depends on another.
     streams = [
         np.random.default_rng(seed)
-        for seed in np.random.SeedSequence(random_state).spawn(1 + len(arms) * n_subjects_per_arm)
+        for seed in np.random.SeedSequence(plan.random_state).spawn(1 + n_subjects)
     ]
     profiles = make_profiles(
-        n_background_genes=n_background_genes, effect_scale=effect_scale, rng=streams[0]
+        n_background_genes=plan.n_background_genes,
+        effect_scale=plan.effect_scale,
+        rng=streams[0],
     )
     counts, cells, sums = _draw(plan, profiles, streams[1:])
     contrasts = [
         comparison.Contrast(name, treated, reference, baseline=baseline)
         for name, treated, reference, baseline in CONTRASTS
-        if {treated, reference, baseline or reference} <= set(arms)
+        if {treated, reference, baseline or reference} <= set(plan.arms)
     ]
     ledger, producers = ledger_truth(sums), producers_truth(sums)
     truth = {
         "ledger": ledger,
         "producers": producers,
         "decomposition": decomposition_truth(ledger, producers, contrasts=contrasts),
-        "shifts": shifts_truth(profiles, contrasts=contrasts, effect_scale=effect_scale),
+        "shifts": shifts_truth(profiles, contrasts=contrasts, effect_scale=plan.effect_scale),
         "cells": cells,
     }
     adata = _assemble(counts, profiles.genes, cells)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from crs_sc import keys
 from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def resolve_source(
 
 
 def source_files(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """List every file whose content `read` depends on, the sample sheet and folders' files too.
+    """List every file of a cohort: the sample sheet, its files, and the raw matrices it names.
 
     Parameters
     ----------
@@ -153,12 +154,15 @@ def source_files(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str
     entries = resolve_source(source)
     given = [source] if isinstance(source, str | os.PathLike) else list(source)
     files = [Path(item).expanduser() for item in given if is_sheet(Path(item))]
-    for entry in entries:
-        if entry.path.is_dir():
-            files += sorted(path for path in entry.path.iterdir() if path.is_file())
-        elif entry.path.is_file():
-            files.append(entry.path)
+    folder = files[0].parent if files else Path()
+    paths = [entry.path for entry in entries]
+    raw = (entry.columns.get(keys.RAW_PATH, "") for entry in entries)
+    for path in [*paths, *(folder / name for name in dict.fromkeys(raw) if name)]:
+        if path.is_dir():
+            files += sorted(inner for inner in path.iterdir() if inner.is_file())
+        elif path.is_file():
+            files.append(path)
         else:
-            msg = f"There is no file '{entry.path}'."
+            msg = f"There is no file '{path}'."
             raise InputError(msg)
     return files

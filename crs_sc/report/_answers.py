@@ -135,9 +135,8 @@ def _arm_sentence(gene: str, facts: dict[str, Any]) -> str:
     sentence += f"; {_subject_clause(gene, seen, facts['subjects'])}."
     sentence += _runner_up(first, facts["sources"][1:])
     if facts["corrected"] < FEW_UMI:
-        sentence += (
-            f" Only {amount(round(facts['corrected'], 1))} UMI in all: too few to rank the sources."
-        )
+        umi = amount(round(facts["corrected"], 1))
+        sentence += f" Only {umi} UMI in all: too few to rank the sources."
     return sentence
 
 

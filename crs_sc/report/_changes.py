@@ -107,12 +107,14 @@ def _change(gene: str, rows: pd.DataFrame, before: float) -> tuple[str, str]:
     size = _relative(total, before)
     levels = f"{signed(1000 * total)} UMI per 1,000 sampled cells"
     if not math.isnan(before):
+        after = max(before + total, 0.0)
         levels = (
-            f"from {amount(1000 * before)} to {amount(1000 * max(before + total, 0.0))} UMI per 1,000 "
-            "sampled cells"
+            f"from {amount(1000 * before)} to {amount(1000 * after)} UMI per 1,000 sampled cells"
         )
+    parts = _parts(gene, rows)
     if clear:
         lead = f"{gene} output per sampled cell {'rises' if total > 0 else 'falls'}{size}"
+        lead += f" ({parts[0][1]})" if parts else ""
     elif known:
         lead = f"no clear change of {gene} output per sampled cell (estimate{size})"
     else:
@@ -120,7 +122,7 @@ def _change(gene: str, rows: pd.DataFrame, before: float) -> tuple[str, str]:
             f"{gene} output per sampled cell is {'higher' if total > 0 else 'lower'}{size}, "
             "without an interval (too few subjects)"
         )
-    return lead, f"{levels}. {_part_list(gene, rows)}"
+    return lead, f"{levels}. {_part_list(parts)}"
 
 
 def _relative(total: float, before: float) -> str:
@@ -134,8 +136,8 @@ def _relative(total: float, before: float) -> str:
     return f" by {percent(abs(total) / before)}"
 
 
-def _part_list(gene: str, rows: pd.DataFrame) -> str:
-    """Name the largest parts of the change, at most three."""
+def _parts(gene: str, rows: pd.DataFrame) -> list[tuple[float, str, float, tuple[float, float]]]:
+    """Describe every part of the change: size, words, value and interval, the largest first."""
     parts = []
     for row in rows.to_dict("records"):
         for part, (more, fewer) in _PARTS.items():
@@ -147,7 +149,11 @@ def _part_list(gene: str, rows: pd.DataFrame) -> str:
             )
             ends = float(row[f"{part}_ci_low"]), float(row[f"{part}_ci_high"])
             parts.append((abs(value), words, value, ends))
-    parts.sort(key=lambda item: (-item[0], item[1]))
+    return sorted(parts, key=lambda item: (-item[0], item[1]))
+
+
+def _part_list(parts: list[tuple[float, str, float, tuple[float, float]]]) -> str:
+    """Name the largest parts of the change, at most three."""
     whole = sum(item[0] for item in parts)
     told = [item for item in parts if item[0] >= 0.1 * whole][:3] or parts[:1]
     if not told:

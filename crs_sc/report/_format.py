@@ -30,8 +30,9 @@ def cells_named(population: str) -> str:
     """Name a population in a sentence: `Classical monocyte` -> `classical monocytes`."""
     if population in _PLURALS:
         return _PLURALS[population]
-    lower = population.lower()
-    return population if lower.endswith(("s", "cell", "cells")) else f"{population} cells"
+    if population.endswith("s"):
+        return population
+    return f"{population}s" if population.lower().endswith("cell") else f"{population} cells"
 
 
 def amount(value: float) -> str:

@@ -210,7 +210,7 @@ def _embedded(figures: Sequence[Path]) -> list[tuple[str, PageFigure]]:
         if path.stem not in files or path.suffix == ".svg":
             files[path.stem] = path
     known = [path for path in files.values() if path.stem.partition("--")[0] in CAPTIONS]
-    known.sort(key=lambda path: (ORDER.index(path.stem.partition("--")[0]), path.stem))
+    known.sort(key=lambda path: ORDER.index(path.stem.partition("--")[0]))
     made = []
     for path in known:
         kind, _, which = path.stem.partition("--")

@@ -21,9 +21,9 @@ __all__ = ["PageTable", "page_table", "page_tables", "planted_and_found"]
 
 _SHARES = frozenset(
     {
-        "share", "cell_share", "producer_fraction", "median_mt_fraction", "ambient_fraction",
-        "ambient_upper", "share_reference", "share_treated", "share_ci_low", "share_ci_high",
-        "planted_share", "found_share",
+        "share", "cell_share", "median_mt_fraction", "ambient_fraction", "ambient_upper",
+        "share_reference", "share_treated", "share_ci_low", "share_ci_high", "planted_share",
+        "found_share",
     }
 )  # fmt: skip
 _SETS = frozenset({"feature", "gene_set"})

@@ -239,12 +239,12 @@ def test_pairs_are_drawn_together():
 
 def test_same_seed_same_bytes_and_a_second_to_run():
     ledger, producers, samples = random_cohort(np.random.default_rng(3), n=8, k=12)
-    start = time.perf_counter()
+    start = time.process_time()
     one, two, other = (
         decompose(ledger, producers, contrasts=[CART], samples=samples, random_state=seed)
         for seed in (0, 0, 1)
     )
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert one.to_csv() == two.to_csv()
     assert one["total_ci_low"].to_list() != other["total_ci_low"].to_list()
 

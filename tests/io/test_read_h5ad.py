@@ -118,7 +118,7 @@ def test_order_of_search(path: Path) -> None:
     source.X = lognorm(counts)
     source.layers["spliced"] = counts
     source.layers["umi"] = counts
-    source.layers["codes"] = counts - 1
+    source.layers["codes"] = counts.toarray() - 1
     with pytest.warns(CrsWarning, match=r"taken from layers\['umi'\]"):
         got = read(put(source, path))
     assert got.uns[keys.UNS]["matrix"] == "layers['umi']"
@@ -423,7 +423,13 @@ def test_sheet(tmp_path: Path) -> None:
     assert "CD4_CD8" in got.obs
     want = sparse.vstack([cohort(seed=seed).X for seed in (0, 1)])
     assert (got.layers["counts"] != want).nnz == 0
-    assert source_files(sheet) == [sheet, *(tmp_path / "data" / f"{n}.h5ad" for n in "ab")]
+    files = [tmp_path / "data" / f"{name}.h5ad" for name in "ab"]
+    assert source_files(sheet) == [sheet, *files]
+    sheet.write_text("path\traw_path\ndata/a.h5ad\tdata/b.h5ad\n")
+    assert source_files([sheet]) == [sheet, *files]
+    sheet.write_text("path\traw_path\ndata/a.h5ad\traw.h5\n")
+    with pytest.raises(InputError, match=r"There is no file '.*raw.h5'"):
+        source_files(sheet)
 
 
 @pytest.mark.parametrize(

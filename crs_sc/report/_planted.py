@@ -1,0 +1,127 @@
+"""What was planted in a simulated cohort beside what was found, as text for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from crs_sc.io import read_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["planted_beside_found", "share_errors"]
+
+_ROW = ["gene", "population", "sample"]
+_PARTS = ("composition", "producer_fraction", "intensity")
+_FDR = 0.05
+
+
+def share_errors(truth: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+    """Planted and found source shares, row by row.
+
+    A population that only one of the two tables has counts with a share of 0 in the other;
+    samples in which nothing was planted have no shares to compare and are left out.
+
+    Parameters
+    ----------
+    truth, found
+        Ledgers with columns gene, population, sample, condition, share.
+
+    Returns
+    -------
+    Columns gene, population, sample, condition, planted, found, for the genes of `found`.
+    """
+    truth = truth[truth["gene"].isin(found["gene"])]
+    both = truth[[*_ROW, "share"]].merge(
+        found[[*_ROW, "share"]], on=_ROW, how="outer", suffixes=("_planted", "_found")
+    )
+    both = both.rename(columns={"share_planted": "planted", "share_found": "found"})
+    made = truth.groupby(["gene", "sample"])["share"].sum()
+    some = both.set_index(["gene", "sample"]).index.isin(made.index[made > 0])
+    both = both[some].fillna({"planted": 0.0, "found": 0.0})
+    both["condition"] = both["sample"].map(truth.groupby("sample")["condition"].first())
+    return both.reset_index(drop=True)
+
+
+def planted_beside_found(tables: Path, truth: Path) -> str:
+    """Compare the headlines of a run with the truth of its simulated cohort.
+
+    Parameters
+    ----------
+    tables
+        Folder with the tables of the run.
+    truth
+        Folder with the planted tables.
+
+    Returns
+    -------
+    Text: sources, decomposition and shifts, planted beside found.
+    """
+    lines = ["SIMULATED cohort: planted beside found", ""]
+    lines += _source_lines(read_table(truth / "ledger.tsv"), read_table(tables / "ledger.tsv"))
+    lines += _decomposition_lines(
+        read_table(truth / "decomposition.tsv"), read_table(tables / "decomposition.tsv")
+    )
+    lines += _shift_lines(read_table(truth / "shifts.tsv"), read_table(tables / "shifts.tsv"))
+    return "\n".join(lines)
+
+
+def _source_lines(truth: pd.DataFrame, found: pd.DataFrame) -> list[str]:
+    errors = share_errors(truth, found)
+    lines = ["Largest source and its share (mean over samples)"]
+    for (gene, condition), part in errors.groupby(["gene", "condition"], sort=True):
+        planted = part.pivot_table(index="population", columns="sample", values="planted")
+        called = part.pivot_table(index="population", columns="sample", values="found")
+        agree = int((planted.idxmax() == called.idxmax()).sum())
+        planted_mean, found_mean = planted.mean(axis=1), called.mean(axis=1)
+        lines.append(
+            f"  {gene} {condition:<18} planted: {planted_mean.idxmax()} {planted_mean.max():.1%}   "
+            f"found: {found_mean.idxmax()} {found_mean.max():.1%}   "
+            f"same in {agree} of {planted.shape[1]} samples"
+        )
+    gap = (errors["planted"] - errors["found"]).abs().groupby(errors["gene"]).mean()
+    lines += [f"  {gene}: mean absolute error of all shares {gap[gene]:.4f}" for gene in gap.index]
+    return lines
+
+
+def _decomposition_lines(truth: pd.DataFrame, found: pd.DataFrame) -> list[str]:
+    row = ["contrast", "gene", "population"]
+    both = truth.merge(found, on=row, suffixes=("_planted", "_found"))
+    lines = ["", "Change of output per sampled cell, main population (planted / found)"]
+    size = both["total_planted"].abs()
+    largest = size.groupby([both["contrast"], both["gene"]], sort=False).idxmax()
+    for main in both.loc[largest].to_dict("records"):
+        parts = "   ".join(
+            f"{name.replace('_', ' ')} {main[f'{name}_planted']:+.3f} / {main[f'{name}_found']:+.3f}"
+            for name in ("total", *_PARTS)
+        )
+        lines.append(f"  {main['contrast']}, {main['gene']}, {main['population']}: {parts}")
+    gap = (found["total"] - found[list(_PARTS)].sum(axis=1)).abs().max()
+    lines.append(f"  The parts add up to the change within {gap:.1e}.")
+    return lines
+
+
+def _shift_lines(truth: pd.DataFrame, found: pd.DataFrame) -> list[str]:
+    row = ["contrast", "kind", "feature", "population"]
+    both = truth[[*row, "estimate"]].merge(found, on=row, suffixes=("_planted", "_found"))
+    both = both[both["kind"] == "signature"]
+    called = both["padj"] <= _FDR
+    size = both["estimate_planted"].abs().groupby(both["contrast"], sort=False)
+    largest = both.loc[size.nlargest(2).index.get_level_values(1)]
+    lines = ["", "Shifts of signatures (log2; planted / found; permutation p, its floor)"]
+    lines += [
+        f"  {item['contrast']}, {item['feature']}, {item['population']}: "
+        f"{item['estimate_planted']:+.2f} / {item['estimate_found']:+.2f}   "
+        f"p {item['pvalue_permutation']:.3f} (floor {item['pvalue_floor']:.3f})"
+        for item in largest.to_dict("records")
+    ]
+    silent = both.groupby("population")["estimate_planted"].agg(lambda x: x.abs().max()) == 0
+    for population in silent.index[silent]:
+        mine = both["population"] == population
+        lines.append(
+            f"  {population}, in which nothing was planted: {int((mine & called).sum())} of "
+            f"{int(mine.sum())} shifts called at FDR {_FDR}"
+        )
+    return lines

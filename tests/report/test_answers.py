@@ -1,0 +1,252 @@
+"""The sentences on top: right for the plain case and honest at the edges."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from crs_sc import keys
+from crs_sc.comparison import Contrast
+from crs_sc.report import shift_answers, source_answers
+from crs_sc.report._arms import ordered_arms
+from crs_sc.report._format import amount, cells_named, interval, percent, pvalue
+
+MONO, T = "Classical monocyte", "CD4 T"
+
+
+def ledger(umi, *, n_cells=100, gene="IL6"):
+    """Ledger of two populations; `umi` maps (arm, subject) to (monocyte, T) corrected UMI."""
+    rows = []
+    for (arm, subject), pair in umi.items():
+        total = sum(pair)
+        for population, value in zip((MONO, T), pair, strict=True):
+            share = value / total if total else math.nan
+            row = (gene, population, f"s_{subject}_{arm}", subject, arm, n_cells)
+            rows.append((*row, int(value), 0.5, float(value), share, 0.5, share / 0.5))
+    return pd.DataFrame(rows, columns=keys.LEDGER_TABLE.names)
+
+
+def by_condition(table, *, spread=0.1):
+    rows = []
+    for (gene, population, arm), part in table.groupby(["gene", "population", "condition"]):
+        share = part["share"].mean()
+        n = int(part["share"].notna().sum())
+        low, high = (share - spread, share + spread) if n > 1 else (np.nan, np.nan)
+        rows.append((gene, population, arm, n, share, low, high, 0.5, share / 0.5))
+    return pd.DataFrame(rows, columns=keys.LEDGER_BY_CONDITION_TABLE.names)
+
+
+def made(umi, **settings):
+    table = ledger(umi)
+    return {"ledger": table, "ledger_by_condition": by_condition(table, **settings)}
+
+
+def change(parts, *, status=keys.OK, relative=0.5, contrast="drug"):
+    """Decomposition with (composition, producers, intensity) by population."""
+    rows = []
+    for population, values in parts.items():
+        everything = (sum(values), *values)
+        ends = [end for v in everything for end in (v - relative * abs(v), v + relative * abs(v))]
+        rows.append((contrast, "IL6", population, *everything, *ends, status))
+    return pd.DataFrame(rows, columns=keys.DECOMPOSITION_TABLE.names)
+
+
+class TestSources:
+    def test_plain_case(self):
+        (answer,) = source_answers(made({("CART", "a"): (90, 10), ("CART", "b"): (80, 20)}))
+        assert answer.lead == (
+            "Classical monocytes are the largest source of IL6 in every arm "
+            "(mean share of its transcripts: 85 %)."
+        )
+        ((arm, text),) = answer.lines
+        assert arm == "CART"
+        assert text.startswith(
+            "Classical monocytes, 85 % of the transcripts (95 % interval 75 to 95 %) "
+            "from 50 % of the cells"
+        )
+        assert "2 subjects" in text
+
+    def test_arms_differ(self):
+        (answer,) = source_answers(made({("CART", "a"): (90, 10), ("drug", "b"): (10, 90)}))
+        assert answer.lead == (
+            "The largest source of IL6 differs by arm: classical monocytes in CART (90 %); "
+            "CD4 T cells in drug (90 %)."
+        )
+
+    def test_nothing_above_the_soup(self):
+        (answer,) = source_answers(made({("CART", "a"): (0, 0), ("CART", "b"): (0, 0)}))
+        assert answer.lead == (
+            "No source of IL6 can be named: no UMI above the ambient RNA in any arm."
+        )
+        assert "400 cells of 2 subjects" in answer.lines[0][1]
+        assert "2 expected from the soup" in answer.lines[0][1]
+
+    def test_silent_arm_beside_a_loud_one(self):
+        (answer,) = source_answers(made({("vehicle", "a"): (0, 0), ("CART", "b"): (90, 10)}))
+        assert "in CART" in answer.lead
+        assert "no source can be named in vehicle" in answer.lead
+
+    def test_one_subject_has_no_interval(self):
+        (answer,) = source_answers(made({("CART", "a"): (90, 10)}))
+        assert "one subject: no interval" in answer.lines[0][1]
+        assert "95 % interval" not in answer.lines[0][1]
+
+    def test_subjects_without_umi_are_told(self):
+        (answer,) = source_answers(
+            made({("CART", "a"): (90, 10), ("CART", "b"): (80, 20), ("CART", "c"): (0, 0)})
+        )
+        assert "2 of 3 subjects, the others without IL6 above the soup" in answer.lines[0][1]
+
+    def test_overlapping_intervals_and_few_umi(self):
+        (answer,) = source_answers(made({("CART", "a"): (5, 4), ("CART", "b"): (5, 4)}, spread=0.3))
+        assert "which is first is not certain" in answer.lines[0][1]
+        assert "Only 18 UMI in all" in answer.lines[0][1]
+
+    def test_shares_without_a_single_producer(self):
+        tables = made({("CART", "a"): (90, 10)})
+        rows = [
+            ("IL6", name, "s", "a", "CART", 100, 0, 5, 0, 0.0, 0.0, 0.1, 9, 0.5)
+            for name in (MONO, T)
+        ]
+        tables["producers"] = pd.DataFrame(rows, columns=keys.PRODUCERS_TABLE.names)
+        (answer,) = source_answers(tables)
+        assert "no single cell holds more UMI than the soup explains" in answer.lines[0][1]
+
+    def test_no_ledger(self):
+        assert source_answers({}) == []
+
+
+class TestShifts:
+    CONTRAST = (Contrast("drug", "CART_drug", "CART", baseline="vehicle"),)
+
+    def tables(self, decomposition, **more):
+        umi = {
+            (arm, f"{arm}{i}"): pair
+            for arm, pair in (("CART", (20, 0)), ("CART_drug", (8, 0)))
+            for i in range(3)
+        }
+        return made(umi) | {"decomposition": decomposition} | more
+
+    def test_fall_with_its_parts(self):
+        # Output per sampled cell: 20 UMI in 200 cells, 0.1, falls by 0.06.
+        tables = self.tables(change({MONO: (-0.02, -0.04, 0.0), T: (0.0, 0.0, 0.0)}))
+        (answer,) = shift_answers(tables, contrasts=self.CONTRAST)
+        assert answer.topic == "drug: CART \u2192 CART_drug"
+        assert answer.lead == (
+            "IL6 output per sampled cell falls by 60 % (fewer producers among classical monocytes)."
+        )
+        assert answer.lines[0] == (
+            "IL6",
+            (
+                "From 100 to 40 UMI per 1,000 sampled cells. Mostly fewer producers among "
+                "classical monocytes (\u221240, 95 % interval \u221260 to \u221220); fewer "
+                "classical monocytes (\u221220, 95 % interval \u221230 to \u221210)."
+            ),
+        )
+
+    def test_interval_over_zero_is_no_change(self):
+        tables = self.tables(change({MONO: (0.0, -0.02, 0.0)}, relative=2))
+        (answer,) = shift_answers(tables, contrasts=self.CONTRAST)
+        assert answer.lead.startswith("No clear change of IL6 output per sampled cell")
+        assert "spans zero" in answer.lines[0][1]
+
+    def test_large_rise_is_a_fold(self):
+        tables = self.tables(change({MONO: (0.0, 0.4, 0.0)}))
+        (answer,) = shift_answers(tables, contrasts=self.CONTRAST)
+        assert "rises 5.0-fold" in answer.lead
+
+    def test_no_producers_in_either_arm(self):
+        nothing = change({MONO: (0.0, 0.0, 0.0)}, status=keys.NO_PRODUCERS)
+        (answer,) = shift_answers(self.tables(nothing), contrasts=self.CONTRAST)
+        assert answer.lead == "IL6 is made in neither arm."
+
+    def test_one_subject_an_arm_gives_no_interval(self):
+        table = change({MONO: (0.0, -0.02, math.nan)})
+        table["total"] = -0.02
+        table.loc[:, [name for name in table if "_ci_" in name]] = np.nan
+        (answer,) = shift_answers(self.tables(table), contrasts=self.CONTRAST)
+        assert "without an interval (too few subjects)" in answer.lead
+        assert "interval \u2212" not in answer.lines[0][1]
+
+    def test_p_is_given_with_its_floor(self):
+        row = ("drug", "gene", "IL6", MONO, -1.4, -2.0, -0.8, -3.0, 0.001, 0.01, 0.1, 0.1, 3, 3)
+        shifts = pd.DataFrame([(*row, -1.6, -1.2, keys.OK)], columns=keys.SHIFTS_TABLE.names)
+        tables = self.tables(change({MONO: (-0.02, -0.04, 0.0)}), shifts=shifts)
+        (answer,) = shift_answers(tables, contrasts=self.CONTRAST)
+        assert dict(answer.lines)["IL6 level"] == (
+            "In classical monocytes \u22121.40 log2 (95 % interval \u22122.00 to \u22120.80), "
+            "permutation p 0.1 (floor 0.1), adjusted model p 0.01."
+        )
+
+    def test_no_p_says_why(self):
+        row = ("drug", "gene", "IL6", MONO, -1.4, *[math.nan] * 7, 1, 1, math.nan, math.nan)
+        shifts = pd.DataFrame([(*row, keys.TOO_FEW_SUBJECTS)], columns=keys.SHIFTS_TABLE.names)
+        tables = self.tables(change({MONO: (-0.02, -0.04, 0.0)}), shifts=shifts)
+        (answer,) = shift_answers(tables, contrasts=self.CONTRAST)
+        assert dict(answer.lines)["IL6 level"].endswith("no p (too few subjects for a test).")
+
+    def test_reversal_is_beside_the_response(self, fake):
+        contrasts = [Contrast(**one) for one in fake.CONTRASTS]
+        answers = shift_answers(fake.tables(), contrasts=contrasts)
+        assert [answer.topic.partition(":")[0] for answer in answers] == [
+            "cart", "anakinra", "tocilizumab",
+        ]  # fmt: skip
+        assert "Reversal" not in dict(answers[0].lines)["IL-1 response"]
+        assert "Reversal towards vehicle: 8" in dict(answers[1].lines)["IL-1 response"]
+
+    def test_no_contrast(self):
+        tables = self.tables(change({MONO: (0.0, 0.1, 0.0)}))
+        assert shift_answers(tables, contrasts=()) == []
+
+
+class TestWords:
+    def test_arms_from_the_baseline_outwards(self, fake):
+        contrasts = [Contrast(**one) for one in reversed(fake.CONTRASTS)]
+        arms = ordered_arms(contrasts, [*fake.ARMS, "another"])
+        assert arms[:2] == ["vehicle", "CART"]
+        assert arms[-1] == "another"
+        assert ordered_arms([], ["b", "a"]) == ["a", "b"]
+
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [
+            (1234.5, "1,234"), (12.345, "12.3"), (0.012, "0.012"), (0, "0"), (-2, "\u22122"),
+            (0.00001, "1.0e\u221205"), (math.nan, "not known"), (99.99, "100"), (10.0, "10"),
+        ],
+    )  # fmt: skip
+    def test_amount(self, value, text):
+        assert amount(value) == text
+
+    @pytest.mark.parametrize(
+        ("share", "text"),
+        [
+            (0.824, "82 %"), (0.0049, "0.5 %"), (0.0002, "less than 0.1 %"), (0, "0 %"),
+            (0.0996, "10 %"), (1, "100 %"), (-0.12, "\u221212 %"),
+        ],
+    )  # fmt: skip
+    def test_percent(self, share, text):
+        assert percent(share) == text
+
+    def test_interval(self):
+        assert interval(0.7512, 0.9312, as_percent=True) == "75 to 93 %"
+        assert interval(math.nan, 1.0) == ""
+
+    def test_pvalue(self):
+        assert pvalue(0.0285714, 0.0285714) == "0.029 (floor 0.029)"
+        assert pvalue(math.nan) == "no p"
+        assert pvalue(1e-9) == "below 0.0001"
+
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("Classical monocyte", "classical monocytes"), ("CAR T", "CAR T cells"),
+            ("B", "B cells"),
+            ("CD14+ Monocytes", "CD14+ Monocytes"), ("Unknown", "cells of unknown type"),
+            ("T cell", "T cells"),
+        ],
+    )  # fmt: skip
+    def test_cells_named(self, name, text):
+        assert cells_named(name) == text

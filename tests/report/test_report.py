@@ -1,0 +1,131 @@
+"""Figures and page: complete, self-contained, the same twice, honest where there is nothing."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from crs_sc.comparison import Contrast
+from crs_sc.report import key_figures, subject_scores, write_figures, write_report
+from crs_sc.report._figures import ORDER
+from crs_sc.report._words import CAPTIONS
+
+PROVENANCE = {"crs_sc": "0.1.0", "versions": {"scanpy": "1.12"}, "inputs": {"a.h5ad": "sha256:0"}}
+
+
+@pytest.fixture(scope="module")
+def contrasts(fake):
+    return [Contrast(**one) for one in fake.CONTRASTS]
+
+
+def make(folder, adata, tables, figures=(), **config):
+    truth = config.pop("truth", None)
+    write_report(
+        adata, tables, figures, folder / "report.html", config=config, provenance=PROVENANCE,
+        truth=truth,
+    )  # fmt: skip
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def external(page):
+    """Whatever a browser would fetch from elsewhere."""
+    loads = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')\s>]+)""", page)
+    return [link for link in loads if not link.startswith(("data:", "#", "tables/", "figures/"))]
+
+
+def test_every_figure_has_a_caption():
+    assert set(CAPTIONS) == set(ORDER)
+
+
+def test_all_key_figures_of_a_full_cohort(cells, tables, contrasts):
+    names = [item.name for item in key_figures(cells, tables, contrasts=contrasts)]
+    assert {name.partition("--")[0] for name in names} == set(ORDER)
+    assert len(names) == len(set(names))
+    assert [name for name in names if name.startswith("volcano")] == [
+        "volcano--cart", "volcano--anakinra", "volcano--tocilizumab",
+    ]  # fmt: skip
+
+
+def test_only_figures_with_something_to_show(tables):
+    assert key_figures(None, {}) == []
+    names = {item.name for item in key_figures(None, {"qc": tables["qc"]})}
+    assert names == {"qc_overview"}
+    empty = {name: table.iloc[:0] for name, table in tables.items()}
+    assert key_figures(None, empty) == []
+
+
+def test_figures_are_the_same_twice(cells, tables, contrasts, tmp_path):
+    few = {name: tables[name] for name in ("ledger",)}
+    first = write_figures(cells, few, tmp_path / "a", contrasts=contrasts)
+    second = write_figures(cells, few, tmp_path / "b", contrasts=contrasts)
+    assert [path.name for path in first] == [path.name for path in second]
+    assert {path.suffix for path in first} == {".png", ".svg"}
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+
+
+def test_scores_are_one_row_a_subject(cells, fake):
+    scores = subject_scores(cells, signatures={"x": ["SOCS3", "PIM1"]}, min_cells=1)
+    assert set(scores["condition"]) == set(fake.ARMS)
+    assert not scores.duplicated(["feature", "population", "subject", "condition"]).any()
+    means = scores.groupby("condition")["score"].mean()
+    assert means["vehicle"] < means["CART"]
+
+
+def test_page_is_complete_and_loads_nothing(cells, tables, fake, contrasts, tmp_path):
+    few = {name: tables[name] for name in ("qc", "decomposition")}
+    figures = write_figures(None, few, tmp_path / "figures", contrasts=contrasts)
+    page = make(tmp_path, cells, tables, figures, contrasts=list(fake.CONTRASTS), seed=7)
+    assert external(page) == []
+    assert page.count("data:image/svg+xml;base64,") == 2
+    for words in (
+        "Classical monocytes are the largest source of IL1B in every arm",
+        "IL1B output per sampled cell rises",
+        "Transcripts are not secreted protein",
+        "endothelial and stromal cells, neutrophils and tissue macrophages",
+        "scanpy",
+        "<td>7</td>",
+    ):
+        assert words in page, words
+    assert "Simulated data" not in page
+    for anchor in re.findall(r'href="#([\w-]+)"', page):
+        assert f'id="{anchor}"' in page
+
+
+def test_page_of_a_simulated_cohort_says_so(cells, tables, fake, tmp_path):
+    truth = {name: fake.tables(3)[name] for name in ("ledger", "decomposition", "shifts")}
+    page = make(tmp_path, cells, tables, contrasts=list(fake.CONTRASTS), truth=truth)
+    assert "Simulated data" in page
+    assert "planted share" in page
+    assert "Source shares, planted and found" in page
+
+
+def test_page_without_contrast(cells, tables, tmp_path):
+    kept = {name: tables[name] for name in ("qc", "ledger", "ledger_by_condition", "producers")}
+    page = make(tmp_path, cells, kept, contrasts=[])
+    assert "No contrast was set" in page
+    assert 'id="shifts"' not in page
+    assert "largest source of IL6" in page
+
+
+def test_page_of_nothing_still_stands(tmp_path):
+    page = make(tmp_path, None, {}, contrasts=[])
+    assert "no source can be named" in page
+    assert external(page) == []
+
+
+def test_notes_are_shown_and_escaped(cells, tables, tmp_path):
+    adata = cells.copy()
+    adata.uns["crs_sc"] = {"notes": ["No mitochondrial gene <b>in</b> the file."]}
+    page = make(tmp_path, adata, tables, contrasts=[])
+    assert "No mitochondrial gene &lt;b&gt;in&lt;/b&gt; the file." in page
+
+
+def test_missing_numbers_are_empty_cells(cells, tables, tmp_path):
+    qc = tables["qc"].assign(n_doublets=tables["qc"]["n_doublets"].astype("Int64"))
+    qc.loc[0, "n_doublets"] = None
+    qc["median_mt_fraction"] = float("nan")
+    page = make(tmp_path, cells, tables | {"qc": qc}, contrasts=[])
+    assert not re.search(r"\bnan\b", page, re.IGNORECASE)
+    assert "&lt;NA&gt;" not in page
