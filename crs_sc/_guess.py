@@ -75,8 +75,8 @@ def write_guessed_config(files: Sequence[Path], out: Path, *, overwrite: bool) -
     lines = [
         "# Settings of a crs_sc run. Every line is a guess or a default: read it before you run.",
         (
-            f"# {len(files)} file(s), {sum(d.n_cells for d in found)} cells x {first.n_genes} genes; "
-            f"counts in {first.counts or 'none of the matrices'}."
+            f"# {len(files)} file(s), {sum(item.n_cells for item in found)} cells; the first has "
+            f"{first.n_genes} genes, counts in {first.counts or 'none of its matrices'}."
         ),
         *_yaml({"input": paths[0] if len(paths) == 1 else paths}),
         "",

@@ -127,7 +127,9 @@ class Columns(BaseModel):
     model_config = _STRICT
 
     sample: str | None = Field(default=None, description="One library.")
-    subject: str | None = Field(default=None, description="Animal or patient: the unit of replication.")
+    subject: str | None = Field(
+        default=None, description="Animal or patient: the unit of replication."
+    )
     condition: str | None = Field(default=None, description="Arm of the study.")
     batch: str | None = Field(default=None, description="Batch: a block of the tests.")
     timepoint: str | None = Field(default=None, description="Time point.")

@@ -119,6 +119,7 @@ HIGHLY_VARIABLE = "highly_variable"
 PCA = "X_pca"
 HARMONY = "X_pca_harmony"
 UMAP = "X_umap"
+CHANCE_SCORE = "chance_score"
 SIGNATURE_SCORES = "signature_scores"
 PRODUCER_STATE = "producer_state"
 AMBIENT_PROFILE = "ambient_profile"
@@ -273,6 +274,15 @@ ALL_KEYS: tuple[KeySpec, ...] = (
         "",
         "tl.annotate",
         "State of a monocyte or macrophage; missing elsewhere.",
+    ),
+    KeySpec(
+        "obs",
+        CHANCE_SCORE,
+        "float64",
+        "(n_cells,)",
+        "0 to 1",
+        "tl.score_signatures",
+        "Score expected of a gene set without meaning in this cell.",
     ),
     KeySpec(
         "obs",

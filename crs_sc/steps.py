@@ -13,6 +13,7 @@ from crs_sc._checks import sample_table
 from crs_sc._stages import (
     annotate_cohort,
     attribute_sources,
+    chosen_signatures,
     cluster_cohort,
     compare_arms,
     qc_sample,
@@ -52,7 +53,7 @@ _READS = {
     "annotate": ("columns", "organism", "transgene", "signatures", "gene_sets", "seed"),
     "sources": ("columns", "genes", "seed"),
     "compare": ("columns", "contrasts", "genes", "signatures", "gene_sets", "seed"),
-    "report": ("contrasts", "truth"),
+    "report": ("columns", "organism", "contrasts", "signatures", "gene_sets", "truth"),
 }
 
 
@@ -221,7 +222,13 @@ class Run:
         settings = self.config.model_dump(mode="json")
         provenance = self._provenance()
         out = self.space.out
-        figures = write_figures(adata, tables, out / "figures")
+        figures = write_figures(
+            adata,
+            tables,
+            out / "figures",
+            contrasts=self.config.contrasts,
+            signatures=chosen_signatures(self.config),
+        )
         write_text(dump_config(self.config), out / "config.yaml")
         write_json(provenance, out / "provenance.json")
         write_report(

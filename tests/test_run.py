@@ -45,7 +45,8 @@ def test_every_table_of_the_contract_is_there_with_its_columns(small_run: Finish
         path = small_run.out / "tables" / f"{name}.tsv"
         assert path.read_text(encoding="utf-8").splitlines()[0].split("\t") == table.names
         frame = read_table(path)
-        assert len(frame) > 0, name
+        # Without a drug arm there is nothing to reverse.
+        assert (len(frame) > 0) == (name != "reversal"), name
         assert not frame.duplicated(list(table.index)).any(), name
 
 

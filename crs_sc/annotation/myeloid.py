@@ -25,19 +25,19 @@ MYELOID_STATES = (
 RESTING = "resting"
 
 
-def call_myeloid_states(adata: AnnData, *, min_state_score: float = 0.3) -> None:
+def call_myeloid_states(adata: AnnData, *, min_excess: float = 0.25) -> None:
     """Name the state of each monocyte and macrophage.
 
-    The state is the one with the highest score of its signature (less that of the signature
-    that speaks against it), `resting` if none reaches `min_state_score`. Target cytokines are in
-    no signature, so the state does not restate who makes them.
+    The state is the one with the highest score of its signature beyond chance (less that of the
+    signature that speaks against it), `resting` if none reaches `min_excess`. Target cytokines
+    are in no signature, so the state does not restate who makes them.
 
     Parameters
     ----------
     adata
-        Cells x genes with `obs["lineage"]` and `obsm["signature_scores"]`.
-    min_state_score
-        Smallest score of a called state, 0 to 1.
+        Cells x genes with `obs["lineage"]`, `obsm["signature_scores"]` and `obs["chance_score"]`.
+    min_excess
+        Smallest score of a called state beyond that of a set without meaning in the same cell.
 
     Returns
     -------
@@ -53,9 +53,10 @@ def call_myeloid_states(adata: AnnData, *, min_state_score: float = 0.3) -> None
         msg = f"`obsm` has no '{keys.SIGNATURE_SCORES}'. Run crs_sc.tl.score_signatures first."
         raise MissingKeyError(msg)
     scores = adata.obsm[keys.SIGNATURE_SCORES]
+    chance = adata.obs[keys.CHANCE_SCORE]
     states = pd.DataFrame(
         {
-            state: scores[up] - (scores.get(down, 0))
+            state: scores[up] - scores.get(down, chance)
             for state, up, down in MYELOID_STATES
             if up in scores
         },
@@ -65,7 +66,7 @@ def call_myeloid_states(adata: AnnData, *, min_state_score: float = 0.3) -> None
     best = np.full(adata.n_obs, len(names) - 1)
     if states.shape[1]:
         values = states.to_numpy()
-        best = np.where(values.max(axis=1) >= min_state_score, values.argmax(axis=1), best)
+        best = np.where(values.max(axis=1) >= min_excess, values.argmax(axis=1), best)
     state = pd.Series(names[best], index=adata.obs_names)
     state[~adata.obs[keys.LINEAGE].isin(["Monocyte", "Macrophage"])] = None
     adata.obs[keys.MYELOID_STATE] = pd.Categorical(state, categories=names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from crs_sc import keys
@@ -14,9 +15,7 @@ from crs_sc.errors import InputError, listing
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
     from anndata import AnnData
-    from numpy.typing import NDArray
 
 __all__ = ["score_signatures"]
 
@@ -45,7 +44,8 @@ def score_signatures(
     Returns
     -------
     None. Writes `obsm["signature_scores"]`: float32 DataFrame, shape `(n_cells, n_signatures)`,
-    0 (none of the genes is high in the cell) to 1.
+    0 (none of the genes is high in the cell) to 1, and `obs["chance_score"]`: the score expected
+    of a set without meaning, larger in a deep cell and in a small panel.
 
     Raises
     ------
@@ -65,21 +65,12 @@ def score_signatures(
         raise InputError(msg)
     if absent:
         add_note(adata, f"No gene of these signatures is in the data: {listing(absent)}.")
-    kept = {name: genes for name, genes in found.items() if genes}
+    kept = {name: np.asarray(genes) for name, genes in found.items() if genes}
+    limit = max(min(max_rank, adata.n_vars), *(len(genes) for genes in kept.values()))
+    scores, chance = rank_scores(
+        counts_matrix(adata, layer=layer), list(kept.values()), max_rank=limit
+    )
     adata.obsm[keys.SIGNATURE_SCORES] = pd.DataFrame(
-        _scores(adata, list(kept.values()), max_rank=max_rank, layer=layer),
-        index=adata.obs_names,
-        columns=list(kept),
+        scores, index=adata.obs_names, columns=list(kept)
     )
-
-
-def _scores(
-    adata: AnnData, sets: list[list[int]], *, max_rank: int, layer: str
-) -> NDArray[np.float32]:
-    import numpy as np
-
-    limit = min(max_rank, adata.n_vars)
-    limit = max(limit, *(len(genes) for genes in sets))
-    return rank_scores(
-        counts_matrix(adata, layer=layer), [np.asarray(genes) for genes in sets], max_rank=limit
-    )
+    adata.obs[keys.CHANCE_SCORE] = chance

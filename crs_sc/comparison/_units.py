@@ -92,18 +92,37 @@ class UnitData:
     ambient: NDArray[np.float64]
 
     def responses(
-        self, units: NDArray[np.integer], population: int, features: Features
+        self,
+        units: NDArray[np.integer],
+        population: int,
+        features: Features,
+        *,
+        min_count: int,
     ) -> NDArray[np.float64]:
         """Scores of the features in some units of a population, `(n_used, n_features)`.
 
-        A gene that the soup explains in these units together counts as zero in each of them.
+        A gene that is not `expressed` in these units counts as zero in each of them: at a few UMI
+        log2(CPM + 1) jumps by several units for one UMI more.
         """
-        genes = self.genes[units, population]
-        own = above_soup(
-            self.raw[units, population].sum(axis=0), self.ambient[units, population].sum(axis=0)
-        )
+        own = self.expressed(units, population, min_count=min_count)
+        genes = self.genes[units, population] * own
         # Missing are features that are not measured, and units all of whose UMI the soup explains.
-        return np.nan_to_num(score(genes * own, self.umi[units, population], features))
+        return np.nan_to_num(score(genes, self.umi[units, population], features))
+
+    def expressed(
+        self, units: NDArray[np.integer], population: int, *, min_count: int
+    ) -> NDArray[np.bool_]:
+        """Genes that a population makes itself and in numbers that can be compared, `(n_columns,)`.
+
+        That is `min_count` corrected UMI in as many units as the smallest arm has, and more over
+        all units than the soup explains. Neither asks which arm, so that permuting stays exact.
+        """
+        if not len(units):
+            return np.zeros(self.genes.shape[2], dtype=bool)
+        smallest = int(self.units["arm"].iloc[units].value_counts().min())
+        enough = (np.rint(self.genes[units, population]) >= min_count).sum(axis=0) >= smallest
+        raw, ambient = self.raw[units, population], self.ambient[units, population]
+        return np.asarray(enough & above_soup(raw.sum(axis=0), ambient.sum(axis=0)))
 
 
 def above_soup(

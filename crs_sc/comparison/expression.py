@@ -13,7 +13,6 @@ from crs_sc.comparison._deseq import WaldTests, full_rank, wald_tests
 from crs_sc.comparison._linear import is_estimable
 from crs_sc.comparison._tables import as_table
 from crs_sc.comparison._units import (
-    above_soup,
     check_bulk,
     check_min_cells,
     gather,
@@ -92,9 +91,9 @@ def expression(
     genes = np.array(bulk.var_names.astype(str), dtype=object)
     blocks: dict[tuple[int, int], dict[str, Any]] = {}
     for members in _groups(comparisons):
-        arms = [_arms(bulk, comparisons[i], min_cells) for i in members]
+        arms = [_arms(bulk, comparisons[i], min_cells, min_count) for i in members]
         for k, population in enumerate(population_names(bulk)):
-            fitted = _fit_population([a[k] for a in arms], min_count=min_count)
+            fitted = _fit_population([a[k] for a in arms])
             for i, (columns, tested) in zip(members, fitted, strict=True):
                 identity = {"contrast": comparisons[i].name, "population": population}
                 named = genes[tested] if len(tested) else [""]
@@ -107,12 +106,12 @@ def expression(
 class _Arms(NamedTuple):
     """One comparison in one population: the units that are used, and what can be said.
 
-    `own` marks the genes that the soup does not explain in these units.
+    `expressed` marks the genes that the population makes itself, in numbers that can be compared.
     """
 
     units: pd.DataFrame
     counts: NDArray[np.int64]
-    own: NDArray[np.bool_]
+    expressed: NDArray[np.bool_]
     paired: bool
     status: str
 
@@ -126,7 +125,7 @@ def _groups(comparisons: list[Comparison]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _arms(bulk: AnnData, comparison: Comparison, min_cells: int) -> list[_Arms]:
+def _arms(bulk: AnnData, comparison: Comparison, min_cells: int, min_count: int) -> list[_Arms]:
     """Units, counts and status of a comparison in each population."""
     data = gather(bulk, comparison, np.arange(bulk.n_vars))
     paired = comparison.contrast.paired
@@ -150,16 +149,16 @@ def _arms(bulk: AnnData, comparison: Comparison, min_cells: int) -> list[_Arms]:
             status = keys.OK if is_estimable(arm, nuisance) else keys.CONFOUNDED
         rows = np.flatnonzero(tested)[used]
         counts = np.rint(data.genes[rows, k]).astype(np.int64)
-        own = above_soup(data.raw[rows, k].sum(axis=0), data.ambient[rows, k].sum(axis=0))
-        result.append(_Arms(kept, counts, own, paired, status))
+        expressed = data.expressed(rows, k, min_count=min_count)
+        result.append(_Arms(kept, counts, expressed, paired, status))
     return result
 
 
 def _fit_population(
-    arms: list[_Arms], *, min_count: int
+    arms: list[_Arms],
 ) -> list[tuple[dict[str, Any], NDArray[np.int64]]]:
     """Columns of the table, and the positions of the genes tested, for each comparison."""
-    tested = [_tested_genes(a, min_count) for a in arms]
+    tested = [_tested_genes(a) for a in arms]
     status = [
         keys.NOT_DETECTED if a.status == keys.OK and not len(t) else a.status
         for a, t in zip(arms, tested, strict=True)
@@ -189,12 +188,10 @@ def _fit_population(
     return answer
 
 
-def _tested_genes(arms: _Arms, min_count: int) -> NDArray[np.int64]:
-    """Genes of the population itself, seen in as many units as the smaller arm has."""
+def _tested_genes(arms: _Arms) -> NDArray[np.int64]:
     if arms.status != keys.OK:
         return np.array([], dtype=np.int64)
-    smaller = int(arms.units["arm"].value_counts().min())
-    return np.flatnonzero(((arms.counts >= min_count).sum(axis=0) >= smaller) & arms.own)
+    return np.flatnonzero(arms.expressed)
 
 
 def _fit(arms: list[_Arms], genes: NDArray[np.int64]) -> tuple[str, list[WaldTests]]:

@@ -40,6 +40,7 @@ def reversal(
     signatures: Mapping[str, Sequence[str]],
     genes: Sequence[str] = (),
     min_cells: int = 10,
+    min_count: int = 10,
     n_bootstrap: int = 2000,
     random_state: int = 0,
 ) -> pd.DataFrame:
@@ -61,6 +62,9 @@ def reversal(
         Single genes.
     min_cells
         A unit with fewer cells of a population is not a replicate for it.
+    min_count
+        A gene counts where it has this many UMI beyond the soup in as many units as the smallest
+        arm has, and more over all units than the soup explains.
     n_bootstrap
         Resamplings of subjects, within the arms (a subject of several arms goes as one).
     random_state
@@ -97,6 +101,7 @@ def reversal(
             comparison,
             features,
             min_cells=min_cells,
+            min_count=min_count,
             n_bootstrap=n_bootstrap,
             random_state=random_state,
         )
@@ -113,6 +118,7 @@ def _comparison_rows(
     features: Features,
     *,
     min_cells: int,
+    min_count: int,
     n_bootstrap: int,
     random_state: int,
 ) -> pd.DataFrame:
@@ -127,7 +133,7 @@ def _comparison_rows(
             used, status = np.zeros(len(data.units), dtype=bool), keys.CONFOUNDED
         elif not (data.units["arm"] == BASELINE).any():
             used, status = np.zeros(len(data.units), dtype=bool), keys.TOO_FEW_SUBJECTS
-        Y = data.responses(np.flatnonzero(used), k, features)
+        Y = data.responses(np.flatnonzero(used), k, features, min_count=min_count)
         table = pd.DataFrame({"feature": features.names, "population": population})
         table["_feature"] = np.arange(len(table))
         values, statuses = _reversals(

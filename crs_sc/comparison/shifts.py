@@ -69,13 +69,14 @@ def shifts(
     signatures: Mapping[str, Sequence[str]],
     genes: Sequence[str] = (),
     min_cells: int = 10,
+    min_count: int = 10,
     random_state: int = 0,
 ) -> pd.DataFrame:
     """Test each signature and gene in each population; subjects are the replicates.
 
     Least squares on the scores of `signature_scores`, with batch (where it differs) and subject
-    (where paired) as factors. A gene that the soup explains in a population, over all compared
-    units together, counts as zero in each of them. The model p is moderated over the tests of
+    (where paired) as factors. A gene that a population does not make itself, or of which it shows
+    too few UMI to compare, counts as zero in each unit. The model p is moderated over the tests of
     signatures, and over those of genes (Smyth 2004); the permutation p exchanges the arms of
     subjects within batches, or within pairs; `padj` is Benjamini-Hochberg over the whole table.
 
@@ -91,6 +92,9 @@ def shifts(
         Single genes.
     min_cells
         A unit with fewer cells of a population is not a replicate for it.
+    min_count
+        A gene counts where it has this many UMI beyond the soup in as many units as the smaller
+        arm has, and more over all units than the soup explains; arms are not told apart in that.
     random_state
         Seed, used only where there are too many permutations to list.
 
@@ -102,7 +106,7 @@ def shifts(
     the status says why:
 
     - `not_measured`: no gene of the feature is in the data;
-    - `not_detected`: no UMI of it above the soup in any unit that was used;
+    - `not_detected`: none of its genes reaches `min_count` in the units that were used;
     - `absent_in_reference`, `absent_in_treated`: no cell of the population in any unit of the arm;
     - `too_few_cells`: no cells at all, or fewer than two units of an arm with `min_cells` cells;
       with one unit (or pair) an estimate and no p;
@@ -121,7 +125,13 @@ def shifts(
         block
         for i, comparison in enumerate(expand_contrasts(contrasts, bulk.obs))
         for block in _comparison_rows(
-            bulk, comparison, features, min_cells=min_cells, random_state=random_state, order=i
+            bulk,
+            comparison,
+            features,
+            min_cells=min_cells,
+            min_count=min_count,
+            random_state=random_state,
+            order=i,
         )
     ]
     if not blocks or not features.names:
@@ -138,6 +148,7 @@ def _comparison_rows(
     features: Features,
     *,
     min_cells: int,
+    min_count: int,
     random_state: int,
     order: int,
 ) -> list[pd.DataFrame]:
@@ -153,7 +164,7 @@ def _comparison_rows(
         if comparison.status == keys.CONFOUNDED:
             used, status = np.zeros(len(units), dtype=bool), keys.CONFOUNDED
         rows = np.flatnonzero(tested)[used]
-        Y = data.responses(rows, k, features)
+        Y = data.responses(rows, k, features, min_count=min_count)
         result = test_arm(
             Y,
             units[used].reset_index(drop=True),

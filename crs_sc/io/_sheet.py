@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,15 +67,25 @@ def _name(path: Path) -> str:
 
 def _read_sheet(path: Path) -> list[Entry]:
     try:
-        table = pd.read_csv(
-            path,
-            sep=_SHEETS[path.suffix.lower()],
-            dtype=str,
-            keep_default_na=False,
-            skip_blank_lines=True,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(
+                path,
+                sep=_SHEETS[path.suffix.lower()],
+                dtype=str,
+                keep_default_na=False,
+                skip_blank_lines=True,
+                # Else a tab too many at the end of each row moves all columns by one.
+                index_col=False,
+            )
     except FileNotFoundError as error:
         msg = f"There is no sample sheet '{path}'."
+        raise InputError(msg) from error
+    except pd.errors.ParserWarning as error:
+        msg = (
+            f"The sample sheet '{path}' has rows with more fields than its header. Name every "
+            "column, and leave no separator at the end of a row."
+        )
         raise InputError(msg) from error
     except (OSError, ValueError) as error:
         msg = f"The sample sheet '{path}' cannot be read as a table: {error}"

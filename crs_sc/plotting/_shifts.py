@@ -264,36 +264,27 @@ def _heatmaps(
         limit = max(float(shown.quantile(0.99)) if shown.notna().any() else 1.0, 0.5)
     left = 0.085 * max(len(name) for name in rows)
     below = 0.085 * max(len(name) for name in labels)
-    width = left + len(names) * (0.25 + 0.27 * len(features)) + 2.6
+    # Wide panels stand below each other, so that the names stay readable on a page.
+    stacked = len(names) * len(features) > 30
+    across, down = (1, len(names)) if stacked else (len(names), 1)
+    width = left + across * (0.25 + 0.27 * len(features)) + 2.6
     figure, grid = new_grid(
-        1, len(names), (width, 1.3 + below + 0.25 * len(rows)), share={"sharey": True}
+        down,
+        across,
+        (width, 1.3 + below + down * (0.35 + 0.22 * len(rows))),
+        share={"sharey": True, "sharex": True},
     )
+    panels = [ax for line in grid for ax in line]
     image: Any = None
-    for ax, contrast in zip(grid[0], names, strict=True):
+    for ax, contrast in zip(panels, names, strict=True):
         part = table.loc[table["contrast"] == contrast]
-        wide = part.pivot(index="population", columns="feature", values=value)
-        wide = wide.reindex(index=rows, columns=features)
-        marks = part.pivot(index="population", columns="feature", values="mark")
-        marks = marks.reindex(index=rows, columns=features).fillna("x")
-        image = ax.imshow(
-            wide.to_numpy(dtype=float),
-            cmap=cmap,
-            vmin=-limit,
-            vmax=limit,
-            aspect="auto",
-            interpolation="nearest",
-        )
-        y, x = np.nonzero(marks.to_numpy() == "dot")
-        ax.scatter(x, y, s=9, color="black", linewidths=0)
-        y, x = np.nonzero(marks.to_numpy() == "x")
-        ax.scatter(x, y, s=9, marker="x", color="#AAAAAA", linewidths=0.7)
+        image = _heatmap(ax, part, value, rows, features, cmap=cmap, limit=limit)
         ax.set_xticks(range(len(features)), labels, rotation=90)
         ax.set_yticks(range(len(rows)), rows)
-        ax.tick_params(length=0)
         ax.set_title(contrast)
-        for side in ax.spines.values():
-            side.set_visible(False)
-    bar = figure.colorbar(image, ax=grid[0], location="right", shrink=0.8, aspect=22, extend="both")
+    bar = figure.colorbar(
+        image, ax=panels, location="right", shrink=0.8 / down, aspect=22, extend="both"
+    )
     bar.set_label(label)
     looks = {"dot": ("o", "black", 3.0), "x": ("x", "#999999", 4.0)}
     handles = [
@@ -310,3 +301,36 @@ def _heatmaps(
     ]
     figure.legend(handles=handles, loc="outside lower right", ncols=len(handles))
     return figure
+
+
+def _heatmap(
+    ax: Axes,
+    part: pd.DataFrame,
+    value: str,
+    rows: list[str],
+    features: list[str],
+    *,
+    cmap: str,
+    limit: float,
+) -> Any:
+    """Draw one panel with its dots and crosses; a pair without a row gets a cross."""
+    wide = part.pivot(index="population", columns="feature", values=value)
+    wide = wide.reindex(index=rows, columns=features)
+    marks = part.pivot(index="population", columns="feature", values="mark")
+    marks = marks.reindex(index=rows, columns=features).fillna("x")
+    image = ax.imshow(
+        wide.to_numpy(dtype=float),
+        cmap=cmap,
+        vmin=-limit,
+        vmax=limit,
+        aspect="auto",
+        interpolation="nearest",
+    )
+    y, x = np.nonzero(marks.to_numpy() == "dot")
+    ax.scatter(x, y, s=9, color="black", linewidths=0)
+    y, x = np.nonzero(marks.to_numpy() == "x")
+    ax.scatter(x, y, s=9, marker="x", color="#AAAAAA", linewidths=0.7)
+    ax.tick_params(length=0)
+    for side in ax.spines.values():
+        side.set_visible(False)
+    return image

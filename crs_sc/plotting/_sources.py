@@ -71,7 +71,8 @@ def producer_dotplot(
     check_table(table, ["gene"], name="producers")
     populations = population_order(table["population"])
     arms = arm_order(table["condition"], conditions)
-    width = 1.9 + len(arms) * (0.4 + 0.36 * len(names)) + 1.6
+    title = 0.1 * max(len(arm) for arm in arms)
+    width = 1.9 + len(arms) * max(0.4 + 0.36 * len(names), 0.2 + title) + 1.6
     figure, grid = new_grid(
         1, len(arms), (width, 1.5 + 0.27 * len(populations)), share={"sharey": True}
     )

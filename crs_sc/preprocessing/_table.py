@@ -14,7 +14,7 @@ from crs_sc.errors import MissingKeyError
 if TYPE_CHECKING:
     from anndata import AnnData
 
-_REASON_COLUMNS = {
+REASON_COLUMNS = {
     "n_low_counts": keys.LOW_COUNTS,
     "n_low_genes": keys.LOW_GENES,
     "n_high_mt": keys.HIGH_MT,
@@ -69,7 +69,7 @@ def refresh_table(adata: AnnData, table: pd.DataFrame, *, sample_key: str) -> No
     counts = counts.reindex(index=table.index, columns=list(keys.QC_REASONS), fill_value=0)
     table["n_cells_in"] = counts.sum(axis=1)
     table["n_cells_out"] = counts[keys.PASS]
-    for column, reason in _REASON_COLUMNS.items():
+    for column, reason in REASON_COLUMNS.items():
         table[column] = counts[reason]
     # A sample too small for the doublet test has no count of doublets, which is not none.
     table["n_doublets"] = table["n_doublets"].astype(float)

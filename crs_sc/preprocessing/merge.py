@@ -8,7 +8,8 @@ import pandas as pd
 
 from crs_sc import keys
 from crs_sc._checks import add_note, store
-from crs_sc.errors import InputError
+from crs_sc.errors import InputError, listing
+from crs_sc.preprocessing._table import REASON_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,11 +44,7 @@ def merge_samples(parts: Sequence[AnnData]) -> AnnData:
         msg = "The samples do not have the same genes. Read them together with crs_sc.read."
         raise InputError(msg)
     if not sum(part.n_obs for part in parts):
-        msg = (
-            "No cell of any sample passed QC. Look at the thresholds in the QC table "
-            "(section `quality_control` of the config)."
-        )
-        raise InputError(msg)
+        raise InputError(_nothing_left(parts))
     cohort = ad.concat([part for part in parts if part.n_obs], join="inner", merge="same")
     if not cohort.obs_names.is_unique:
         twice = cohort.obs_names[cohort.obs_names.duplicated()][0]
@@ -65,3 +62,16 @@ def merge_samples(parts: Sequence[AnnData]) -> AnnData:
         for note in entry.get(keys.NOTES, []):
             add_note(cohort, str(note))
     return cohort
+
+
+def _nothing_left(parts: Sequence[AnnData]) -> str:
+    """Say why every cell was left out: no table is written that could be looked at."""
+    rows = pd.concat([part.uns[keys.UNS][keys.QC] for part in parts])
+    counts = rows[list(REASON_COLUMNS)].sum()
+    reasons = [f"{int(n):,} {REASON_COLUMNS[str(name)]}" for name, n in counts.items() if n]
+    low, high = rows["min_umi"].min(), rows["min_umi"].max()
+    return (
+        f"No cell of any sample passed QC: of {int(rows['n_cells_in'].sum()):,} barcodes, "
+        f"{listing(reasons)} (at least {low:.0f} to {high:.0f} UMI were asked for). Are the counts "
+        "raw and the organism right? The limits are in section `quality_control` of the config."
+    )

@@ -53,7 +53,7 @@ def shift_answers(
     if ledger is None or ledger.empty or changes is None or changes.empty:
         return []
     genes = headline_genes(ledger)
-    output = _output(ledger)
+    output = _output(ledger, tables.get("producers"))
     answers = []
     for name in dict.fromkeys(str(value) for value in changes["contrast"]):
         contrast = next((one for one in contrasts if one.name == name.partition("@")[0]), None)
@@ -74,10 +74,18 @@ def shift_answers(
     return answers
 
 
-def _output(ledger: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Corrected UMI per sampled cell by gene and arm: mean over subjects."""
+def _output(ledger: pd.DataFrame, producers: pd.DataFrame | None) -> dict[str, dict[str, float]]:
+    """Corrected UMI per sampled cell by gene and arm: mean over subjects.
+
+    As in the decomposition, a population counts for a subject only if it has a called producer.
+    """
     per_cell = ledger["corrected_umi"] / ledger["n_cells"].where(ledger["n_cells"] > 0)
     rows = ledger.assign(output=(ledger["cell_share"] * per_cell).fillna(0.0))
+    if producers is not None and not producers.empty:
+        unit = ["gene", "population", "condition", "subject"]
+        makers = producers.groupby(unit, observed=True)["n_producers"].sum().rename("makers")
+        rows = rows.merge(makers.reset_index(), on=unit, how="left")
+        rows["output"] = rows["output"].where(rows["makers"] > 0, 0.0)
     index = ["gene", "condition", "subject", "sample"]
     by_sample = rows.groupby(index, observed=True)["output"].sum()
     by_subject = by_sample.groupby(level=index[:3]).mean()
@@ -114,7 +122,8 @@ def _change(gene: str, rows: pd.DataFrame, before: float) -> tuple[str, str]:
     parts = _parts(gene, rows)
     if clear:
         lead = f"{gene} output per sampled cell {'rises' if total > 0 else 'falls'}{size}"
-        lead += f" ({parts[0][1]})" if parts else ""
+        # A part whose interval spans zero is told below, not in the headline.
+        lead += "".join(f" ({words})" for _, words, _, (start, end) in parts[:1] if start * end > 0)
     elif known:
         lead = f"no clear change of {gene} output per sampled cell (estimate{size})"
     else:

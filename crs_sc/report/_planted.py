@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from crs_sc.io import read_table
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pandas as pd
+
 __all__ = ["planted_beside_found", "share_errors"]
 
 _ROW = ["gene", "population", "sample"]
 _PARTS = ("composition", "producer_fraction", "intensity")
+_SHOWN = ("total", *_PARTS)
 _FDR = 0.05
 
 
@@ -93,9 +94,10 @@ def _decomposition_lines(truth: pd.DataFrame, found: pd.DataFrame) -> list[str]:
     size = both["total_planted"].abs()
     largest = size.groupby([both["contrast"], both["gene"]], sort=False).idxmax()
     for main in both.loc[largest].to_dict("records"):
+        pairs = [(name, main[f"{name}_planted"], main[f"{name}_found"]) for name in _SHOWN]
         parts = "   ".join(
-            f"{name.replace('_', ' ')} {main[f'{name}_planted']:+.3f} / {main[f'{name}_found']:+.3f}"
-            for name in ("total", *_PARTS)
+            f"{name.replace('_', ' ')} {planted:+.3f} / {called:+.3f}"
+            for name, planted, called in pairs
         )
         lines.append(f"  {main['contrast']}, {main['gene']}, {main['population']}: {parts}")
     gap = (found["total"] - found[list(_PARTS)].sum(axis=1)).abs().max()

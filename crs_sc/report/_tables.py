@@ -200,9 +200,10 @@ def _select(name: str, table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame
         return table.loc[table["reversal"].notna()]
     if name == "composition":
         rank = {one: i for i, one in enumerate(population_order(table["population"]))}
-        return table.sort_values(
-            "population", key=lambda column: column.map(rank), kind="stable"
-        ).sort_values("contrast", kind="stable")
+        block = {one: i for i, one in enumerate(dict.fromkeys(table["contrast"]))}
+        return table.assign(
+            row=table["population"].map(rank), block=table["contrast"].map(block)
+        ).sort_values(["block", "row"], kind="stable")
     return table
 
 

@@ -189,7 +189,7 @@ def limits(tables: Mapping[str, pd.DataFrame], samples: pd.DataFrame) -> list[st
         )
     said.append(
         "No UMI does not mean no transcript: at this depth a rare or weak producer can be missed. "
-        "The table `producers` counts the cells that are too shallow to tell."
+        "The table of producers counts the cells that are too shallow to tell."
     )
     return said
 

@@ -22,7 +22,8 @@ TYPES = ("Classical monocyte", "Non-classical monocyte", "cDC2", "CD4 T", "CD8 T
 
 def slow_rank_score(counts: np.ndarray, genes: np.ndarray, max_rank: int) -> float:
     """UCell of one cell by scipy ranks."""
-    rank = np.minimum(stats.rankdata(-counts), max_rank + 1)[genes]
+    rank = np.minimum(stats.rankdata(-counts), max_rank + 1)
+    rank = np.where(counts > 0, rank, max_rank + 1)[genes]
     n = len(genes)
     u = rank.sum() - n * (n + 1) / 2
     return float(1 - u / (n * max_rank - n * (n - 1) / 2))
@@ -58,7 +59,10 @@ def test_rank_scores_equal_scipy_ranks(seed: int, max_rank: int) -> None:
     rng = np.random.default_rng(seed)
     counts = rng.poisson(0.7, size=(6, 40)) * rng.integers(1, 4, size=(6, 40))
     sets = [rng.choice(40, size=3, replace=False), np.array([5])]
-    found = rank_scores(sparse.csr_matrix(counts.astype(np.float32)), sets, max_rank=max_rank)
+    matrix = sparse.csr_matrix(counts.astype(np.float32))
+    found, chance = rank_scores(matrix, sets, max_rank=max_rank)
+    single, _ = rank_scores(matrix, [np.array([i]) for i in range(40)], max_rank=max_rank)
+    np.testing.assert_allclose(chance, single.mean(axis=1), atol=1e-6)
     expected = [[slow_rank_score(row, genes, max_rank) for genes in sets] for row in counts]
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -166,6 +170,7 @@ def test_myeloid_states_follow_the_scores_and_only_in_monocytes() -> None:
         },
         index=adata.obs_names,
     )
+    adata.obs[keys.CHANCE_SCORE] = 0.05
     call_myeloid_states(adata)
     states = adata.obs[keys.MYELOID_STATE]
     assert states[:3].tolist() == ["interferon_stimulated", "inflammatory", "resting"]

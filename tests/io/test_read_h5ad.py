@@ -441,6 +441,7 @@ def test_sheet(tmp_path: Path) -> None:
         ("path\nx.h5ad\nx.h5ad\n", "named twice"),
         ("path\nx.h5ad\n", "There is no file"),
         ("", "cannot be read as a table"),
+        ("path\tsample\nx.h5ad\tS1\t\ny.h5ad\tS2\t\n", "more fields than its header"),
     ],
 )
 def test_bad_sheet(tmp_path: Path, text: str, match: str) -> None:
