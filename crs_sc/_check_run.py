@@ -10,8 +10,8 @@ from crs_sc import genesets, keys
 from crs_sc._checks import counts_matrix, sample_table
 from crs_sc._stages import analysed_organism, chosen_signatures
 from crs_sc.comparison import check_design
-from crs_sc.errors import listing
-from crs_sc.io import read
+from crs_sc.errors import InputError, listing
+from crs_sc.io import empty_droplet_profile, read
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ def check_report(config: RunConfig) -> tuple[str, bool]:
     text
         For the user.
     is_sound
-        False if a contrast cannot be answered at all.
+        False if a run would end in an error, or a contrast cannot be answered at all.
 
     Raises
     ------
@@ -48,19 +48,23 @@ def check_report(config: RunConfig) -> tuple[str, bool]:
     source = list(config.input) if len(config.input) > 1 else config.input[0]
     adata = read(source, columns=config.columns.mapping(), organism=config.organism)
     samples = sample_table(adata)
+    gene_lines, has_genes = _gene_lines(adata, config)
+    design_lines, is_answerable = _design_lines(samples, config)
     lines = [
         *_input_lines(adata),
+        *_soup_lines(adata, config),
         "",
         *_sample_lines(adata, samples),
         "",
-        *_gene_lines(adata, config),
+        *gene_lines,
+        "",
+        *design_lines,
     ]
-    design_lines, is_sound = _design_lines(samples, config)
-    lines += ["", *design_lines]
-    for note in adata.uns[keys.UNS].get(keys.NOTES, []):
-        lines.append(f"note: {note}")
-    lines += ["", "The design can be answered." if is_sound else "Mend the design before a run."]
-    return "\n".join(lines), is_sound
+    lines += [f"note: {note}" for note in adata.uns[keys.UNS].get(keys.NOTES, [])]
+    verdict = "The design can be answered."
+    if not (has_genes and is_answerable):
+        verdict = f"Mend the {'design' if has_genes else 'genes'} before a run."
+    return "\n".join([*lines, "", verdict]), has_genes and is_answerable
 
 
 def _input_lines(adata: AnnData) -> list[str]:
@@ -73,19 +77,50 @@ def _input_lines(adata: AnnData) -> list[str]:
     ]
 
 
+def _soup_lines(adata: AnnData, config: RunConfig) -> list[str]:
+    """Look into the raw matrices that the sample sheet names; a run needs them late."""
+    if keys.RAW_PATH not in adata.obs:
+        return []
+    names = adata.obs.groupby(keys.SAMPLE, observed=True)[keys.RAW_PATH].first().astype(str)
+    raw = names[~names.isin(["", "nan"])]
+    for sample, name in raw.items():
+        path = config.input[0].parent / name
+        profile = empty_droplet_profile(path, organism=config.organism)
+        if not profile[profile.index.isin(adata.var_names)].sum() > 0:
+            msg = (
+                f"The empty droplets of '{path}' (sample '{sample}') hold no UMI of the genes of "
+                "the data. Give the raw matrix of the same alignment."
+            )
+            raise InputError(msg)
+    return [f"Empty droplets: {len(raw)} of {len(names)} samples have a raw matrix."]
+
+
+def _analysed_names(adata: AnnData, organism: str) -> list[str]:
+    """Gene symbols of the genome that is analysed."""
+    if keys.GENOME not in adata.var:
+        return [str(name) for name in adata.var_names]
+    own = adata.var[keys.GENOME].astype(str) == organism
+    return [str(symbol) for symbol in adata.var.loc[own, keys.SYMBOL]]
+
+
 def _sample_lines(adata: AnnData, samples: pd.DataFrame) -> list[str]:
     table = samples.copy()
     table["cells"] = adata.obs[keys.SAMPLE].astype(str).value_counts().reindex(table.index)
     n_subjects = samples[keys.SUBJECT].nunique()
-    return [
+    lines = [
         f"Samples: {len(samples)} libraries of {n_subjects} subjects (the unit of replication).",
         table.to_string(),
     ]
+    if keys.SAMPLING_WEIGHT in adata.obs:
+        low, high = adata.obs[keys.SAMPLING_WEIGHT].agg(["min", "max"])
+        lines.append(f"Cells are weighted by sampling_weight ({low:g} to {high:g}).")
+    return lines
 
 
-def _gene_lines(adata: AnnData, config: RunConfig) -> list[str]:
+def _gene_lines(adata: AnnData, config: RunConfig) -> tuple[list[str], bool]:
+    """Say what of the genes is in the data, and whether that is enough for a run."""
     organism = analysed_organism(config)
-    names = adata.var.get(keys.SYMBOL, adata.var_names).astype(str)
+    names = _analysed_names(adata, organism)
     absent = [gene for gene in config.genes if gene not in set(names)]
     lines = [f"Cytokines: {listing(g for g in config.genes if g not in absent)} in the data."]
     if absent:
@@ -101,7 +136,17 @@ def _gene_lines(adata: AnnData, config: RunConfig) -> list[str]:
     missing = [gene for gene in config.transgene if gene not in set(names)]
     if missing:
         lines.append(f"Transgene features that are not in the data: {listing(missing)}.")
-    return lines
+    lacking = [
+        what
+        for what, is_lacking in (
+            ("cytokine", len(absent) == len(config.genes)),
+            ("signature gene", not coverage["n_found"].any()),
+            ("transgene feature", bool(missing) and len(missing) == len(config.transgene)),
+        )
+        if is_lacking
+    ]
+    lines += [f"No {what} is in the data: a run would stop." for what in lacking]
+    return lines, not lacking
 
 
 def _design_lines(samples: pd.DataFrame, config: RunConfig) -> tuple[list[str], bool]:

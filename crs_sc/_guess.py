@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import yaml
 
 from crs_sc.config import STAGE_FUNCTIONS, parameter_help, settings_of
 from crs_sc.errors import InputError, listing
-from crs_sc.genesets import TARGET_CYTOKINES
+from crs_sc.genesets import target_cytokines
 from crs_sc.io import describe_file, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
-
-    import pandas as pd
 
 __all__ = ["guess_columns", "guess_contrasts", "write_guessed_config"]
 
@@ -29,12 +28,12 @@ _NAMES = {
                   "disease", "status"),
     "timepoint": ("timepoint", "time", "day", "hour", "hours", "visit"),
     "batch": ("batch", "pool", "chemistry", "plate", "run"),
-    "sampling_weight": ("sampling_weight", "weight"),
+    "sampling_weight": ("sampling_weight",),
     "label": ("cell_type", "celltype", "annotation", "cell_label", "labels", "label"),
 }  # fmt: skip
 _CONTROL = re.compile(
-    r"^(vehicle|veh|ctrl|control|untreated|unstim\w*|pbs|mock|healthy|baseline|pre|none|naive|"
-    r"placebo|sham|nt|no_?car\w*|d(ay)?_?0)",
+    r"^(vehicle|ctrl|control|untreated|unstim|healthy|baseline|naive|placebo|no_?car"
+    r"|(veh|pbs|mock|pre|none|sham|nt)(?![a-z])|d(ay)?_?0(?!\d))",
     re.IGNORECASE,
 )
 # Real genes end in CAR too (OSCAR, FCAR), so the word must stand alone or after its target.
@@ -69,7 +68,9 @@ def write_guessed_config(files: Sequence[Path], out: Path, *, overwrite: bool) -
         raise InputError(msg)
     found = [describe_file(path) for path in files]
     first = found[0]
-    columns = guess_columns(first.obs)
+    obs = pd.concat([item.obs for item in found], ignore_index=True)
+    columns = guess_columns(obs)
+    organism = first.organism or "human"
     folder = out.resolve().parent
     paths = [_relative(path.resolve(), folder) for path in files]
     lines = [
@@ -81,15 +82,15 @@ def write_guessed_config(files: Sequence[Path], out: Path, *, overwrite: bool) -
         *_yaml({"input": paths[0] if len(paths) == 1 else paths}),
         "",
         "# Your columns of `obs`. The subject (animal or patient) is the unit of replication.",
-        f"# Columns: {listing(first.obs.columns, most=40)}",
+        f"# Columns: {listing(obs.columns, most=40)}",
         *_yaml({"columns": {k: v for k, v in columns.items() if k != "label"}}),
-        *_suggestions(first.obs, columns),
+        *_suggestions(obs, columns, n_files=len(files)),
         "",
-        *_contrast_lines(first.obs, columns),
+        *_contrast_lines(obs, columns),
         "",
         "# Cytokines of the ledger.",
-        *_yaml({"genes": list(TARGET_CYTOKINES)}),
-        *_yaml({"organism": first.organism or "human"}),
+        *_yaml({"genes": target_cytokines(organism="mouse" if organism == "mouse" else "human")}),
+        *_yaml({"organism": organism}),
         *_transgene_lines(list(first.var_names)),
         *_yaml({"seed": 0}),
         "",
@@ -111,7 +112,7 @@ def guess_columns(obs: pd.DataFrame) -> dict[str, str]:
     Returns
     -------
     Canonical name and the user's column; names without a plausible column are left out. A sample
-    must lie within one subject and one condition.
+    must lie within one subject and one condition, and a time point and a batch hold whole samples.
     """
     usable = [str(c) for c in obs.columns if 1 <= obs[c].nunique() <= min(_MOST_LEVELS, len(obs))]
     guess: dict[str, str] = {}
@@ -136,7 +137,13 @@ def guess_columns(obs: pd.DataFrame) -> dict[str, str]:
                 and (obs.groupby(sample, observed=True)[guess[name]].nunique() > 1).any()
             ):
                 del guess["sample"]
-                break
+                return guess
+        for name in ("timepoint", "batch"):
+            if (
+                name in guess
+                and (obs.groupby(sample, observed=True)[guess[name]].nunique() > 1).any()
+            ):
+                del guess[name]
     return guess
 
 
@@ -157,18 +164,20 @@ def guess_contrasts(conditions: Sequence[str], pairs: set[tuple[str, str]]) -> l
         return []
     controls = [name for name in conditions if _CONTROL.match(name)]
     control = controls[0] if controls else conditions[0]
-    contrasts = []
+    contrasts: list[dict[str, Any]] = []
+    names = {""}
     for name in conditions:
         if name == control:
             continue
         parents = [
             other
             for other in conditions
-            if other not in (name, control) and re.match(rf"{re.escape(other)}[ _+.-]", name)
+            if other not in (name, control) and re.match(rf"{re.escape(other)}[ _+.-]+\w", name)
         ]
         reference = max(parents, key=len) if parents else control
+        label = re.sub(r"\W+", "_", name[len(reference) :] if parents else name).strip("_")
         contrast: dict[str, Any] = {
-            "name": re.sub(r"\W+", "_", name[len(reference) + 1 :] if parents else name),
+            "name": label if label not in names else f"{label}_{len(contrasts) + 1}",
             "treated": name,
             "reference": reference,
         }
@@ -176,6 +185,7 @@ def guess_contrasts(conditions: Sequence[str], pairs: set[tuple[str, str]]) -> l
             contrast["paired"] = True
         if parents:
             contrast["baseline"] = control
+        names.add(contrast["name"])
         contrasts.append(contrast)
     return contrasts
 
@@ -230,7 +240,7 @@ def _contrast_lines(obs: pd.DataFrame, columns: dict[str, str]) -> list[str]:
     return [*lines, "contrasts:", *rows]
 
 
-def _suggestions(obs: pd.DataFrame, columns: dict[str, str]) -> list[str]:
+def _suggestions(obs: pd.DataFrame, columns: dict[str, str], *, n_files: int) -> list[str]:
     lines = [
         f"  # {name}: no column looks like it; every file is then one {name}"
         if name == "sample"
@@ -238,6 +248,13 @@ def _suggestions(obs: pd.DataFrame, columns: dict[str, str]) -> list[str]:
         for name in ("sample", "subject", "condition")
         if name not in columns
     ]
+    mixed = [
+        name
+        for name in ("subject", "condition", "timepoint", "batch")
+        if name in columns and obs[columns[name]].nunique() > n_files
+    ]
+    if "sample" not in columns and mixed:
+        lines.append(f"  # A file holds more than one {mixed[0]}: name the library's column")
     if "label" in columns:
         n = obs[columns["label"]].nunique()
         lines.append(f"  # label: {columns['label']}   # take your own {n} cell types as they are")

@@ -13,8 +13,9 @@ from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
-__all__ = ["CANONICAL", "canonical_obs", "check_mapping"]
+__all__ = ["CANONICAL", "canonical_obs", "check_in_all_files", "check_mapping"]
 
 CANONICAL = (
     keys.SAMPLE,
@@ -38,6 +39,20 @@ def check_mapping(columns: Mapping[str, str | None] | None) -> dict[str, str | N
         msg = f"columns has the unknown name {listing(unknown)}. Names: {', '.join(CANONICAL)}."
         raise InputError(msg)
     return mapping
+
+
+def check_in_all_files(
+    mapping: Mapping[str, str | None], columns_of: Mapping[Path, pd.Index]
+) -> None:
+    """Raise if a mapped column is in some of the files only; cells may lack a label."""
+    for name, column in mapping.items():
+        lacking = [path for path, columns in columns_of.items() if column not in columns]
+        if column is not None and name != keys.LABEL and 0 < len(lacking) < len(columns_of):
+            msg = (
+                f"`obs` has no column '{column}' ({name}) in {len(lacking)} of {len(columns_of)} "
+                f"files: {listing(lacking)}. Add it there, or name it in a sample sheet."
+            )
+            raise MissingKeyError(msg)
 
 
 def _natural(value: str) -> list[tuple[int, float, str]]:

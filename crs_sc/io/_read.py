@@ -23,7 +23,7 @@ from crs_sc.io._genes import (
     label_genes,
 )
 from crs_sc.io._matrix import settle
-from crs_sc.io._obs import canonical_obs, check_mapping
+from crs_sc.io._obs import canonical_obs, check_in_all_files, check_mapping
 from crs_sc.io._sheet import Entry, is_sheet, resolve_source
 
 if TYPE_CHECKING:
@@ -302,6 +302,7 @@ def read(
     remarks = Remarks()
     parts = [_load(entry, organism=organism, remarks=remarks) for entry in resolve_source(source)]
     _check_default_samples(parts, mapping)
+    check_in_all_files(mapping, {part.entry.path: part.obs.columns for part in parts})
     genes = _common_genes(parts, remarks)
     obs = canonical_obs(
         pd.concat([part.obs for part in parts], ignore_index=True),

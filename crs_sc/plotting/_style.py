@@ -259,7 +259,7 @@ def check_table(table: pd.DataFrame, columns: Sequence[str], *, name: str) -> No
 
 
 def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    """`ax` itself, or the axes of a new figure of this size (inches) that no window manages."""
+    """`ax` itself, or the axes of a new figure of this size (inches)."""
     if ax is not None:
         return ax
     return new_grid(1, 1, size)[1][0][0]
@@ -272,7 +272,7 @@ def new_grid(
     *,
     share: Mapping[str, Any] | None = None,
 ) -> tuple[Figure, list[list[Axes]]]:
-    """Make a figure that pyplot does not keep, and its axes by row.
+    """Make a figure, by pyplot so that a notebook shows it, and its axes by row.
 
     Parameters
     ----------
@@ -283,11 +283,9 @@ def new_grid(
     share
         `sharex`, `sharey`, `width_ratios` or `height_ratios` of `Figure.subplots`.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib import pyplot as plt
 
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = plt.figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **dict(share or {}))
     return figure, [list(row) for row in axes]
 

@@ -84,7 +84,9 @@ def write_figures(
 
 
 def _save(figure: Figure, stem: Path, *, dpi: int) -> list[Path]:
-    """Lay the figure out once, then write PNG and SVG without a date in them."""
+    """Lay the figure out once, write PNG and SVG without a date in them, and close it."""
+    from matplotlib import pyplot as plt
+
     paths = []
     with plotting.style():
         figure.draw_without_rendering()
@@ -95,6 +97,7 @@ def _save(figure: Figure, stem: Path, *, dpi: int) -> list[Path]:
             with atomic_path(path) as temporary:
                 figure.savefig(temporary, dpi=dpi, metadata=metadata, bbox_inches=box)
             paths.append(path)
+    plt.close(figure)
     return paths
 
 
