@@ -36,7 +36,7 @@ lint: env
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/pytest -n $(JOBS) --dist loadfile
 
 lock: | $(filter .bootstrap/bin/uv,$(UV))
 	$(UV) lock

@@ -14,8 +14,6 @@ from crs_sc.io import read_table
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.xdist_group("kang")
-
 
 @pytest.fixture(scope="module")
 def kang(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

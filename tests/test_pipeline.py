@@ -28,7 +28,6 @@ def snakemake(out: Path, config: Path, *more: str) -> subprocess.CompletedProces
 
 
 @pytest.mark.pipeline
-@pytest.mark.xdist_group("small_run")
 def test_workflow_makes_the_tables_of_a_run(small_run: FinishedRun, tmp_path: Path) -> None:
     done = snakemake(tmp_path, small_run.config)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anndata as ad
-import pytest
 import yaml
 
 from crs_sc import keys
 from crs_sc.config import parse_config
+
+if TYPE_CHECKING:
+    import pytest
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -19,7 +22,6 @@ def block(language: str) -> str:
     return re.search(rf"```{language}\n(.*?)```", README, re.DOTALL).group(1)
 
 
-@pytest.mark.xdist_group("small_run")
 def test_python_runs(small_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     adata = ad.read_h5ad(small_cohort.parent / "cohort.h5ad")
     human = adata[:, adata.var_names.str.startswith("GRCh38_")].copy()

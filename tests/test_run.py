@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from conftest import FinishedRun
 
-pytestmark = pytest.mark.xdist_group("small_run")
-
 
 def tables_of(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((out / "tables").iterdir())}

@@ -111,11 +111,13 @@ def simulate_cohort(
         not named. None: all alike.
     erythroid_soup
         Share of the soup that is haemoglobin of red cells.
-    doublet_rate, cross_species_rate, low_quality_rate
-        Share of the droplets with two human cells of different populations, with a human and a
-        mouse cell, and with debris or a dying cell (half each).
+    doublet_rate, cross_species_rate
+        Share of the droplets with two human cells of different populations, and with a human and
+        a mouse cell.
     mouse_fraction
         Share of the droplets with a mouse cell alone.
+    low_quality_rate
+        Share of the droplets with debris or a dying cell (half each).
     effect_scale
         0: all arms are like vehicle; 1: as planted; linear in shares of cells, shares of producers,
         UMI per producer and log2 shifts.

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import genesets, keys
+from crs_sc._arrays import as_csr, group_sums
 from crs_sc._checks import check_obs
 from crs_sc.errors import InputError
 from crs_sc.plotting._style import new_grid, outside_legend, population_order, styled
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+    from scipy import sparse
 
 __all__ = ["marker_dotplot"]
 
@@ -56,7 +59,6 @@ def marker_dotplot(
         If none of the genes is in the data.
     """
     from matplotlib.lines import Line2D
-    from scipy import sparse
 
     check_obs(adata, population_key=population_key)
     labels = adata.obs[population_key].astype(str).to_numpy()
@@ -66,15 +68,7 @@ def marker_dotplot(
     if not genes:
         msg = "None of the marker genes of these populations is in `var_names`."
         raise InputError(msg)
-    values = sparse.csr_matrix(adata[:, genes].X)
-    codes = pd.Index(populations).get_indexer(labels)
-    ones = np.ones(len(codes))
-    member = sparse.csr_matrix((ones, (codes, np.arange(len(codes)))))
-    sizes = np.asarray(member.sum(axis=1))
-    mean = (member @ values).toarray() / sizes
-    share = (member @ (values > 0).astype(float)).toarray() / sizes
-    peak = mean.max(axis=0)
-    scaled = mean / np.where(peak > 0, peak, 1)
+    scaled, share = _summary(as_csr(adata[:, genes].X), labels, populations)
     figure, grid = new_grid(1, 1, (2.9 + 0.21 * len(genes) + 1.4, 1.5 + 0.25 * len(populations)))
     ax = grid[0][0]
     y, x = np.mgrid[0 : len(populations), 0 : len(genes)]
@@ -114,6 +108,18 @@ def marker_dotplot(
     bar = figure.colorbar(dots, ax=ax, location="right", shrink=0.45, anchor=(0.0, 0.0), aspect=12)
     bar.set_label("mean, scaled")
     return figure
+
+
+def _summary(
+    values: sparse.csr_matrix, labels: NDArray[np.str_], populations: list[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean by population over that of the highest, and share of cells with any, by gene."""
+    codes = pd.Index(populations).get_indexer(pd.Index(labels))
+    sizes = np.bincount(codes, minlength=len(populations))[:, None]
+    mean = group_sums(values, codes, len(populations)) / sizes
+    share = group_sums((values > 0).astype(np.float64), codes, len(populations)) / sizes
+    peak = mean.max(axis=0)
+    return mean / np.where(peak > 0, peak, 1), share
 
 
 def _choose(

@@ -134,7 +134,13 @@ def styled[**P, R](function: Callable[P, R]) -> Callable[P, R]:
 
 
 def population_order(populations: Iterable[str]) -> list[str]:
-    """Sort populations by lineage; the user's own names after them, Unknown last."""
+    """Sort populations by lineage; the user's own names after them, Unknown last.
+
+    Parameters
+    ----------
+    populations
+        Names, in any order; each is returned once.
+    """
     rank = {name: i for i, name in enumerate(POPULATION_COLOURS)}
     last = len(rank)
     rank[keys.UNKNOWN] = last + 1
@@ -165,7 +171,13 @@ def _named_colour(name: str) -> str:
 
 
 def feature_label(name: str) -> str:
-    """Name a signature as a reader would; a gene or a user's set keeps its own name."""
+    """Name a signature as a reader would; a gene or a user's set keeps its own name.
+
+    Parameters
+    ----------
+    name
+        As in the tables.
+    """
     if name in SIGNATURE_LABELS:
         return SIGNATURE_LABELS[name]
     return name if any(letter.isupper() for letter in name) else name.replace("_", " ")
