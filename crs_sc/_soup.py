@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-__all__ = ["CellCounts", "has_soup", "soup_rejections", "take_counts"]
+__all__ = ["CellCounts", "has_soup", "soup_of", "soup_rejections", "take_counts"]
 
 
 @dataclass(frozen=True)
@@ -84,17 +84,36 @@ def take_counts(adata: AnnData, genes: Sequence[str], *, sample_key: str, layer:
         raise InputError(msg)
     counts = counts_matrix(adata, layer=layer)
     codes, names = pd.factorize(adata.obs[sample_key].astype(str), sort=True)
-    fraction, profile = _profile(adata, [str(name) for name in names], list(positions))
+    fraction, profile = soup_of(adata, [str(name) for name in names])
+    share = profile.loc[list(positions)].to_numpy(dtype=np.float64).T
     depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     umi = np.rint(counts[:, list(positions.values())].toarray()).astype(np.int64)
-    expected = (fraction[codes] * depth)[:, None] * profile[codes]
+    expected = (fraction[codes] * depth)[:, None] * share[codes]
     return CellCounts(list(positions), umi, expected, depth, np.asarray(codes))
 
 
-def _profile(
-    adata: AnnData, samples: list[str], genes: list[str]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Contamination `(n_samples,)` and profile `(n_samples, n_genes)` of the soup."""
+def soup_of(adata: AnnData, samples: Sequence[str]) -> tuple[NDArray[np.float64], pd.DataFrame]:
+    """Look up the soup of some samples.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes after `pp.estimate_ambient`.
+    samples
+        Names.
+
+    Returns
+    -------
+    fraction
+        Contamination of each sample, shape `(n_samples,)`.
+    profile
+        Share of each gene in the soup, genes x samples.
+
+    Raises
+    ------
+    MissingKeyError
+        If it was not estimated, or not for one of the samples.
+    """
     if not has_soup(adata):
         msg = (
             f"The soup is not known: no `varm['{keys.AMBIENT_PROFILE}']` or "
@@ -110,8 +129,9 @@ def _profile(
             "Run crs_sc.pp.estimate_ambient on all samples."
         )
         raise MissingKeyError(msg)
-    fraction = contamination.loc[samples, "ambient_fraction"].to_numpy(dtype=np.float64)
-    return fraction, profile.loc[genes, samples].to_numpy(dtype=np.float64).T
+    names = list(samples)
+    fraction = contamination.loc[names, "ambient_fraction"].to_numpy(dtype=np.float64)
+    return fraction, profile[names]
 
 
 def soup_rejections(

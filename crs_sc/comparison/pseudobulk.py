@@ -11,8 +11,8 @@ from scipy import sparse
 from crs_sc import keys
 from crs_sc._arrays import group_sums, row_chunks
 from crs_sc._checks import add_note, check_obs, counts_matrix, sample_table
-from crs_sc._soup import has_soup
-from crs_sc.errors import InputError, MissingKeyError, listing
+from crs_sc._soup import has_soup, soup_of
+from crs_sc.errors import InputError, listing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -197,22 +197,13 @@ def _ambient(
     if not has_soup(adata):
         empty = np.zeros((n_units * n_populations, adata.n_vars))
         return empty, "pseudobulk: the soup is not known; counts are not corrected for it"
-    profile = adata.varm[keys.AMBIENT_PROFILE]
-    contamination = adata.uns[keys.UNS][keys.CONTAMINATION]
-    missing = [s for s in samples if s not in profile.columns or s not in contamination.index]
-    if missing:
-        msg = (
-            f"The soup of the samples {listing(missing)} is not known. "
-            "Run crs_sc.pp.estimate_ambient on all samples."
-        )
-        raise MissingKeyError(msg)
-    fraction = contamination.loc[list(samples), "ambient_fraction"].to_numpy(dtype=np.float64)
+    fraction, profile = soup_of(adata, list(samples))
     unknown = [str(s) for s in samples[~np.isfinite(fraction)]]
     mixing = np.zeros((n_units * n_populations, len(samples)))
     for s, unit in enumerate(unit_of_sample):
         rows = slice(unit * n_populations, (unit + 1) * n_populations)
         mixing[rows, s] = np.nan_to_num(fraction[s]) * umi[s]
-    soup = mixing @ profile[list(samples)].to_numpy(dtype=np.float64).T
+    soup = mixing @ profile.to_numpy(dtype=np.float64).T
     note = (
         f"pseudobulk: no contamination is known for {listing(unknown)}; not corrected"
         if unknown

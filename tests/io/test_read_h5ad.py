@@ -451,6 +451,15 @@ def test_bad_sheet(tmp_path: Path, text: str, match: str) -> None:
         read(sheet)
 
 
+def test_column_that_one_file_lacks(tmp_path: Path) -> None:
+    full, bare = cohort(), cohort(seed=1)
+    full.obs["arm"] = "CART"
+    bare.obs = bare.obs[[]]
+    paths = [put(full, tmp_path / "full.h5ad"), put(bare, tmp_path / "bare.h5ad")]
+    with pytest.raises(MissingKeyError, match=r"'arm' \(condition\) in 1 of 2 files: .*bare.h5ad"):
+        read(paths, columns={"condition": "arm"})
+
+
 def test_sample_is_the_file_or_the_folder_above_cell_ranger(tmp_path: Path) -> None:
     paths = []
     for seed, name in enumerate(["lib.1", "lib.2"]):
