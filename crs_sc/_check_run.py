@@ -8,7 +8,7 @@ import numpy as np
 
 from crs_sc import genesets, keys
 from crs_sc._checks import counts_matrix, sample_table
-from crs_sc._stages import analysed_organism, chosen_signatures
+from crs_sc._stages import analysed_names, analysed_organism, chosen_genes, chosen_signatures
 from crs_sc.comparison import check_design
 from crs_sc.errors import InputError, listing
 from crs_sc.io import empty_droplet_profile, read
@@ -95,14 +95,6 @@ def _soup_lines(adata: AnnData, config: RunConfig) -> list[str]:
     return [f"Empty droplets: {len(raw)} of {len(names)} samples have a raw matrix."]
 
 
-def _analysed_names(adata: AnnData, organism: str) -> list[str]:
-    """Gene symbols of the genome that is analysed."""
-    if keys.GENOME not in adata.var:
-        return [str(name) for name in adata.var_names]
-    own = adata.var[keys.GENOME].astype(str) == organism
-    return [str(symbol) for symbol in adata.var.loc[own, keys.SYMBOL]]
-
-
 def _sample_lines(adata: AnnData, samples: pd.DataFrame) -> list[str]:
     table = samples.copy()
     table["cells"] = adata.obs[keys.SAMPLE].astype(str).value_counts().reindex(table.index)
@@ -120,9 +112,10 @@ def _sample_lines(adata: AnnData, samples: pd.DataFrame) -> list[str]:
 def _gene_lines(adata: AnnData, config: RunConfig) -> tuple[list[str], bool]:
     """Say what of the genes is in the data, and whether that is enough for a run."""
     organism = analysed_organism(config)
-    names = _analysed_names(adata, organism)
-    absent = [gene for gene in config.genes if gene not in set(names)]
-    lines = [f"Cytokines: {listing(g for g in config.genes if g not in absent)} in the data."]
+    names = analysed_names(adata, config)
+    genes = chosen_genes(config)
+    absent = [gene for gene in genes if gene not in set(names)]
+    lines = [f"Cytokines: {listing(gene for gene in genes if gene not in absent)} in the data."]
     if absent:
         lines.append(f"Cytokines that are not in the data: {listing(absent)}.")
     coverage = genesets.coverage(chosen_signatures(config), names, organism=organism)
@@ -139,7 +132,7 @@ def _gene_lines(adata: AnnData, config: RunConfig) -> tuple[list[str], bool]:
     lacking = [
         what
         for what, is_lacking in (
-            ("cytokine", len(absent) == len(config.genes)),
+            ("cytokine", len(absent) == len(genes)),
             ("signature gene", not coverage["n_found"].any()),
             ("transgene feature", bool(missing) and len(missing) == len(config.transgene)),
         )

@@ -38,6 +38,8 @@ class CellCounts:
         UMI of each cell over all genes, shape `(n_cells,)`.
     sample_codes
         Code of each cell's sample, in the sorted order of the sample names, shape `(n_cells,)`.
+    soup_error
+        Relative standard error of each sample's contamination, shape `(n_samples,)`.
     """
 
     genes: list[str]
@@ -45,6 +47,7 @@ class CellCounts:
     expected: NDArray[np.float64]
     depth: NDArray[np.float64]
     sample_codes: NDArray[np.intp]
+    soup_error: NDArray[np.float64]
 
 
 def has_soup(adata: AnnData) -> bool:
@@ -84,12 +87,28 @@ def take_counts(adata: AnnData, genes: Sequence[str], *, sample_key: str, layer:
         raise InputError(msg)
     counts = counts_matrix(adata, layer=layer)
     codes, names = pd.factorize(adata.obs[sample_key].astype(str), sort=True)
-    fraction, profile = soup_of(adata, [str(name) for name in names])
+    samples = [str(name) for name in names]
+    fraction, profile = soup_of(adata, samples)
     share = profile.loc[list(positions)].to_numpy(dtype=np.float64).T
     depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     umi = np.rint(counts[:, list(positions.values())].toarray()).astype(np.int64)
     expected = (fraction[codes] * depth)[:, None] * share[codes]
-    return CellCounts(list(positions), umi, expected, depth, np.asarray(codes))
+    error = _soup_error(adata, samples, fraction)
+    return CellCounts(list(positions), umi, expected, depth, np.asarray(codes), error)
+
+
+def _soup_error(
+    adata: AnnData, samples: list[str], fraction: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Relative standard error of the contamination, from its upper 95 % bound.
+
+    A contamination that was assumed is its own bound; half of it is taken for its error.
+    """
+    table = adata.uns[keys.UNS][keys.CONTAMINATION]
+    upper = table.loc[samples, "ambient_upper"].to_numpy(dtype=np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = (upper - fraction) / fraction / stats.norm.ppf(0.975)
+    return np.where(fraction > 0, np.where(error > 0, error, 0.5), 0.0)
 
 
 def soup_of(adata: AnnData, samples: Sequence[str]) -> tuple[NDArray[np.float64], pd.DataFrame]:

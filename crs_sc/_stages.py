@@ -9,7 +9,7 @@ import pandas as pd
 from crs_sc import annotation, clustering, comparison, genesets, keys, preprocessing, sources
 from crs_sc._checks import sample_table
 from crs_sc.config import settings_for
-from crs_sc.errors import DesignError
+from crs_sc.errors import DesignError, InputError, listing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,20 +19,63 @@ if TYPE_CHECKING:
     from crs_sc.config import RunConfig
 
 __all__ = [
+    "analysed_names",
     "annotate_cohort",
     "attribute_sources",
+    "chosen_genes",
     "chosen_signatures",
     "cluster_cohort",
     "compare_arms",
     "empty_table",
     "qc_sample",
     "refuse_confounded",
+    "refuse_missing_genes",
 ]
 
 
 def analysed_organism(config: RunConfig) -> Literal["human", "mouse"]:
     """Organism whose cells are analysed: the first of two."""
     return "mouse" if config.organism.startswith("mouse") else "human"
+
+
+def chosen_genes(config: RunConfig) -> list[str]:
+    """Cytokines of the ledger under their current symbols; those of the organism by default."""
+    organism = analysed_organism(config)
+    if "genes" not in config.model_fields_set:
+        return genesets.target_cytokines(organism=organism)
+    resolved = genesets.resolve_symbols(config.genes, organism=organism)
+    return list(dict.fromkeys(resolved))
+
+
+def analysed_names(adata: AnnData, config: RunConfig) -> list[str]:
+    """Gene symbols of the genome that is analysed, before the species are split."""
+    if keys.GENOME not in adata.var:
+        return [str(name) for name in adata.var_names]
+    own = adata.var[keys.GENOME].astype(str) == analysed_organism(config)
+    return [str(symbol) for symbol in adata.var.loc[own, keys.SYMBOL]]
+
+
+def refuse_missing_genes(adata: AnnData, config: RunConfig) -> None:
+    """Raise now, not after an hour, if nothing that is asked for is among the genes.
+
+    Raises
+    ------
+    InputError
+        If no cytokine, no signature gene or no feature of the transgene is in the data.
+    """
+    names = set(analysed_names(adata, config))
+    signature_genes = [gene for genes in chosen_signatures(config).values() for gene in genes]
+    for what, genes in (
+        ("the genes of the signatures", signature_genes),
+        ("the cytokines (genes)", chosen_genes(config)),
+        ("the features of the transgene", list(config.transgene)),
+    ):
+        if genes and not names.intersection(genes):
+            msg = (
+                f"None of {what} {listing(genes)} is in the data ({len(names)} genes such as "
+                f"{listing(sorted(names)[:3])}). Is the organism right, and are these symbols?"
+            )
+            raise InputError(msg)
 
 
 def chosen_signatures(config: RunConfig) -> dict[str, list[str]]:
@@ -69,7 +112,7 @@ def cluster_cohort(adata: AnnData, config: RunConfig) -> None:
     preprocessing.normalize(adata, **settings_for(config, preprocessing.normalize))
     preprocessing.select_genes(
         adata,
-        exclude=[*config.genes, *config.transgene],
+        exclude=[*chosen_genes(config), *config.transgene],
         **settings_for(config, preprocessing.select_genes),
     )
     clustering.embed(adata, random_state=config.seed, **settings_for(config, clustering.embed))
@@ -108,12 +151,23 @@ def annotate_cohort(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFrame
 def attribute_sources(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFrame]:
     """Call producers and write the ledger; returns the tables."""
     weight_key = keys.SAMPLING_WEIGHT if keys.SAMPLING_WEIGHT in adata.obs else None
-    sources.call_producers(
-        adata, genes=config.genes, **settings_for(config, sources.call_producers)
+    genes = chosen_genes(config)
+    sources.call_producers(adata, genes=genes, **settings_for(config, sources.call_producers))
+    ledger = sources.ledger(
+        adata,
+        genes=genes,
+        weight_key=weight_key,
+        random_state=config.seed,
+        **settings_for(config, sources.ledger),
     )
-    ledger = sources.ledger(adata, genes=config.genes, weight_key=weight_key)
+    producers = sources.producers(adata)
     return {
-        "producers": sources.producers(adata),
+        "producers": producers,
+        "production": sources.production(
+            producers,
+            adata.uns[keys.UNS][keys.CONTAMINATION],
+            **settings_for(config, sources.production),
+        ),
         "ledger": ledger,
         "ledger_by_condition": sources.ledger_by_condition(
             ledger,

@@ -10,7 +10,25 @@ from scipy import stats
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["benjamini_hochberg", "wilson_interval"]
+__all__ = ["benjamini_hochberg", "bootstrap_expansion", "wilson_interval"]
+
+
+def bootstrap_expansion(n: float, df: float, *, level: float = 0.95) -> float:
+    """Factor by which a bootstrap of few units is too narrow (Hesterberg 2015, section 4).
+
+    Resampling n units gives (n - 1) / n of the variance, and normal instead of t tails.
+
+    Parameters
+    ----------
+    n
+        Units that are resampled (in each arm), at least 2.
+    df
+        Degrees of freedom of their spread, at least 1.
+    level
+        Confidence level.
+    """
+    tail = 0.5 + level / 2
+    return float(np.sqrt(n / (n - 1)) * stats.t.ppf(tail, df) / stats.norm.ppf(tail))
 
 
 def benjamini_hochberg(pvalues: ArrayLike) -> NDArray[np.float64]:

@@ -83,9 +83,14 @@ def _only_own_warnings() -> None:
 
 def _run(config: Path, out: Path, *, jobs: int = 1, force: bool = False) -> Run:
     from crs_sc.config import load_config
+    from crs_sc.errors import InputError
     from crs_sc.steps import Run
 
-    return Run(load_config(config), out, n_jobs=jobs, force=force)
+    settings = load_config(config)
+    if config.resolve() == (out / "config.yaml").resolve():
+        msg = f"A run into '{out}' would write over '{config}'. Choose another output folder."
+        raise InputError(msg)
+    return Run(settings, out, n_jobs=jobs, force=force)
 
 
 @main.command()

@@ -52,7 +52,12 @@ STAGE_FUNCTIONS: dict[str, tuple[Callable[..., Any], ...]] = {
         annotation.call_transgene,
         annotation.call_myeloid_states,
     ),
-    "sources": (sources.call_producers, sources.ledger_by_condition),
+    "sources": (
+        sources.call_producers,
+        sources.production,
+        sources.ledger,
+        sources.ledger_by_condition,
+    ),
     "compare": (
         comparison.shifts,
         comparison.decompose,
@@ -138,17 +143,25 @@ class Columns(BaseModel):
         default=None, description="Cells of the specimen that one sequenced cell stands for."
     )
 
-    def mapping(self) -> dict[str, str]:
-        """Canonical name and the user's, of the columns that are mapped."""
-        return {name: column for name, column in self if column is not None}
+    def mapping(self) -> dict[str, str | None]:
+        """Canonical name and the user's, for `read`; what is optional is only used if mapped."""
+        needed = ("sample", "subject", "condition")
+        return {name: column for name, column in self if column or name not in needed}
 
 
 def _known_fields(value: object) -> object:
     """Refuse a contrast with an unknown field; dataclasses would drop it silently."""
     known = [field.name for field in fields(Contrast)]
-    if isinstance(value, dict) and (unknown := [name for name in value if name not in known]):
-        msg = f"unknown field {listing(unknown)}; a contrast has {listing(known)}"
-        raise ValueError(msg)
+    if isinstance(value, dict):
+        # YAML reads 1, 2.5 and true as numbers; a condition is a name.
+        names = ("name", "treated", "reference", "baseline")
+        value = {k: str(v) if k in names and v is not None else v for k, v in value.items()}
+        if unknown := [name for name in value if name not in known]:
+            msg = f"unknown field {listing(unknown)}; a contrast has {listing(known)}"
+            raise ValueError(msg)
+        if value.get("name") == "":
+            msg = "a contrast needs a name that is not empty"
+            raise ValueError(msg)
     return value
 
 
@@ -220,12 +233,12 @@ def load_config(path: Path) -> RunConfig:
         If the file is not there, is not YAML, or a setting is unknown or out of range.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         msg = f"There is no config '{path}'. `crs-sc init FILE.h5ad` writes one."
         raise InputError(msg) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        msg = f"'{path}' cannot be read as YAML: {error}"
+        msg = f"'{path}' cannot be read as YAML: {' '.join(str(error).split())}"
         raise InputError(msg) from error
     if not isinstance(content, dict):
         msg = f"'{path}' is not a config: it must hold `input:` and other settings."
@@ -246,6 +259,7 @@ def parse_config(content: dict[str, Any], *, folder: Path, name: str) -> RunConf
             content[key] = str(folder / content[key])
     # An empty section in YAML is None; it means "all defaults".
     content = {key: value for key, value in content.items() if value is not None}
+    _require_there(content, name=name)
     try:
         return RunConfig(**content)
     except ValidationError as error:
@@ -256,6 +270,26 @@ def parse_config(content: dict[str, Any], *, folder: Path, name: str) -> RunConf
         )
         msg = f"'{name}' has settings that cannot be used: {problems}."
         raise InputError(msg) from None
+
+
+def _require_there(content: dict[str, Any], *, name: str) -> None:
+    """Raise now, not after an hour, if a file or folder that is named is not there."""
+    for key, is_there in (("gene_sets", Path.is_file), ("truth", Path.is_dir)):
+        if isinstance(content.get(key), str) and not is_there(Path(content[key])):
+            msg = f"'{name}': {key} names '{content[key]}', which is not there."
+            raise InputError(msg)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a repeated key, of which only the last would count."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        names = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        twice = [key for i, key in enumerate(names) if key in names[:i]]
+        if twice:
+            msg = f"'{twice[0]}' is there twice (line {node.start_mark.line + 1} and after)"
+            raise yaml.YAMLError(msg)
+        return super().construct_mapping(node, deep=deep)
 
 
 def dump_config(config: RunConfig) -> str:

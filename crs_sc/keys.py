@@ -139,6 +139,7 @@ MATRIX = "matrix"
 CONTAMINATION = "contamination"
 CLUSTERING = "clustering"
 POPULATIONS = "populations"
+PRODUCER_CALLS = "producer_calls"
 COVERAGE = "coverage"
 ORGANISM = "organism"
 SPECIES_CALL = "species_call"
@@ -402,6 +403,7 @@ TOO_FEW_SUBJECTS = "too_few_subjects"
 CONFOUNDED = "confounded"
 NOT_MEASURED = "not_measured"
 NOT_DETECTED = "not_detected"
+ABOVE_SOUP = "above_soup"
 SHIFT_STATUSES = (
     OK,
     ABSENT_IN_REFERENCE,
@@ -519,9 +521,31 @@ PRODUCERS_TABLE = TableSpec(
         *_ESTIMATE,
         Column("umi", "int", "UMI of the gene in the population."),
         Column("expected_ambient_umi", "float", "UMI that the soup is expected to add."),
+        Column("power", "float", "Probability that a typical producer would have been called."),
+        Column("n_producers_upper", "float", "Upper 95 % bound of the producers, missed ones too."),
     ),
     ("gene", "population", "sample"),
     "Cells that make a cytokine, by population and sample; the interval is Wilson's.",
+)
+PRODUCTION_TABLE = TableSpec(
+    "production",
+    (
+        _GENE,
+        _POPULATION,
+        Column("condition", "str", "Arm."),
+        Column("n_subjects", "int", "Subjects with cells of the population."),
+        _N_CELLS,
+        Column("n_producers", "int", "Cells with more UMI than the soup explains."),
+        Column("umi", "int", "UMI of the gene in the population."),
+        Column("expected_ambient_umi", "float", "UMI that the soup is expected to add."),
+        Column("largest_ambient_umi", "float", "The same at the contamination's upper bound."),
+        Column("pvalue", "float", "Poisson p of the UMI under the largest soup."),
+        Column("padj", "float", "Benjamini-Hochberg over the whole table."),
+        Column("power", "float", "Probability that a typical producer would have been called."),
+        Column("state", "str", "producer, ambient_compatible, undetermined or negative."),
+    ),
+    ("gene", "population", "condition"),
+    "Is there any production beyond the soup, over the samples of an arm.",
 )
 LEDGER_TABLE = TableSpec(
     "ledger",
@@ -538,6 +562,7 @@ LEDGER_TABLE = TableSpec(
         ),
         Column("cell_share", "float", "Share of the sample's cells."),
         Column("enrichment", "float", "share over cell_share."),
+        *_ESTIMATE,
     ),
     ("gene", "population", "sample"),
     "Who makes the cytokine: source shares by sample.",
@@ -556,6 +581,29 @@ LEDGER_BY_CONDITION_TABLE = TableSpec(
     ),
     ("gene", "population", "condition"),
     "Source shares by arm; the interval is a bootstrap over subjects.",
+)
+RECEIVERS_TABLE = TableSpec(
+    "receivers",
+    (
+        Column("cytokine", "str", "Cytokine that is heard."),
+        Column("gene", "str", "Gene of its receptor side."),
+        Column("role", "str", "receptor, co-receptor, decoy or antagonist."),
+        _POPULATION,
+        Column("condition", "str", "Arm."),
+        Column("n_subjects", "int", "Subjects with enough cells of the population."),
+        _N_CELLS,
+        Column("umi", "int", "UMI of the gene in the population."),
+        Column("corrected_umi", "float", "max(0, umi less what the soup is expected to add)."),
+        Column("fraction", "float", "Cells above the soup over all cells, mean over subjects."),
+        Column("cpm", "float", "Soup-corrected UMI per million, mean over subjects."),
+        *_ESTIMATE,
+        Column("padj", "float", "UMI beyond the largest soup; Benjamini-Hochberg over the table."),
+        Column(
+            "state", "str", "above_soup, ambient_compatible, not_detected, too_few_cells or empty."
+        ),
+    ),
+    ("cytokine", "gene", "population", "condition"),
+    "Who can hear the cytokine: its receptors by population and arm; the interval is that of cpm.",
 )
 SHIFTS_TABLE = TableSpec(
     "shifts",
@@ -665,6 +713,7 @@ TABLES: dict[str, TableSpec] = {
         POPULATIONS_TABLE,
         COVERAGE_TABLE,
         PRODUCERS_TABLE,
+        PRODUCTION_TABLE,
         LEDGER_TABLE,
         LEDGER_BY_CONDITION_TABLE,
         SHIFTS_TABLE,

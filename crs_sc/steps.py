@@ -8,16 +8,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from threadpoolctl import threadpool_limits
+
 from crs_sc import keys
 from crs_sc._checks import sample_table
 from crs_sc._stages import (
     annotate_cohort,
     attribute_sources,
+    chosen_genes,
     chosen_signatures,
     cluster_cohort,
     compare_arms,
     qc_sample,
     refuse_confounded,
+    refuse_missing_genes,
 )
 from crs_sc._workspace import Workspace, digest, file_digest, library_versions, package_version
 from crs_sc.config import STAGE_FUNCTIONS, dump_config
@@ -35,6 +39,8 @@ from crs_sc.io import (
 from crs_sc.preprocessing import merge_samples, normalize
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from anndata import AnnData
 
@@ -77,6 +83,7 @@ class Run:
     ) -> None:
         self.config = config
         self.space = Workspace(out)
+        self._refuse_overwriting(source_files(list(config.input)))
         self.n_jobs = n_jobs
         self.force = force
         # What was read or made last, so that a run of all stages reads nothing back.
@@ -85,6 +92,17 @@ class Run:
         self._cohort: tuple[str, AnnData] | None = None
         # Stages whose files were found whole, or were written, by this object.
         self._verified: set[str] = set()
+
+    def _refuse_overwriting(self, files: Sequence[Path]) -> None:
+        """Raise if the run would write over one of these files of the user."""
+        written = {self.space.cohort.resolve(), (self.space.out / "config.yaml").resolve()}
+        for path in files:
+            if path.resolve() in written:
+                msg = (
+                    f"A run into '{self.space.out}' would write over '{path}'. Choose another "
+                    "output folder."
+                )
+                raise InputError(msg)
 
     # --- the run ------------------------------------------------------------------------------
 
@@ -162,6 +180,7 @@ class Run:
                 organism=self.config.organism,
             )
             refuse_confounded(sample_table(self._input), self.config)
+            refuse_missing_genes(self._input, self.config)
         return self._input
 
     def _empty_droplets(self, cells: AnnData, sample: str) -> dict[str, pd.Series]:
@@ -222,6 +241,7 @@ class Run:
         settings = self.config.model_dump(mode="json")
         provenance = self._provenance()
         out = self.space.out
+        before = self.files("report")
         figures = write_figures(
             adata,
             tables,
@@ -229,7 +249,8 @@ class Run:
             contrasts=self.config.contrasts,
             signatures=chosen_signatures(self.config),
         )
-        write_text(dump_config(self.config), out / "config.yaml")
+        resolved = self.config.model_copy(update={"genes": tuple(chosen_genes(self.config))})
+        write_text(dump_config(resolved), out / "config.yaml")
         write_json(provenance, out / "provenance.json")
         write_report(
             adata,
@@ -240,7 +261,11 @@ class Run:
             provenance=provenance,
             truth=self._truth(),
         )
-        return [*figures, out / "config.yaml", out / "provenance.json", out / "report.html"]
+        files = [*figures, out / "config.yaml", out / "provenance.json", out / "report.html"]
+        # Figures of other settings would be taken for those of this run.
+        for path in set(before) - set(files):
+            path.unlink(missing_ok=True)
+        return files
 
     def files(self, name: str) -> list[Path]:
         """Files that a finished stage left."""
@@ -265,7 +290,9 @@ class Run:
             logger.info("%s: unchanged, skipped", name)
             return
         start = time.perf_counter()
-        files = work()
+        # One thread of the linear algebra: with several the last digits depend on their number.
+        with threadpool_limits(limits=1):
+            files = work()
         seconds = round(time.perf_counter() - start, 2)
         self.space.finish(name, self._key(name), files, seconds=seconds)
         self._verified.add(name)

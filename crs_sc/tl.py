@@ -12,7 +12,14 @@ from crs_sc.comparison import (
     reversal,
     shifts,
 )
-from crs_sc.sources import call_producers, ledger, ledger_by_condition, producers
+from crs_sc.sources import (
+    call_producers,
+    ledger,
+    ledger_by_condition,
+    producers,
+    production,
+    receivers,
+)
 
 __all__ = [
     "annotate",
@@ -29,7 +36,9 @@ __all__ = [
     "ledger",
     "ledger_by_condition",
     "producers",
+    "production",
     "pseudobulk",
+    "receivers",
     "reversal",
     "score_signatures",
     "shifts",

@@ -162,6 +162,17 @@ def test_output_folder_that_is_not_writable(tmp_path: Path) -> None:
     fails(call("run", path, "-o", tmp_path / "file" / "out"), "Cannot write")
 
 
+def test_a_run_never_writes_over_the_users_own_files(tmp_path: Path) -> None:
+    tiny().write_h5ad(tmp_path / "cohort.h5ad")
+    path = tmp_path / "my.yaml"
+    path.write_text("input: cohort.h5ad\n", encoding="utf-8")
+    before = (tmp_path / "cohort.h5ad").read_bytes()
+    fails(call("run", path, "-o", tmp_path), "would write over", "cohort.h5ad")
+    assert (tmp_path / "cohort.h5ad").read_bytes() == before
+    config = config_for(tmp_path, tiny())
+    fails(call("run", config, "-o", tmp_path), "would write over", "config.yaml")
+
+
 def test_check_changes_nothing_and_says_who_is_replicate(tmp_path: Path) -> None:
     adata = tiny(donor=["d1"] * 20 + ["d2"] * 20, arm=["x"] * 20 + ["y"] * 20)
     path = config_for(tmp_path, adata, columns={"subject": "donor", "condition": "arm"},

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from crs_sc._guess import _TRANSGENE, guess_contrasts
+from crs_sc._stages import chosen_genes
 from crs_sc.config import (
     STAGE_FUNCTIONS,
     RunConfig,
@@ -57,6 +58,7 @@ def test_dump_reads_back_to_the_same_settings(tmp_path: Path) -> None:
         ({"input": "a", "organism": "rat"}, "rat"),
         ({"input": "a", "seed": -1}, "seed"),
         ({"input": "a", "genes": []}, "genes"),
+        ({"input": "a", "contrasts": [{"name": "", "treated": "x", "reference": "y"}]}, "empty"),
         ({"input": "a", "contrasts": [{"name": "c", "treated": "x"}]}, "reference"),
         (
             {"input": "a", "contrasts": [{"name": "c", "treated": "x", "referenz": "y"}]},
@@ -78,6 +80,33 @@ def test_not_yaml(tmp_path: Path) -> None:
     path.write_text("- a\n- b\n", encoding="utf-8")
     with pytest.raises(InputError, match="not a config"):
         load_config(path)
+
+
+def test_a_repeated_key_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("input: a\nseed: 1\nseed: 2\n", encoding="utf-8")
+    with pytest.raises(InputError, match="'seed' is there twice"):
+        load_config(path)
+
+
+def test_files_that_are_named_must_be_there(tmp_path: Path) -> None:
+    for key in ("gene_sets", "truth"):
+        with pytest.raises(InputError, match=f"{key} names .*nowhere"):
+            parse_config({"input": "a", key: "nowhere"}, folder=tmp_path, name="c")
+
+
+def test_conditions_may_be_numbers_and_optional_columns_are_off_unless_mapped() -> None:
+    contrast = {"name": "c", "treated": 1, "reference": True}
+    config = RunConfig(input=["a"], contrasts=[contrast])
+    assert (config.contrasts[0].treated, config.contrasts[0].reference) == ("1", "True")
+    assert config.columns.mapping() == dict.fromkeys(
+        ("batch", "timepoint", "label", "sampling_weight")
+    )
+
+
+def test_genes_are_those_of_the_organism_and_resolved() -> None:
+    assert "Il6" in chosen_genes(RunConfig(input=["a"], organism="mouse"))
+    assert chosen_genes(RunConfig(input=["a"], genes=["IL8", "IL6"])) == ["CXCL8", "IL6"]
 
 
 def test_all_settings_survive_yaml() -> None:

@@ -139,6 +139,15 @@ def test_a_changed_setting_redoes_what_depends_on_it(copy_of_run: FinishedRun) -
         Run(config, copy_of_run.out).stage("compare")
 
 
+def test_figures_of_other_settings_do_not_stay(copy_of_run: FinishedRun) -> None:
+    old = copy_of_run.out / "figures" / "decomposition.png"
+    assert old.is_file()
+    config = load_config(copy_of_run.config).model_copy(update={"contrasts": ()})
+    Run(config, copy_of_run.out).all_stages()
+    assert not old.exists()
+    assert (copy_of_run.out / "figures" / "source_shares.png").is_file()
+
+
 def test_stage_without_the_one_before_says_so(small_cohort: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Stage 'cluster' needs 'qc/lib01'"):
         Run(load_config(small_cohort), tmp_path).stage("cluster")

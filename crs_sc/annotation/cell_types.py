@@ -152,6 +152,9 @@ def call_transgene(
     """
     check_obs(adata, population_key=keys.POPULATION, lineage_key=keys.LINEAGE)
     cells = take_counts(adata, transgene, sample_key=sample_key, layer=layer)
+    absent = [feature for feature in transgene if feature not in cells.genes]
+    if absent:
+        add_note(adata, f"Features of the transgene that are not in the data: {listing(absent)}.")
     detected = soup_rejections(
         cells.umi.sum(axis=1), cells.expected.sum(axis=1), cells.sample_codes, alpha=alpha
     )

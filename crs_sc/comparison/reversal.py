@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from crs_sc import keys
+from crs_sc._stats import bootstrap_expansion
 from crs_sc.comparison._units import (
     check_bulk,
     check_min_cells,
@@ -188,16 +188,14 @@ def _reversals(
 
 
 def _expansion(units: pd.DataFrame) -> float:
-    """Factor by which a bootstrap of so few subjects is too narrow (Hesterberg 2015, section 4).
+    """Widen for few subjects; degrees of freedom are those of the arms.
 
-    Resampling n subjects gives (n - 1) / n of the variance, and normal instead of t tails. Degrees
-    of freedom are those of the arms, or of the subjects where these run through several arms.
+    Where subjects run through several arms they are those of the subjects.
     """
     n_subjects, n_arms = units[keys.SUBJECT].nunique(), units["arm"].nunique()
     shared = len(units) > n_subjects
     df = n_subjects - 1 if shared else n_subjects - n_arms
-    n = len(units) / n_arms
-    return float(np.sqrt(n / (n - 1)) * stats.t.ppf(0.975, df) / stats.norm.ppf(0.975))
+    return bootstrap_expansion(len(units) / n_arms, df)
 
 
 def _ratio(effects: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from crs_sc.genesets._families import (
     mitochondrial_genes,
     sex_genes,
 )
+from crs_sc.genesets._receptors import RECEPTOR_ROLES, load_receptors
 from crs_sc.genesets._symbols import (
     coverage,
     match_genes,
@@ -34,6 +35,7 @@ from crs_sc.genesets._user import (
 )
 
 __all__ = [
+    "RECEPTOR_ROLES",
     "TARGET_CYTOKINES",
     "cell_type_panels",
     "coverage",
@@ -42,6 +44,7 @@ __all__ = [
     "immunoglobulin_genes",
     "lineages",
     "load_cell_types",
+    "load_receptors",
     "load_signatures",
     "match_genes",
     "mitochondrial_genes",

@@ -121,6 +121,9 @@ def _checked_sets(sets: dict[str, list[str]], *, where: str) -> dict[str, list[s
         if not name.strip() or not clean:
             msg = f"{where}: gene set '{name}' has no {'genes' if name.strip() else 'name'}."
             raise InputError(msg)
+        if "/" in name:
+            msg = f"{where}: gene set '{name}' has a '/' in its name, which an h5ad cannot hold."
+            raise InputError(msg)
         counts = pd.Series(clean).value_counts()
         twice = counts.index[counts > 1]
         if len(twice):

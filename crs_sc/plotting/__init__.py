@@ -10,6 +10,7 @@ from crs_sc.plotting._embedding import umap
 from crs_sc.plotting._expression import enrichment_dotplot, volcano
 from crs_sc.plotting._markers import marker_dotplot
 from crs_sc.plotting._qc import barnyard, qc_overview, stress_vs_cytokine
+from crs_sc.plotting._receivers import producers_to_receivers
 from crs_sc.plotting._shifts import reversal_heatmap, shift_heatmap, signature_points
 from crs_sc.plotting._sources import ambient_expected, producer_dotplot, source_shares
 from crs_sc.plotting._style import (
@@ -33,6 +34,7 @@ __all__ = [
     "population_colours",
     "population_order",
     "producer_dotplot",
+    "producers_to_receivers",
     "qc_overview",
     "reversal_heatmap",
     "shift_heatmap",

@@ -5,11 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import stats
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["call_states", "production_rate", "source_shares"]
+__all__ = [
+    "call_states",
+    "detection_power",
+    "producers_upper",
+    "production_rate",
+    "share_intervals",
+    "source_shares",
+]
 
 # Codes of the states, positions in keys.PRODUCER_STATES.
 PRODUCER, AMBIENT_COMPATIBLE, UNDETERMINED, NEGATIVE = range(4)
@@ -41,6 +49,54 @@ def production_rate(
     if int(producers.sum()) < min_producers:
         return fallback
     return float(np.median(counts[producers] / depth[producers]))
+
+
+def detection_power(
+    expected: NDArray[np.float64],
+    depth: NDArray[np.float64],
+    rejected: NDArray[np.bool_],
+    samples: NDArray[np.integer],
+    *,
+    rate: float,
+    alpha: float,
+) -> NDArray[np.float64]:
+    """Probability that a typical producer in the place of each cell would have been called.
+
+    The p value that had to be undercut is that of Benjamini-Hochberg with one more producer than
+    was called in the sample.
+
+    Parameters
+    ----------
+    expected, depth, rejected, samples
+        Soup of the gene, UMI of the cell, whether it was called, and the sample of each cell,
+        shape `(n_cells,)`.
+    rate
+        UMI of the gene per UMI of the cell in a typical producer.
+    alpha
+        False discovery rate of the calls.
+    """
+    n_cells = np.bincount(samples)
+    n_called = np.bincount(samples, weights=rejected, minlength=len(n_cells))
+    cut = (alpha * (n_called + 1) / np.maximum(n_cells, 1))[samples]
+    needed = stats.poisson.isf(np.minimum(cut, 1.0), expected) + 1
+    return np.asarray(stats.poisson.sf(needed - 1, expected + rate * depth))
+
+
+def producers_upper(
+    n_called: NDArray[np.float64], n_cells: NDArray[np.float64], power: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Upper 95 % bound of the producers there are, those that were missed included.
+
+    The exact Poisson bound of the number called, over the power, at most all cells.
+
+    Parameters
+    ----------
+    n_called, n_cells, power
+        By population, same shape.
+    """
+    bound = stats.chi2.ppf(0.95, 2 * (n_called + 1)) / 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(n_cells > 0, np.minimum(np.ceil(bound / power), n_cells), np.nan)
 
 
 def call_states(
@@ -75,6 +131,61 @@ def call_states(
     states[counts > 0] = AMBIENT_COMPATIBLE
     states[rejected] = PRODUCER
     return states.astype(np.int8)
+
+
+def share_intervals(
+    umi: NDArray[np.float64],
+    umi_squared: NDArray[np.float64],
+    ambient: NDArray[np.float64],
+    weight: NDArray[np.float64],
+    *,
+    ambient_error: float,
+    n_draws: int,
+    level: float,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Interval of the source shares of one sample: which cells and UMI were drawn, and the soup.
+
+    The total of a population is a sum over producers that came in by chance, so its variance is
+    the sum of the squared UMI of its cells (a compound Poisson sum); it is drawn from a gamma
+    distribution with that mean and variance. The soup of all populations is drawn too large or
+    too small together. Where the soup could be all, the interval begins at 0.
+
+    Parameters
+    ----------
+    umi, umi_squared
+        Sum of the UMI and of their squares by population, shape `(n_populations,)`.
+    ambient
+        UMI that the soup is expected to add, same shape.
+    weight
+        Cells of the specimen for each sequenced cell, same shape.
+    ambient_error
+        Relative standard error of the contamination.
+    n_draws
+        Draws.
+    level
+        Confidence level.
+    rng
+        Source of chance.
+
+    Returns
+    -------
+    Lower and upper end, missing where the sample has no corrected UMI.
+    """
+    tail = (1 - level) / 2
+    # Half a UMI: a population without any may still make some.
+    mean, variance = umi + 0.5, umi_squared + 0.5
+    drawn = rng.gamma(mean**2 / variance, variance / mean, size=(n_draws, len(umi)))
+    soup = ambient * np.maximum(0.0, 1 + ambient_error * rng.standard_normal((n_draws, 1)))
+    made = np.maximum(0.0, drawn - 0.5 - soup) * weight
+    shares = source_shares(made)
+    if not np.maximum(0.0, umi - ambient).any() or not np.isfinite(shares).any():
+        missing = np.full(len(umi), np.nan)
+        return missing, missing
+    low, high = np.nanquantile(shares, [tail, 1 - tail], axis=0)
+    largest = ambient * (1 + ambient_error * stats.norm.ppf(1 - tail))
+    low[stats.poisson.sf(umi - 1, largest) > tail] = 0.0
+    return low, high
 
 
 def source_shares(corrected: NDArray[np.float64]) -> NDArray[np.float64]:

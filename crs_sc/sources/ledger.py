@@ -10,9 +10,10 @@ import pandas as pd
 from crs_sc import keys
 from crs_sc._checks import check_obs, sample_table
 from crs_sc._soup import take_counts
+from crs_sc._stats import bootstrap_expansion
 from crs_sc.errors import InputError
 from crs_sc.sources._grid import PopulationGrid
-from crs_sc.sources._kernels import source_shares
+from crs_sc.sources._kernels import share_intervals, source_shares
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +34,8 @@ def ledger(
     condition_key: str = keys.CONDITION,
     weight_key: str | None = None,
     layer: str = keys.COUNTS,
+    n_draws: int = 1000,
+    random_state: int = 0,
 ) -> pd.DataFrame:
     """Attribute each cytokine's UMI to populations, the soup taken out, sample by sample.
 
@@ -51,11 +54,17 @@ def ledger(
         sorted or depleted samples. None: every cell counts once.
     layer
         Layer with raw counts.
+    n_draws
+        Draws for the interval of the share.
+    random_state
+        Seed.
 
     Returns
     -------
     DataFrame with the columns of `keys.LEDGER_TABLE`: every gene, population and sample. `umi`,
-    `ambient_umi` and `corrected_umi` are as sequenced; `share` and `cell_share` are weighted.
+    `ambient_umi` and `corrected_umi` are as sequenced; `share` and `cell_share` are weighted. The
+    95 % interval of the share is that of the animal, whose cells were sampled: producers that
+    came in by chance, counting, and the error of the contamination.
 
     Raises
     ------
@@ -71,6 +80,7 @@ def ledger(
     cells = take_counts(adata, genes, sample_key=sample_key, layer=layer)
     weight = _weights(adata, weight_key)
     grid = PopulationGrid(adata.obs[population_key], adata.obs[sample_key])
+    rng = np.random.default_rng(random_state)
     weighted_cells = grid.sums(weight).reshape(grid.shape)
     cell_share = (weighted_cells / weighted_cells.sum(axis=0)).ravel()
     tables = []
@@ -85,8 +95,42 @@ def ledger(
         table["share"] = source_shares(weighted.reshape(grid.shape).T).T.ravel()
         table["cell_share"] = cell_share
         table["enrichment"] = _ratio(table["share"].to_numpy(), cell_share)
+        table["ci_low"], table["ci_high"] = _intervals(
+            grid, umi, expected, weight, cells.soup_error, n_draws=n_draws, rng=rng
+        )
         tables.append(table)
     return pd.concat(tables, ignore_index=True)[keys.LEDGER_TABLE.names]
+
+
+def _intervals(
+    grid: PopulationGrid,
+    umi: NDArray[np.int64],
+    expected: NDArray[np.float64],
+    weight: NDArray[np.float64],
+    soup_error: NDArray[np.float64],
+    *,
+    n_draws: int,
+    rng: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Compute both ends of the interval of each share, shape `(2, n_rows)`, rows of the grid."""
+    n_umi, squared, soup = (grid.sums(v).reshape(grid.shape) for v in (umi, umi**2, expected))
+    n_cells = grid.sums(np.ones(len(umi))).reshape(grid.shape)
+    mean_weight = np.divide(
+        grid.sums(weight).reshape(grid.shape), n_cells, out=np.ones(grid.shape), where=n_cells > 0
+    )
+    ends = np.empty((2, *grid.shape))
+    for s in range(grid.shape[1]):
+        ends[:, :, s] = share_intervals(
+            n_umi[:, s],
+            squared[:, s],
+            soup[:, s],
+            mean_weight[:, s],
+            ambient_error=float(soup_error[s]),
+            n_draws=n_draws,
+            level=0.95,
+            rng=rng,
+        )
+    return ends.reshape(2, -1)
 
 
 def ledger_by_condition(
@@ -104,7 +148,8 @@ def ledger_by_condition(
     n_bootstrap
         Resamplings of the subjects.
     level
-        Confidence level of the percentile interval.
+        Confidence level of the percentile interval, which is widened for the small number of
+        subjects (Hesterberg 2015).
     random_state
         Seed.
 
@@ -149,14 +194,16 @@ def ledger_by_condition(
 def _bootstrap_interval(
     values: NDArray[np.float64], *, n_bootstrap: int, level: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Percentile interval of the column means, rows resampled; NaN with fewer than two rows."""
+    """Interval of the column means, rows resampled; NaN with fewer than two rows."""
     n_rows, n_columns = values.shape
     if n_rows < 2:
         empty = np.full(n_columns, np.nan)
         return empty, empty
     draws = values[rng.integers(n_rows, size=(n_bootstrap, n_rows))].mean(axis=1)
+    mean = values.mean(axis=0)
+    draws = mean + bootstrap_expansion(n_rows, n_rows - 1, level=level) * (draws - mean)
     tail = (1 - level) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
+    low, high = np.clip(np.quantile(draws, [tail, 1 - tail], axis=0), 0.0, 1.0)
     return low, high
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from crs_sc import keys
 from crs_sc._checks import (
@@ -13,19 +14,25 @@ from crs_sc._checks import (
     check_fraction,
     check_obs,
     sample_table,
+    store,
 )
 from crs_sc._soup import soup_rejections, take_counts
-from crs_sc._stats import wilson_interval
+from crs_sc._stats import benjamini_hochberg, wilson_interval
 from crs_sc.errors import MissingKeyError, listing
 from crs_sc.sources._grid import PopulationGrid
-from crs_sc.sources._kernels import call_states, production_rate
+from crs_sc.sources._kernels import (
+    call_states,
+    detection_power,
+    producers_upper,
+    production_rate,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
 
-__all__ = ["call_producers", "producers"]
+__all__ = ["call_producers", "producers", "production"]
 
 
 def call_producers(
@@ -65,7 +72,9 @@ def call_producers(
 
     Returns
     -------
-    None. Writes `obsm["producer_state"]`: DataFrame of categories, shape `(n_cells, n_genes)`.
+    None. Writes `obsm["producer_state"]`: DataFrame of categories, shape `(n_cells, n_genes)`, and
+    `uns["crs_sc"]["producer_calls"]`: DataFrame by gene with `alpha` and the `rate` of a typical
+    producer.
 
     Raises
     ------
@@ -82,14 +91,17 @@ def call_producers(
         add_note(
             adata, f"Not among the genes of the data, so not in the ledger: {listing(absent)}."
         )
-    states = {}
+    states, rates = {}, {}
     for column, gene in enumerate(cells.genes):
         umi = cells.umi[:, column]
         rejected = soup_rejections(umi, cells.expected[:, column], cells.sample_codes, alpha=alpha)
         rate = production_rate(umi, cells.depth, rejected, fallback=typical_rate)
         codes = call_states(umi, cells.depth, rejected, rate=rate, max_missed=max_missed)
+        rates[gene] = rate
         states[gene] = pd.Categorical.from_codes(codes, categories=pd.Index(keys.PRODUCER_STATES))
     adata.obsm[keys.PRODUCER_STATE] = pd.DataFrame(states, index=adata.obs_names)
+    calls = pd.DataFrame({"rate": pd.Series(rates), "alpha": alpha})
+    store(adata, keys.PRODUCER_CALLS, calls)
 
 
 def producers(
@@ -116,7 +128,8 @@ def producers(
     -------
     DataFrame with the columns of `keys.PRODUCERS_TABLE`: every gene, population and sample, also
     where a population has no cell in a sample. `ci_low` and `ci_high` are Wilson's 95 % interval
-    of `producer_fraction`.
+    of `producer_fraction`; `power` is the probability that a typical producer would have been
+    called here, and `n_producers_upper` bounds how many there are, with those that were missed.
 
     Raises
     ------
@@ -128,6 +141,7 @@ def producers(
         raise MissingKeyError(msg)
     check_obs(adata, population_key=population_key)
     states = adata.obsm[keys.PRODUCER_STATE]
+    calls = adata.uns[keys.UNS][keys.PRODUCER_CALLS]
     samples = sample_table(
         adata, sample_key=sample_key, subject_key=subject_key, condition_key=condition_key
     )
@@ -150,5 +164,70 @@ def producers(
         table["ci_low"], table["ci_high"] = wilson_interval(is_state[keys.PRODUCER], n_cells)
         table["umi"] = grid.sums(cells.umi[:, column]).astype(np.int64)
         table["expected_ambient_umi"] = grid.sums(cells.expected[:, column])
+        power = detection_power(
+            cells.expected[:, column],
+            cells.depth,
+            (states[gene] == keys.PRODUCER).to_numpy(),
+            cells.sample_codes,
+            rate=float(calls.loc[gene, "rate"]),
+            alpha=float(calls.loc[gene, "alpha"]),
+        )
+        with np.errstate(invalid="ignore"):
+            table["power"] = grid.sums(power) / n_cells
+        table["n_producers_upper"] = producers_upper(
+            is_state[keys.PRODUCER], n_cells, table["power"].to_numpy()
+        )
         tables.append(table)
     return pd.concat(tables, ignore_index=True)[keys.PRODUCERS_TABLE.names]
+
+
+def production(
+    table: pd.DataFrame, contamination: pd.DataFrame, *, alpha: float = 0.05
+) -> pd.DataFrame:
+    """Ask of each population in each condition whether it makes more than the soup explains.
+
+    The UMI of all samples of the condition together are held against the largest soup that the
+    contamination's upper bound allows (Poisson), with Benjamini-Hochberg over the whole table.
+
+    Parameters
+    ----------
+    table
+        Result of :func:`producers`.
+    contamination
+        Indexed by sample, columns `ambient_fraction` and `ambient_upper`.
+    alpha
+        False discovery rate.
+
+    Returns
+    -------
+    DataFrame with the columns of `keys.PRODUCTION_TABLE`, a row for every gene, population and
+    condition. States: `producer`; `ambient_compatible` (UMI that the soup can explain); `negative`
+    (no UMI, and a typical producer would have been seen); `undetermined` (no UMI, too shallow);
+    empty without cells.
+    """
+    check_fraction("alpha", alpha)
+    names = table["sample"]
+    fraction = contamination["ambient_fraction"].reindex(names).to_numpy(dtype=np.float64)
+    upper = contamination["ambient_upper"].reindex(names).to_numpy(dtype=np.float64)
+    largest = np.divide(upper, fraction, out=np.ones(len(fraction)), where=fraction > 0)
+    parts = table.assign(
+        largest_ambient_umi=table["expected_ambient_umi"] * largest,
+        seen=table["power"].fillna(0) * table["n_cells"],
+        sampled=table["subject"].where(table["n_cells"] > 0),
+    )
+    groups = parts.groupby(["gene", "population", "condition"], sort=False)
+    summed = ["n_cells", "n_producers", "umi", "expected_ambient_umi", "largest_ambient_umi"]
+    result = groups[[*summed, "seen"]].sum().reset_index()
+    result["n_subjects"] = groups["sampled"].nunique().to_numpy()
+    result["power"] = result["seen"] / result["n_cells"].where(result["n_cells"] > 0)
+    result["pvalue"] = stats.poisson.sf(result["umi"] - 1, result["largest_ambient_umi"])
+    result.loc[result["n_cells"] == 0, "pvalue"] = np.nan
+    result["padj"] = benjamini_hochberg(result["pvalue"])
+    state = np.where(result["power"] >= 1 - alpha, keys.NEGATIVE, keys.UNDETERMINED)
+    state = np.where(result["umi"] > 0, keys.AMBIENT_COMPATIBLE, state)
+    state = np.where((result["padj"] <= alpha) & (result["umi"] > 0), keys.PRODUCER, state)
+    result["state"] = np.where(result["n_cells"] > 0, state, "")
+    order = list(dict.fromkeys(result["gene"]))
+    result["_order"] = result["gene"].map(order.index)
+    result = result.sort_values(["_order", "population", "condition"], kind="stable")
+    return result[keys.PRODUCTION_TABLE.names].reset_index(drop=True)

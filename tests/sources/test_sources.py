@@ -14,7 +14,12 @@ from crs_sc import keys
 from crs_sc._soup import soup_rejections
 from crs_sc.errors import InputError, MissingKeyError
 from crs_sc.sources import call_producers, ledger, ledger_by_condition, producers
-from crs_sc.sources._kernels import call_states, production_rate, source_shares
+from crs_sc.sources._kernels import (
+    call_states,
+    production_rate,
+    share_intervals,
+    source_shares,
+)
 
 
 def cohort(counts: np.ndarray, genes: list[str], populations: list[str], samples: list[str], *,
@@ -215,10 +220,64 @@ def test_condition_means_and_bootstrap() -> None:
     # m1 is one subject with the mean of its two libraries.
     assert found.loc[("x", "A"), "share"] == pytest.approx((0.7 + 0.9) / 2)
     assert found.loc[("x", "A"), "n_subjects"] == 2
-    assert found.loc[("x", "A"), "ci_low"] == pytest.approx(0.7)
-    assert found.loc[("x", "A"), "ci_high"] == pytest.approx(0.9)
+    # Two subjects say next to nothing about the spread of subjects.
+    assert found.loc[("x", "A"), "ci_low"] == 0
+    assert found.loc[("x", "A"), "ci_high"] == 1
     assert found.loc[("y", "A"), "n_subjects"] == 0
     assert np.isnan(found.loc[("y", "A"), "share"])
+
+
+def test_condition_interval_is_close_to_that_of_student() -> None:
+    values = np.array([0.62, 0.7, 0.66, 0.75, 0.58, 0.69])
+    names = [f"m{i}" for i in range(6)]
+    table = pd.DataFrame(
+        {"gene": "IL6", "population": "A", "sample": names, "subject": names, "condition": "x",
+         "share": values, "cell_share": 0.5}
+    )  # fmt: skip
+    found = ledger_by_condition(table, n_bootstrap=20_000).iloc[0]
+    low, high = stats.t.interval(0.95, 5, values.mean(), stats.sem(values))
+    assert found["ci_low"] == pytest.approx(low, abs=0.01)
+    assert found["ci_high"] == pytest.approx(high, abs=0.01)
+
+
+def test_share_interval_covers_the_animal_not_only_its_sample() -> None:
+    # Two populations make 3:1 in the animal; cells are drawn, a producer has a burst of UMI.
+    covered = []
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        bursts = [rng.poisson(4, rng.poisson(n)) + 1 for n in (30, 10)]
+        low, high = share_intervals(
+            np.array([b.sum() for b in bursts], dtype=float),
+            np.array([(b**2).sum() for b in bursts], dtype=float),
+            np.zeros(2), np.ones(2), ambient_error=0.0, n_draws=1000, level=0.95, rng=rng,
+        )  # fmt: skip
+        covered.append(low[0] <= 0.75 <= high[0])
+    assert 0.92 <= np.mean(covered) <= 0.98
+
+
+def test_share_interval_begins_at_zero_where_the_soup_could_be_all() -> None:
+    low, high = share_intervals(
+        np.array([200.0, 9.0]), np.array([900.0, 9.0]), np.array([5.0, 8.0]), np.ones(2),
+        ambient_error=0.1, n_draws=1000, level=0.95, rng=np.random.default_rng(0),
+    )  # fmt: skip
+    assert low[1] == 0
+    assert 0 < high[1] < 0.1
+    assert low[0] > 0.9
+
+
+def test_producers_missed_at_this_depth_are_bounded() -> None:
+    adata, native = simulated(np.random.default_rng(3))
+    call_producers(adata, genes=["IL6"])
+    table = producers(adata)
+    made = pd.Series(native > 0).groupby(adata.obs["population"].to_numpy()).sum()
+    upper = table.groupby("population")["n_producers_upper"].sum()
+    assert (upper >= made).all()
+    assert (table["power"].dropna() > 0.9).all()
+    shallow = cohort(np.tile([[0, 20]], (50, 1)), ["IL6", "ACTB"], ["NK"] * 50, ["a1"] * 50)
+    call_producers(shallow, genes=["IL6"])
+    row = producers(shallow).iloc[0]
+    assert row["power"] < 0.01
+    assert row["n_producers_upper"] == row["n_cells"]
 
 
 def test_errors_say_what_to_do() -> None:
