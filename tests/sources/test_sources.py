@@ -15,6 +15,7 @@ from crs_sc._soup import soup_rejections
 from crs_sc.errors import InputError, MissingKeyError
 from crs_sc.sources import call_producers, ledger, ledger_by_condition, producers
 from crs_sc.sources._kernels import (
+    _needed_umi,
     call_states,
     production_rate,
     share_intervals,
@@ -263,6 +264,13 @@ def test_share_interval_begins_at_zero_where_the_soup_could_be_all() -> None:
     assert low[1] == 0
     assert 0 < high[1] < 0.1
     assert low[0] > 0.9
+
+
+def test_needed_umi_is_the_poisson_quantile() -> None:
+    rng = np.random.default_rng(0)
+    expected, cut = rng.gamma(1.0, 2.0, 500), rng.uniform(1e-6, 0.2, 500)
+    found = _needed_umi(expected, cut)
+    np.testing.assert_array_equal(found, np.maximum(stats.poisson.isf(cut, expected) + 1, 1))
 
 
 def test_producers_missed_at_this_depth_are_bounded() -> None:
