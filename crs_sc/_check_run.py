@@ -8,10 +8,16 @@ import numpy as np
 
 from crs_sc import genesets, keys
 from crs_sc._checks import counts_matrix, sample_table
-from crs_sc._stages import analysed_names, analysed_organism, chosen_genes, chosen_signatures
+from crs_sc._stages import (
+    analysed_names,
+    analysed_organism,
+    chosen_genes,
+    chosen_signatures,
+    read_input,
+)
 from crs_sc.comparison import check_design
 from crs_sc.errors import InputError, listing
-from crs_sc.io import empty_droplet_profile, read
+from crs_sc.io import empty_droplet_profile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,8 +51,7 @@ def check_report(config: RunConfig) -> tuple[str, bool]:
     CrsError
         If the input cannot be used.
     """
-    source = list(config.input) if len(config.input) > 1 else config.input[0]
-    adata = read(source, columns=config.columns.mapping(), organism=config.organism)
+    adata = read_input(config)
     samples = sample_table(adata)
     gene_lines, has_genes = _gene_lines(adata, config)
     design_lines, is_answerable = _design_lines(samples, config)

@@ -10,6 +10,7 @@ from crs_sc import annotation, clustering, comparison, genesets, keys, preproces
 from crs_sc._checks import sample_table
 from crs_sc.config import settings_for
 from crs_sc.errors import DesignError, InputError, listing
+from crs_sc.io import read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +29,7 @@ __all__ = [
     "compare_arms",
     "empty_table",
     "qc_sample",
+    "read_input",
     "refuse_confounded",
     "refuse_missing_genes",
 ]
@@ -45,6 +47,16 @@ def chosen_genes(config: RunConfig) -> list[str]:
         return genesets.target_cytokines(organism=organism)
     resolved = genesets.resolve_symbols(config.genes, organism=organism)
     return list(dict.fromkeys(resolved))
+
+
+def read_input(config: RunConfig) -> AnnData:
+    """Read the files of the config; counts that are declared corrected may be fractional."""
+    return read(
+        list(config.input) if len(config.input) > 1 else config.input[0],
+        columns=config.columns.mapping(),
+        organism=config.organism,
+        corrected=settings_for(config, preprocessing.estimate_ambient)["corrected"],
+    )
 
 
 def analysed_names(adata: AnnData, config: RunConfig) -> list[str]:
@@ -167,6 +179,11 @@ def attribute_sources(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFra
             producers,
             adata.uns[keys.UNS][keys.CONTAMINATION],
             **settings_for(config, sources.production),
+        ),
+        "receivers": sources.receivers(
+            adata,
+            organism=analysed_organism(config),
+            **settings_for(config, sources.receivers),
         ),
         "ledger": ledger,
         "ledger_by_condition": sources.ledger_by_condition(

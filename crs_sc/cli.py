@@ -83,14 +83,9 @@ def _only_own_warnings() -> None:
 
 def _run(config: Path, out: Path, *, jobs: int = 1, force: bool = False) -> Run:
     from crs_sc.config import load_config
-    from crs_sc.errors import InputError
     from crs_sc.steps import Run
 
-    settings = load_config(config)
-    if config.resolve() == (out / "config.yaml").resolve():
-        msg = f"A run into '{out}' would write over '{config}'. Choose another output folder."
-        raise InputError(msg)
-    return Run(settings, out, n_jobs=jobs, force=force)
+    return Run(load_config(config), out, n_jobs=jobs, force=force)
 
 
 @main.command()
@@ -146,13 +141,16 @@ def check(*, config: Path) -> None:
 
 @main.command()
 @_OUT
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-def simulate(*, out: Path, seed: int) -> None:
-    """Simulate a cohort with planted truth: h5ad, config and truth tables."""
-    from crs_sc.datasets import simulate_cohort, write_cohort
+@click.option("--settings", type=_IN, help="YAML with parameters of simulate_cohort.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed, in place of that of the settings.")
+def simulate(*, out: Path, settings: Path | None, seed: int | None) -> None:
+    """Simulate a cohort with planted truth, sample by sample: data, config and truth tables."""
+    from crs_sc.datasets import read_settings, simulate_to_disk
 
-    write_cohort(simulate_cohort(random_state=seed), out)
-    _print([out / "cohort.h5ad", out / "config.yaml", out / "truth"])
+    chosen = {} if settings is None else read_settings(settings)
+    if seed is not None:
+        chosen["random_state"] = seed
+    _print([simulate_to_disk(out, settings=chosen), out / "truth"])
 
 
 @main.command()

@@ -57,6 +57,7 @@ STAGE_FUNCTIONS: dict[str, tuple[Callable[..., Any], ...]] = {
         sources.production,
         sources.ledger,
         sources.ledger_by_condition,
+        sources.receivers,
     ),
     "compare": (
         comparison.shifts,
@@ -77,6 +78,9 @@ _SUPPLIED = frozenset(
         "samples", "columns", "exclude", "empty_profiles",
     }
 )  # fmt: skip
+
+# First line of the settings that a run leaves, which tells them from a config of the user.
+RESOLVED = "# Every setting of this run, as crs_sc resolved it.\n"
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
@@ -293,8 +297,8 @@ class _Loader(yaml.SafeLoader):
 
 
 def dump_config(config: RunConfig) -> str:
-    """All settings as YAML, defaults included."""
+    """All settings as YAML, defaults included, below `RESOLVED`."""
     content = config.model_dump(mode="json")
     if len(content["input"]) == 1:
         content["input"] = content["input"][0]
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return RESOLVED + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

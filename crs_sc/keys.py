@@ -143,6 +143,8 @@ PRODUCER_CALLS = "producer_calls"
 COVERAGE = "coverage"
 ORGANISM = "organism"
 SPECIES_CALL = "species_call"
+SPECIES_SOUP = "species_soup"
+DROPLETS = "droplets"
 
 ALL_KEYS: tuple[KeySpec, ...] = (
     KeySpec(
@@ -368,7 +370,8 @@ ALL_KEYS: tuple[KeySpec, ...] = (
         "",
         "",
         "every function",
-        "qc, contamination, clustering, populations, coverage (tables), matrix, organism, notes.",
+        "qc, contamination, species_soup, droplets, clustering, populations, coverage (tables), "
+        "matrix, organism, notes.",
     ),
 )
 
@@ -478,6 +481,7 @@ QC_TABLE = TableSpec(
         Column("max_mt_fraction", "float", "Threshold that was used; empty: the filter is off."),
         Column("max_doublet_score", "float", "Threshold that was used; empty: not called."),
         Column("note", "str", "What could not be done in this sample, and why."),
+        Column("ambient_lower", "float", "Lower 95 % bound of ambient_fraction."),
     ),
     ("sample",),
     "Quality control by sample, each threshold and each reason.",
@@ -722,5 +726,6 @@ TABLES: dict[str, TableSpec] = {
         COMPOSITION_TABLE,
         EXPRESSION_TABLE,
         ENRICHMENT_TABLE,
+        RECEIVERS_TABLE,
     )
 }

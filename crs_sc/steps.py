@@ -20,15 +20,15 @@ from crs_sc._stages import (
     cluster_cohort,
     compare_arms,
     qc_sample,
+    read_input,
     refuse_confounded,
     refuse_missing_genes,
 )
 from crs_sc._workspace import Workspace, digest, file_digest, library_versions, package_version
-from crs_sc.config import STAGE_FUNCTIONS, dump_config
+from crs_sc.config import RESOLVED, STAGE_FUNCTIONS, dump_config
 from crs_sc.errors import InputError, listing
 from crs_sc.io import (
     empty_droplet_profile,
-    read,
     read_table,
     source_files,
     write_h5ad,
@@ -57,7 +57,7 @@ _READS = {
     "qc": ("columns", "organism", "transgene", "seed"),
     "cluster": ("genes", "transgene", "seed"),
     "annotate": ("columns", "organism", "transgene", "signatures", "gene_sets", "seed"),
-    "sources": ("columns", "genes", "seed"),
+    "sources": ("columns", "genes", "organism", "seed"),
     "compare": ("columns", "contrasts", "genes", "signatures", "gene_sets", "seed"),
     "report": ("columns", "organism", "contrasts", "signatures", "gene_sets", "truth"),
 }
@@ -95,9 +95,8 @@ class Run:
 
     def _refuse_overwriting(self, files: Sequence[Path]) -> None:
         """Raise if the run would write over one of these files of the user."""
-        written = {self.space.cohort.resolve(), (self.space.out / "config.yaml").resolve()}
         for path in files:
-            if path.resolve() in written:
+            if path.resolve() == self.space.cohort.resolve():
                 msg = (
                     f"A run into '{self.space.out}' would write over '{path}'. Choose another "
                     "output folder."
@@ -174,11 +173,7 @@ class Run:
         """Read the input once, and refuse a design that cannot be answered."""
         if self._input is None:
             logger.info("reading %s", listing(self.config.input))
-            self._input = read(
-                list(self.config.input) if len(self.config.input) > 1 else self.config.input[0],
-                columns=self.config.columns.mapping(),
-                organism=self.config.organism,
-            )
+            self._input = read_input(self.config)
             refuse_confounded(sample_table(self._input), self.config)
             refuse_missing_genes(self._input, self.config)
         return self._input
@@ -250,7 +245,10 @@ class Run:
             signatures=chosen_signatures(self.config),
         )
         resolved = self.config.model_copy(update={"genes": tuple(chosen_genes(self.config))})
-        write_text(dump_config(resolved), out / "config.yaml")
+        settings_file = out / "config.yaml"
+        # A config of the user may lie there; the provenance has the settings too.
+        if not _is_of_the_user(settings_file):
+            write_text(dump_config(resolved), settings_file)
         write_json(provenance, out / "provenance.json")
         write_report(
             adata,
@@ -261,7 +259,7 @@ class Run:
             provenance=provenance,
             truth=self._truth(),
         )
-        files = [*figures, out / "config.yaml", out / "provenance.json", out / "report.html"]
+        files = [*figures, settings_file, out / "provenance.json", out / "report.html"]
         # Figures of other settings would be taken for those of this run.
         for path in set(before) - set(files):
             path.unlink(missing_ok=True)
@@ -401,3 +399,8 @@ class Run:
                         f"Run `crs-sc {stage}` first, or `crs-sc run`."
                     )
                     raise InputError(msg)
+
+
+def _is_of_the_user(path: Path) -> bool:
+    """Whether there is a config that no run has written."""
+    return path.is_file() and not path.read_text(encoding="utf-8").startswith(RESOLVED)

@@ -169,8 +169,6 @@ def test_a_run_never_writes_over_the_users_own_files(tmp_path: Path) -> None:
     before = (tmp_path / "cohort.h5ad").read_bytes()
     fails(call("run", path, "-o", tmp_path), "would write over", "cohort.h5ad")
     assert (tmp_path / "cohort.h5ad").read_bytes() == before
-    config = config_for(tmp_path, tiny())
-    fails(call("run", config, "-o", tmp_path), "would write over", "config.yaml")
 
 
 def test_check_changes_nothing_and_says_who_is_replicate(tmp_path: Path) -> None:

@@ -89,6 +89,11 @@ def test_planted_source_is_found(small_run: FinishedRun) -> None:
     truth = read_table(small_run.truth / "ledger.tsv")
     found = read_table(small_run.out / "tables" / "ledger.tsv")
     errors = share_errors(truth, found)
+    # Where a sample made a UMI or two in all, QC may leave out the one cell that made them.
+    made = truth.groupby(["gene", "sample"])["corrected_umi"].sum()
+    enough = made.reindex(pd.MultiIndex.from_frame(errors[["gene", "sample"]])) >= 10
+    errors = errors[enough.to_numpy()]
+    assert len(errors) > 30
     assert (errors["planted"] - errors["found"]).abs().mean() <= 0.02
     cart = errors[errors["condition"] == "CART"]
     for _, group in cart.groupby(["gene", "sample"]):
@@ -137,6 +142,13 @@ def test_a_changed_setting_redoes_what_depends_on_it(copy_of_run: FinishedRun) -
     assert read_table(copy_of_run.out / "tables" / "producers.tsv")["n_producers"].sum() > producers
     with pytest.raises(InputError, match="Stage 'compare' needs 'sources'"):
         Run(config, copy_of_run.out).stage("compare")
+
+
+def test_a_config_of_the_user_in_the_output_folder_stays(copy_of_run: FinishedRun) -> None:
+    mine = copy_of_run.out / "config.yaml"
+    mine.write_text(copy_of_run.config.read_text(encoding="utf-8"), encoding="utf-8")
+    Run(load_config(copy_of_run.config), copy_of_run.out).all_stages()
+    assert mine.read_text(encoding="utf-8") == copy_of_run.config.read_text(encoding="utf-8")
 
 
 def test_figures_of_other_settings_do_not_stay(copy_of_run: FinishedRun) -> None:

@@ -1,6 +1,22 @@
-"""A simulated cohort with planted truth."""
+"""Simulated cohorts with planted truth."""
 
-from crs_sc.datasets.simulate import SimulatedCohort, simulate_cohort
-from crs_sc.datasets.write import write_cohort
+from crs_sc.datasets._plan import Batches, Noise
+from crs_sc.datasets.simulate import (
+    SimulatedCohort,
+    SimulatedSample,
+    iter_samples,
+    simulate_cohort,
+)
+from crs_sc.datasets.write import read_settings, simulate_to_disk, write_cohort
 
-__all__ = ["SimulatedCohort", "simulate_cohort", "write_cohort"]
+__all__ = [
+    "Batches",
+    "Noise",
+    "SimulatedCohort",
+    "SimulatedSample",
+    "iter_samples",
+    "read_settings",
+    "simulate_cohort",
+    "simulate_to_disk",
+    "write_cohort",
+]

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "add_soup",
     "draw_native",
     "gamma_poisson",
     "producer_counts",
     "shifted_probability",
+    "soup_counts",
     "soup_profile",
+    "soup_umi",
 ]
 
 
@@ -84,76 +85,85 @@ def draw_native(
 
     Returns
     -------
-    CSR of int64, shape `(n_cells, n_genes)`.
+    CSR of int32, shape `(n_cells, n_genes)`.
     """
     blocks = [
         sparse.csr_matrix(
-            gamma_poisson(depth[rows, None] * rates[profile[rows]], dispersion=dispersion, rng=rng)
+            gamma_poisson(
+                depth[rows, None] * rates[profile[rows]], dispersion=dispersion, rng=rng
+            ).astype(np.int32)
         )
         for rows in row_chunks(len(depth), size=1000)
     ]
     return sparse.csr_matrix(sparse.vstack(blocks, format="csr"))
 
 
-def soup_profile(
-    native: sparse.csr_matrix, weight: NDArray[np.float64], extra: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def soup_profile(lysed: NDArray[np.floating], extra: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of each gene in the soup: lysed cells and a small share from elsewhere.
 
     Parameters
     ----------
-    native
-        Counts without soup, shape `(n_cells, n_genes)`.
-    weight
-        How easily each cell lyses, relative, shape `(n_cells,)`.
+    lysed
+        Counts of the cells without soup, each weighted by how easily it lyses and added up, shape
+        `(n_genes,)`.
     extra
         Share of the soup that other cells leave in each gene, shape `(n_genes,)`; its sum is the
-        share of the soup that does not come from `native`.
+        share of the soup that does not come from `lysed`.
 
     Returns
     -------
     Shape `(n_genes,)`, sums to 1.
     """
-    cells = np.asarray(weight @ native, dtype=np.float64).ravel()
-    return np.asarray(cells / cells.sum() * (1 - extra.sum()) + extra)
+    return np.asarray(lysed / lysed.sum() * (1 - extra.sum()) + extra)
 
 
-def add_soup(
-    native_umi: NDArray[np.integer],
-    profile: NDArray[np.float64],
-    *,
-    contamination: float,
-    rng: np.random.Generator,
-) -> sparse.csr_matrix:
-    """Soup counts of each droplet.
+def soup_umi(
+    native_umi: NDArray[np.integer], *, contamination: float, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """UMI of the soup in each droplet.
 
-    The UMI of the soup are Poisson with mean `contamination / (1 - contamination)` times the
-    native UMI, so that the soup is expected to be a share `contamination` of the droplet.
+    They are Poisson with mean `contamination / (1 - contamination)` times the native UMI, so that
+    the soup is expected to be a share `contamination` of the droplet.
 
     Parameters
     ----------
     native_umi
         UMI of each droplet without soup, shape `(n_droplets,)`.
-    profile
-        Share of each gene, shape `(n_genes,)`, sums to 1.
     contamination
         In [0, 1).
+    rng
+        Source of the draws.
+    """
+    return np.asarray(rng.poisson(contamination / (1 - contamination) * native_umi))
+
+
+def soup_counts(
+    n_umi: NDArray[np.integer], profile: NDArray[np.float64], *, rng: np.random.Generator
+) -> sparse.csr_matrix:
+    """Draw the genes of the soup's UMI.
+
+    Parameters
+    ----------
+    n_umi
+        UMI of the soup in each droplet, shape `(n_droplets,)`.
+    profile
+        Share of each gene, shape `(n_genes,)`, sums to 1.
     rng
         Source of the draws.
 
     Returns
     -------
-    CSR of int64, shape `(n_droplets, n_genes)`.
+    CSR of int32, shape `(n_droplets, n_genes)`.
     """
-    n_soup = rng.poisson(contamination / (1 - contamination) * native_umi)
-    rows = np.repeat(np.arange(len(n_soup)), n_soup)
+    rows = np.repeat(np.arange(len(n_umi), dtype=np.int32), n_umi)
     cumulative = np.cumsum(profile)
     genes = np.searchsorted(cumulative, rng.random(len(rows)) * cumulative[-1], side="right")
-    shape = (len(n_soup), len(profile))
-    return sparse.coo_matrix((np.ones(len(rows), dtype=np.int64), (rows, genes)), shape).tocsr()
+    where = (rows, genes.astype(np.int32))
+    shape = (len(n_umi), len(profile))
+    return sparse.coo_matrix((np.ones(len(rows), dtype=np.int32), where), shape).tocsr()
 
 
 def shifted_probability(probability: float, shift: float) -> float:
     """Move a probability on the logit scale; 0 and 1 stay where they are."""
     odds = float(np.exp(shift)) * probability
-    return odds / (odds + 1 - probability)
+    return odds / (odds + (1 - probability))

@@ -1,4 +1,4 @@
-"""What the simulated cohort has planted in it: populations, production and responses by arm.
+"""What is planted in a simulated cohort whose monocytes are human.
 
 The numbers are the simulator's own. They follow the order of the published findings (monocytes
 make IL-1 and IL-6, anakinra and tocilizumab each take away their own axis) and no data set.
@@ -11,12 +11,14 @@ from dataclasses import dataclass
 __all__ = [
     "ARMS",
     "CONTRASTS",
+    "LEUKAEMIA",
     "NULL_POPULATION",
+    "OTHERS",
     "POPULATIONS",
     "PRODUCTION",
     "RESPONSES",
-    "TARGETS",
     "TRANSGENE",
+    "Arms",
     "Population",
     "Production",
 ]
@@ -31,7 +33,6 @@ CONTRASTS: tuple[tuple[str, str, str, str | None], ...] = (
 # Nothing is planted here: no production, no response, the same share of the cells in every arm.
 NULL_POPULATION = "NK"
 TRANSGENE = "CAR"
-TARGETS = ("IL1A", "IL1B", "IL6", "TNF", "CXCL8", "CCL2", "IL18", "IL1RN", "CSF2", "IFNG")
 
 Arms = tuple[float, float, float, float]
 
@@ -47,7 +48,7 @@ class Population:
     umi
         Mean UMI of a good cell, without the soup.
     share
-        Mean share among the human cells of a sample, by arm in the order of `ARMS`.
+        Mean share among the cells of its species in a sample, by arm in the order of `ARMS`.
     roles
         Expression of the genes of a role, over the level of these genes. A role is a word of
         `genes.tsv` or the name of a marker panel.
@@ -114,7 +115,8 @@ POPULATIONS: tuple[Population, ...] = (
         "human",
         3300,
         (0.0, 0.12, 0.13, 0.12),
-        {"CD8 T": 0.8, "CD4 T": 0.3, "t": 1, "cytotoxic": 1, "activation": 0.8},
+        {"CD8 T": 0.8, "CD4 T": 0.3, "t": 1, "cytotoxic": 1, "activation": 0.8}
+        | {"proliferation": 0.8},
     ),
     Population(
         NULL_POPULATION,
@@ -132,22 +134,30 @@ POPULATIONS: tuple[Population, ...] = (
         (0.11, 0.07, 0.07, 0.07),
         {"B": 1.2, "b": 1, "immunoglobulin": 1},
     ),
-    Population(
+)
+# Of these, the cohort has one or none.
+LEUKAEMIA: dict[str, Population] = {
+    "B-ALL": Population(
         "B-ALL blast",
         "Blast",
         "human",
         3200,
         (0.22, 0.12, 0.13, 0.125),
-        {"B-ALL blast": 1.2, "blast": 1},
+        {"B-ALL blast": 1.2, "blast": 1, "proliferation": 1},
     ),
-    Population(
-        "Mouse myeloid",
-        "Macrophage",
-        "mouse",
-        3500,
-        (0.0, 0.0, 0.0, 0.0),
-        {"myeloid": 1},
+    # Like THP-1: granules and proliferation beside a part of the programme of monocytes.
+    "monocytic": Population(
+        "AML blast",
+        "Blast",
+        "human",
+        4000,
+        (0.22, 0.12, 0.13, 0.125),
+        {"AML blast": 1.2, "proliferation": 1, "myeloid": 0.3, "classical": 0.04, "dc": 0.1},
     ),
+}
+# Cells of the species that is not analysed.
+OTHERS: tuple[Population, ...] = (
+    Population("Mouse myeloid", "Macrophage", "mouse", 3500, (1, 1, 1, 1), {"myeloid": 1}),
 )
 
 
@@ -220,18 +230,19 @@ RESPONSES: dict[str, dict[str, Arms]] = {
         "CD4 T": (0, 0.3, 0.05, 0.3),
     },
     "ifn_gamma_response": {
-        "Classical monocyte": (0, 2.0, 1.9, 2.0),
-        "Non-classical monocyte": (0, 1.8, 1.7, 1.8),
-        "cDC2": (0, 1.6, 1.5, 1.6),
-        "CD4 T": (0, 0.6, 0.6, 0.6),
-        "CD8 T": (0, 0.6, 0.6, 0.6),
-        "B": (0, 0.9, 0.9, 0.9),
-        "B-ALL blast": (0, 0.7, 0.7, 0.7),
+        "Classical monocyte": (0, 3.0, 2.9, 3.0),
+        "Non-classical monocyte": (0, 2.8, 2.7, 2.8),
+        "cDC2": (0, 2.5, 2.4, 2.5),
+        "CD4 T": (0, 1.0, 1.0, 1.0),
+        "CD8 T": (0, 1.0, 1.0, 1.0),
+        "B": (0, 1.5, 1.5, 1.5),
+        "B-ALL blast": (0, 1.2, 1.2, 1.2),
+        "AML blast": (0, 1.2, 1.2, 1.2),
     },
     "type1_ifn_response": {
-        "Classical monocyte": (0, 0.5, 0.5, 0.5),
-        "Non-classical monocyte": (0, 0.5, 0.5, 0.5),
-        "cDC2": (0, 0.4, 0.4, 0.4),
+        "Classical monocyte": (0, 1.5, 1.5, 1.5),
+        "Non-classical monocyte": (0, 1.5, 1.5, 1.5),
+        "cDC2": (0, 1.2, 1.2, 1.2),
     },
     "nfkb_response": {
         "Classical monocyte": (0, 1.1, 0.6, 1.0),

@@ -3,72 +3,59 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy import sparse
+from scipy import sparse, special
 
+from crs_sc._arrays import row_chunks
+from crs_sc.datasets._cohort import producers_of, shares
 from crs_sc.datasets._kernels import (
-    add_soup,
     draw_native,
     producer_counts,
     shifted_probability,
+    soup_counts,
     soup_profile,
+    soup_umi,
 )
-from crs_sc.datasets._planted import POPULATIONS, PRODUCTION, Production
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
+    from crs_sc.datasets._cohort import Cohort
+    from crs_sc.datasets._plan import Library, Plan
     from crs_sc.datasets.profiles import Profiles
 
-__all__ = [
-    "DROPLETS",
-    "Droplets",
-    "Plan",
-    "Sample",
-    "draw_sample",
-    "plan_droplets",
-    "production",
-    "shares",
-]
+__all__ = ["DROPLETS", "Droplets", "Part", "Sample", "Subject", "World", "plan_droplets"]
 
 DROPLETS = ("singlet", "doublet", "cross_species", "low_quality")
 SINGLET, DOUBLET, CROSS_SPECIES, LOW_QUALITY = range(4)
-HUMAN = np.array([population.species == "human" for population in POPULATIONS])
 DEBRIS_DEPTH = 0.08
 DYING_DEPTH = 0.5
 DYING_MITOCHONDRIAL = 8.0
+# Mean UMI of an empty droplet and their spread, natural log: nearly all below 100.
+EMPTY_UMI, EMPTY_SD = 40.0, 0.4
+# Droplets that are in memory at a time; a sample of more is drawn in parts of that size.
+PART_SIZE = 10_000
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The parameters of `simulate_cohort`, which says what they mean."""
+class World(NamedTuple):
+    """What all samples of a cohort share: settings, what is planted, expected expression."""
 
-    arms: tuple[str, ...]
-    n_subjects_per_arm: int
-    cells_per_sample: int
-    n_background_genes: int
-    contamination: tuple[float, float]
-    lysis: dict[str, float]
-    erythroid_soup: float
-    doublet_rate: float
-    cross_species_rate: float
-    mouse_fraction: float
-    low_quality_rate: float
-    effect_scale: float
-    dispersion: float
-    depth_sd: float
-    subject_sd: float
-    response_sd: float
-    producer_sd: float
-    composition_concentration: float
-    random_state: int
+    plan: Plan
+    cohort: Cohort
+    profiles: Profiles
 
-    @property
-    def lysis_weights(self) -> NDArray[np.float64]:
-        """Weight of each of `POPULATIONS` in the soup."""
-        return np.array([self.lysis.get(population.name, 1.0) for population in POPULATIONS])
+
+class _Cells(NamedTuple):
+    """Cells of some droplets: their counts, `(n_cells, n_genes)`, population and droplet."""
+
+    counts: sparse.csr_matrix
+    population: NDArray[np.int64]
+    droplet: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -80,62 +67,77 @@ class Droplets:
     kind
         Position in `DROPLETS`.
     population, partner
-        Positions in `POPULATIONS`; the partner is -1 where there is one cell.
+        Positions among the populations; the partner is -1 where there is one cell.
     """
 
     kind: NDArray[np.int64]
     population: NDArray[np.int64]
     partner: NDArray[np.int64]
 
+    def __getitem__(self, rows: slice) -> Droplets:
+        """Return some of the droplets."""
+        return Droplets(self.kind[rows], self.population[rows], self.partner[rows])
+
 
 @dataclass(frozen=True)
-class Sample:
-    """One library with its truth.
+class Part:
+    """Droplets of one library with their truth.
 
     Attributes
     ----------
+    positions
+        Where in the library they are.
     droplets
-        What is in each droplet.
+        What is in them.
     counts
-        What the sequencer sees, CSR of int64, `(n_droplets, n_genes)`.
+        What the sequencer sees, CSR of int32, `(n_droplets, n_genes)`.
     native
         The part of `counts` that is not soup.
-    contamination
-        Expected share of soup in a droplet.
     """
 
+    positions: range
     droplets: Droplets
     counts: sparse.csr_matrix
     native: sparse.csr_matrix
-    contamination: float
 
 
-def shares(arm: int, *, effect_scale: float) -> NDArray[np.float64]:
-    """Mean share of each population among the human cells of an arm, `(n_populations,)`."""
-    planted = np.array([population.share for population in POPULATIONS])
-    mean = planted[:, 0] + effect_scale * (planted[:, arm] - planted[:, 0])
-    mean = np.maximum(mean, 0.0)
-    return np.asarray(mean / mean.sum())
-
-
-def production(entry: Production, arm: int, *, effect_scale: float) -> tuple[float, float]:
-    """Share of producers and mean UMI of a producer in an arm.
+class Subject:
+    """What is a subject's own in all of its samples.
 
     Parameters
     ----------
-    entry
-        What is planted.
-    arm
-        Position in `ARMS`.
-    effect_scale
-        How far to go from the first arm to this one.
+    world
+        What the cohort shares.
+    rng
+        Source of the draws.
+
+    Attributes
+    ----------
+    composition
+        Position of each population in its distribution, 0 to 1, `(n_populations,)`.
+    response
+        Shift of each response, log2, `(n_populations, n_responses)`.
+    expression
+        Factor on each gene, `(n_populations, n_genes)`; the genes of the other sex are 0.
+    producers
+        Shift of the share of producers, logit, `(n_entries,)`.
     """
-    share = entry.share[0] + effect_scale * (entry.share[arm] - entry.share[0])
-    umi = entry.umi[0] + effect_scale * (entry.umi[arm] - entry.umi[0])
-    return min(max(share, 0.0), 1.0), max(umi, 1.0)
+
+    def __init__(self, world: World, *, rng: np.random.Generator) -> None:
+        profiles, noise = world.profiles, world.plan.noise
+        n_populations, n_genes = profiles.rates.shape
+        self.composition: NDArray[np.float64] = rng.random((n_populations,))
+        self.response = noise.response_sd * rng.standard_normal(profiles.shift.shape[1:])
+        own = noise.subject_sd * rng.standard_normal((n_populations, n_genes))
+        is_female = rng.random() < 0.5
+        other_sex = profiles.male if is_female else profiles.female
+        self.expression = np.exp(own - noise.subject_sd**2 / 2) * ~other_sex
+        self.producers = noise.producer_sd * rng.standard_normal(len(world.cohort.production))
 
 
-def plan_droplets(share: NDArray[np.float64], plan: Plan, *, rng: np.random.Generator) -> Droplets:
+def plan_droplets(
+    share: NDArray[np.float64], world: World, *, rng: np.random.Generator
+) -> Droplets:
     """Decide what is in each droplet, in random order.
 
     The number of droplets of each kind is the rate times the cells of the sample, rounded.
@@ -143,114 +145,188 @@ def plan_droplets(share: NDArray[np.float64], plan: Plan, *, rng: np.random.Gene
     Parameters
     ----------
     share
-        Share of each population among the human cells, `(n_populations,)`.
-    plan
-        Settings of the cohort.
+        Share of each population among the cells of its species, `(n_populations,)`.
+    world
+        What the cohort shares.
     rng
         Source of the draws.
     """
+    plan, analysed = world.plan, world.cohort.analysed
     n = plan.cells_per_sample
-    kind = np.repeat(
-        [DOUBLET, CROSS_SPECIES, LOW_QUALITY],
-        [round(n * r) for r in (plan.doublet_rate, plan.cross_species_rate, plan.low_quality_rate)],
-    )
+    own, other = share * analysed, share * ~analysed
+    rates = (plan.doublet_rate, plan.cross_species_rate, plan.low_quality_rate)
+    n_other = round(n * plan.other_species_fraction)
+    if not other.any():
+        rates, n_other = (plan.doublet_rate, 0.0, plan.low_quality_rate), 0
+    kind = np.repeat([DOUBLET, CROSS_SPECIES, LOW_QUALITY], [round(n * rate) for rate in rates])
     kind = np.concatenate([kind, np.full(n - len(kind), SINGLET)])
-    population = rng.choice(len(share), size=n, p=share)
-    mouse = np.flatnonzero(~HUMAN)
+    population = rng.choice(len(share), size=n, p=own)
     # The last droplets are singlets.
-    n_mouse = round(n * plan.mouse_fraction)
-    population[n - n_mouse :] = rng.choice(mouse, size=n_mouse)
+    if n_other:
+        population[n - n_other :] = rng.choice(len(share), size=n_other, p=other)
     partner = np.full(n, -1)
-    partner[kind == CROSS_SPECIES] = rng.choice(mouse, size=int((kind == CROSS_SPECIES).sum()))
-    for own in np.unique(population[kind == DOUBLET]):
-        rows = np.flatnonzero((kind == DOUBLET) & (population == own))
-        others = np.where(np.arange(len(share)) == own, 0.0, share)
+    mixed = kind == CROSS_SPECIES
+    if mixed.any():
+        partner[mixed] = rng.choice(len(share), size=int(mixed.sum()), p=other)
+    for first in np.unique(population[kind == DOUBLET]):
+        rows = np.flatnonzero((kind == DOUBLET) & (population == first))
+        others = np.where(np.arange(len(share)) == first, 0.0, own)
+        # With one population there are only doublets of its own cells.
+        others = others if others.any() else own
         partner[rows] = rng.choice(len(share), size=len(rows), p=others / others.sum())
     order = rng.permutation(n)
     return Droplets(kind[order], population[order], partner[order])
 
 
-def draw_sample(arm: int, profiles: Profiles, plan: Plan, *, rng: np.random.Generator) -> Sample:
-    """Draw one library of one subject.
+class Sample:
+    """One library, drawn in parts; the same parts each time they are asked for.
 
     Parameters
     ----------
-    arm
-        Position in `ARMS`.
-    profiles
-        Expected expression.
-    plan
-        Settings of the cohort.
-    rng
-        Source of the draws; a subject's own, so that samples do not depend on each other.
+    world
+        What the cohort shares.
+    library
+        Which sample of the design.
+    subject
+        What is the subject's own.
+    seed
+        Of this sample alone.
+
+    Attributes
+    ----------
+    contamination
+        Expected share of soup in a droplet.
+    droplets
+        What is in each droplet.
+    probability, umi
+        Share of producers and mean UMI of a producer for each entry of the planted production,
+        `(n_entries,)`.
     """
-    mean_share = shares(arm, effect_scale=plan.effect_scale)
-    share = np.zeros_like(mean_share)
-    present = mean_share > 0
-    share[present] = rng.dirichlet(plan.composition_concentration * mean_share[present])
-    rates = _subject_rates(arm, profiles, plan, rng)
-    droplets = plan_droplets(share, plan, rng=rng)
 
-    has_partner = np.flatnonzero(droplets.partner >= 0)
-    droplet = np.concatenate([np.arange(len(droplets.kind)), has_partner])
-    population = np.concatenate([droplets.population, droplets.partner[has_partner]])
-    low_quality = droplets.kind[droplet] == LOW_QUALITY
-    dying = low_quality & (rng.random(len(droplet)) < 0.5)
-    quality = np.where(dying, DYING_DEPTH, np.where(low_quality, DEBRIS_DEPTH, 1.0))
-    depth = quality * rng.lognormal(-(plan.depth_sd**2) / 2, plan.depth_sd, size=len(droplet))
-    dying_rates = rates * np.where(profiles.mitochondrial, DYING_MITOCHONDRIAL, 1.0)
-    cells = draw_native(
-        depth,
-        population + len(POPULATIONS) * dying,
-        np.concatenate([rates, dying_rates]),
-        dispersion=plan.dispersion,
-        rng=rng,
-    )
-    cells = cells + _produced(arm, population, depth, profiles, plan, rng)
+    def __init__(
+        self, world: World, library: Library, subject: Subject, *, seed: np.random.SeedSequence
+    ) -> None:
+        plan, cohort = world.plan, world.cohort
+        self._world, self.library = world, library
+        own, self._empty_seed, parts = seed.spawn(3)
+        rng = np.random.default_rng(own)
+        self.contamination = float(rng.uniform(*plan.contamination))
+        share = shares(cohort, library.arm, effect=library.effect)
+        self.droplets = plan_droplets(_composition(share, subject, world), world, rng=rng)
+        repeat_sd = plan.noise.repeat_sd if plan.is_repeated else 0.0
+        response = subject.response + repeat_sd * rng.standard_normal(subject.response.shape)
+        self._rates = _sample_rates(response, subject, library, world)
+        pairs = [producers_of(e, library.arm, effect=library.effect) for e in cohort.production]
+        shift = subject.producers + repeat_sd * rng.standard_normal(len(pairs))
+        self.probability = np.array(
+            [shifted_probability(p, s) for (p, _), s in zip(pairs, shift, strict=True)]
+        )
+        self.umi = np.array([umi for _, umi in pairs])
+        self._rows = list(row_chunks(len(self.droplets.kind), size=PART_SIZE))
+        self._seeds = [part.spawn(2) for part in parts.spawn(len(self._rows))]
+        self._kept: _Cells | None = None
 
-    soup = soup_profile(
-        cells, plan.lysis_weights[population], extra=plan.erythroid_soup * profiles.erythroid
-    )
-    ones = np.ones(len(droplet), dtype=np.int64)
-    shape = (len(droplets.kind), len(droplet))
-    native = sparse.csr_matrix((ones, (droplet, np.arange(len(droplet)))), shape) @ cells
-    contamination = rng.uniform(*plan.contamination)
-    native_umi = np.asarray(native.sum(axis=1)).ravel()
-    added = add_soup(native_umi, soup, contamination=contamination, rng=rng)
-    return Sample(droplets, sparse.csr_matrix(native + added), native, contamination)
+    @cached_property
+    def soup(self) -> NDArray[np.float64]:
+        """Share of each gene in the soup, `(n_genes,)`."""
+        plan, profiles = self._world.plan, self._world.profiles
+        weights = self._world.cohort.lysis_weights(plan.lysis)
+        lysed = np.zeros(len(profiles.genes))
+        for part in range(len(self._rows)):
+            cells = self._cells(part)
+            lysed += weights[cells.population] @ cells.counts
+        return soup_profile(lysed, extra=plan.erythroid_soup * profiles.erythroid)
+
+    def parts(self) -> Iterator[Part]:
+        """Draw the droplets, some at a time."""
+        soup = self.soup
+        for part, rows in enumerate(self._rows):
+            droplets, cells = self.droplets[rows], self._cells(part)
+            shape = (len(droplets.kind), len(cells.droplet))
+            ones = np.ones(len(cells.droplet), dtype=np.int32)
+            where = (cells.droplet, np.arange(len(cells.droplet)))
+            native = sparse.csr_matrix(sparse.csr_matrix((ones, where), shape) @ cells.counts)
+            rng = np.random.default_rng(self._seeds[part][1])
+            native_umi = np.asarray(native.sum(axis=1)).ravel()
+            n_soup = soup_umi(native_umi, contamination=self.contamination, rng=rng)
+            counts = sparse.csr_matrix(native + soup_counts(n_soup, soup, rng=rng))
+            counts.sort_indices()
+            yield Part(range(rows.start, rows.stop), droplets, counts, native)
+
+    def empty_droplets(self) -> sparse.csr_matrix:
+        """Droplets with soup alone, CSR of int32."""
+        rng = np.random.default_rng(self._empty_seed)
+        n = self._world.plan.n_empty_droplets
+        mean = EMPTY_UMI * rng.lognormal(-(EMPTY_SD**2) / 2, EMPTY_SD, size=n)
+        return soup_counts(rng.poisson(mean), self.soup, rng=rng)
+
+    def _cells(self, part: int) -> _Cells:
+        """Draw the cells of a part; a sample of one part is drawn once, a larger one each time."""
+        if self._kept is not None:
+            return self._kept
+        noise, profiles = self._world.plan.noise, self._world.profiles
+        rng = np.random.default_rng(self._seeds[part][0])
+        droplets = self.droplets[self._rows[part]]
+        has_partner = np.flatnonzero(droplets.partner >= 0)
+        droplet = np.concatenate([np.arange(len(droplets.kind)), has_partner])
+        population = np.concatenate([droplets.population, droplets.partner[has_partner]])
+        low_quality = droplets.kind[droplet] == LOW_QUALITY
+        dying = low_quality & (rng.random(len(droplet)) < 0.5)
+        quality = np.where(dying, DYING_DEPTH, np.where(low_quality, DEBRIS_DEPTH, 1.0))
+        depth = quality * rng.lognormal(-(noise.depth_sd**2) / 2, noise.depth_sd, len(droplet))
+        dying_rates = self._rates * np.where(profiles.mitochondrial, DYING_MITOCHONDRIAL, 1.0)
+        counts = draw_native(
+            depth,
+            population + len(self._rates) * dying,
+            np.concatenate([self._rates, dying_rates]),
+            dispersion=noise.dispersion,
+            rng=rng,
+        )
+        counts = sparse.csr_matrix(counts + self._produced(population, depth, rng))
+        cells = _Cells(counts, population, droplet)
+        if len(self._rows) == 1:
+            self._kept = cells
+        return cells
+
+    def _produced(
+        self, population: NDArray[np.int64], depth: NDArray[np.float64], rng: np.random.Generator
+    ) -> sparse.csr_matrix:
+        """UMI of producers, `(n_cells, n_genes)`: a Bernoulli draw, then at least one."""
+        columns = self._world.profiles.produced
+        dispersion = self._world.plan.noise.dispersion
+        rows, umi = [], []
+        for k, position in enumerate(self._world.cohort.producing()):
+            cells = np.flatnonzero(population == position)
+            cells = cells[rng.random(len(cells)) < self.probability[k]]
+            rows.append(cells)
+            umi.append(producer_counts(self.umi[k] * depth[cells], dispersion=dispersion, rng=rng))
+        genes = np.repeat(columns, [len(cells) for cells in rows])
+        shape = (len(population), len(self._world.profiles.genes))
+        if not rows:
+            return sparse.csr_matrix(shape, dtype=np.int32)
+        values = np.concatenate(umi).astype(np.int32)
+        return sparse.coo_matrix((values, (np.concatenate(rows), genes)), shape).tocsr()
 
 
-def _subject_rates(
-    arm: int, profiles: Profiles, plan: Plan, rng: np.random.Generator
+def _composition(share: NDArray[np.float64], subject: Subject, world: World) -> NDArray[np.float64]:
+    """Composition of a sample: Dirichlet over subjects, the same quantiles in each of its samples.
+
+    A Dirichlet draw is a set of gamma draws over their sum. The other species does not vary.
+    """
+    drawn = share.copy()
+    own = np.flatnonzero(world.cohort.analysed & (share > 0))
+    concentration = world.plan.noise.composition_concentration * share[own]
+    gamma: NDArray[np.float64] = special.gammaincinv(concentration, subject.composition[own])
+    drawn[own] = gamma / gamma.sum()
+    return drawn
+
+
+def _sample_rates(
+    response: NDArray[np.float64], subject: Subject, library: Library, world: World
 ) -> NDArray[np.float64]:
-    """Compute expected UMI by population in one subject: planted shift, subject effects, sex."""
-    own = plan.response_sd * rng.standard_normal(profiles.shift.shape[1:]) * HUMAN[:, None]
-    log2_rate = profiles.gene_shift(profiles.shift[arm] + own)
-    noise = plan.subject_sd * rng.standard_normal(profiles.rates.shape)
-    rates = profiles.rates * np.exp2(log2_rate) * np.exp(noise - plan.subject_sd**2 / 2)
-    is_female = rng.random() < 0.5
-    return rates * ~(profiles.male if is_female else profiles.female)
-
-
-def _produced(
-    arm: int,
-    population: NDArray[np.int64],
-    depth: NDArray[np.float64],
-    profiles: Profiles,
-    plan: Plan,
-    rng: np.random.Generator,
-) -> sparse.csr_matrix:
-    """UMI of the planted producers, `(n_cells, n_genes)`: a Bernoulli draw, then at least one."""
-    position = {population.name: k for k, population in enumerate(POPULATIONS)}
-    rows, columns, umi = [], [], []
-    for entry, column in zip(PRODUCTION, profiles.produced, strict=True):
-        share, mean = production(entry, arm, effect_scale=plan.effect_scale)
-        share = shifted_probability(share, plan.producer_sd * rng.standard_normal())
-        cells = np.flatnonzero(population == position[entry.population])
-        cells = cells[rng.random(len(cells)) < share]
-        rows.append(cells)
-        columns.append(np.full(len(cells), column))
-        umi.append(producer_counts(mean * depth[cells], dispersion=plan.dispersion, rng=rng))
-    shape = (len(population), len(profiles.genes))
-    where = (np.concatenate(rows), np.concatenate(columns))
-    return sparse.coo_matrix((np.concatenate(umi), where), shape).tocsr()
+    """Compute expected UMI by population: planted shift, the subject's own, the batch's."""
+    profiles = world.profiles
+    responds = response * world.cohort.analysed[:, None]
+    shift = profiles.gene_shift(library.effect * profiles.shift[library.arm] + responds)
+    rates = np.asarray(profiles.rates * np.exp2(shift) * subject.expression)
+    return rates if library.batch < 0 else rates * np.exp(profiles.batch[library.batch])

@@ -1,46 +1,47 @@
-"""A simulated humanised-mouse CRS cohort in which the truth is known."""
+"""A simulated cohort in which the truth is known."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import inspect
+from collections import defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from crs_sc import comparison
-from crs_sc._checks import check_fraction
-from crs_sc.datasets._planted import (
-    ARMS,
-    CONTRASTS,
-    NULL_POPULATION,
-    POPULATIONS,
-    PRODUCTION,
-    RESPONSES,
-    TARGETS,
-    TRANSGENE,
-)
-from crs_sc.datasets._sample import Plan, draw_sample
-from crs_sc.datasets.profiles import make_profiles
-from crs_sc.datasets.truth import (
-    cells_table,
-    decomposition_truth,
-    ledger_truth,
-    producers_truth,
-    sample_sums,
-    shifts_truth,
-)
+from crs_sc.datasets._book import Book, describe, draw_samples, make_world
+from crs_sc.datasets._plan import Batches, Leukaemia, Noise, Plan, Species
+from crs_sc.datasets._planted import ARMS
 from crs_sc.errors import InputError, listing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from anndata import AnnData
 
-    from crs_sc.datasets.profiles import Profiles
+    from crs_sc.datasets._sample import World
 
-__all__ = ["SimulatedCohort", "simulate_cohort"]
+__all__ = [
+    "DESCRIPTION",
+    "LAB_NAMES",
+    "SimulatedCohort",
+    "SimulatedSample",
+    "iter_samples",
+    "plan_of",
+    "simulate_cohort",
+]
+
+DESCRIPTION = "Simulated by crs_sc.datasets."
+# What a lab calls the columns of the design.
+LAB_NAMES = {
+    "sample": "lib",
+    "subject": "mouse",
+    "condition": "arm",
+    "timepoint": "day",
+    "batch": "batch",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,38 +52,82 @@ class SimulatedCohort:
     ----------
     adata
         As a lab would have it: raw counts in `X`, genes of two genomes under their prefixes, `obs`
-        with the columns lib, mouse and arm, and no truth.
+        with the columns lib, mouse and arm (day, batch where there are several), and no truth.
+    empty_droplets
+        By sample, counts of the droplets without a cell, CSR of float32; empty where none were
+        asked for.
     truth
-        Tables ledger, producers, decomposition, shifts (columns of `keys.TABLES`) and cells.
+        Tables ledger, producers, decomposition and shifts (columns of `keys.TABLES`); cells (one
+        row a droplet), producer_cells (one row a droplet and cytokine with native UMI), samples
+        (contamination: expected share of soup in a droplet; contamination_analysed: the same among
+        the UMI of the analysed species), soup (share of each gene, by sample), production_rates
+        (probability that a cell is a producer and its mean UMI, by sample) and, where there are
+        any, batches.
     settings
         Every parameter and everything planted, as plain values.
     """
 
     adata: AnnData
+    empty_droplets: dict[str, sparse.csr_matrix]
     truth: dict[str, pd.DataFrame]
     settings: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedSample:
+    """One library of a simulated cohort.
+
+    Attributes
+    ----------
+    identity
+        sample, subject, condition and, where the cohort has them, timepoint and batch.
+    genes
+        Names in the file.
+    counts
+        CSR of float32, `(n_droplets, n_genes)`.
+    empty_droplets
+        The same of droplets without a cell.
+    contamination
+        Expected share of soup in a droplet.
+    soup
+        Share of each gene in the soup, `(n_genes,)`, sums to 1.
+    cells, producer_cells
+        As in the truth of :class:`SimulatedCohort`.
+    """
+
+    identity: dict[str, str]
+    genes: pd.Index
+    counts: sparse.csr_matrix
+    empty_droplets: sparse.csr_matrix
+    contamination: float
+    soup: np.ndarray[tuple[int], np.dtype[np.float64]]
+    cells: pd.DataFrame
+    producer_cells: pd.DataFrame
 
 
 def simulate_cohort(
     *,
     arms: Sequence[str] = ARMS,
     n_subjects_per_arm: int = 4,
+    timepoints: Sequence[str] | Mapping[str, float] = (),
+    paired: bool = False,
+    batches: Batches | Mapping[str, Any] | None = None,
     cells_per_sample: int = 380,
+    n_empty_droplets: int = 0,
     n_background_genes: int = 1000,
-    contamination: tuple[float, float] = (0.04, 0.12),
+    contamination: float | tuple[float, float] = (0.04, 0.12),
     lysis: Mapping[str, float] | None = None,
     erythroid_soup: float = 0.01,
     doublet_rate: float = 0.05,
     cross_species_rate: float = 0.01,
-    mouse_fraction: float = 0.05,
+    other_species_fraction: float = 0.05,
     low_quality_rate: float = 0.04,
+    myeloid_species: Species = "human",
+    leukaemia: Leukaemia = "B-ALL",
+    populations: Sequence[str] | None = None,
+    production_scale: float | Mapping[str, float] = 1.0,
     effect_scale: float = 1.0,
-    dispersion: float = 0.2,
-    depth_sd: float = 0.3,
-    subject_sd: float = 0.1,
-    response_sd: float = 0.1,
-    producer_sd: float = 0.2,
-    composition_concentration: float = 300.0,
+    noise: Noise | Mapping[str, float] = Noise(),  # noqa: B008
     random_state: int = 0,
 ) -> SimulatedCohort:
     """Simulate a CRS cohort of humanised mice: vehicle, CAR T, CAR T and anakinra or tocilizumab.
@@ -99,50 +144,64 @@ def simulate_cohort(
     arms
         Arms to simulate, of vehicle, CART, CART_anakinra and CART_tocilizumab.
     n_subjects_per_arm
-        Mice an arm; one library each.
+        Mice an arm; one library each, or one at each time point.
+    timepoints
+        Days on which each mouse is sampled. A mapping gives the share of the planted effect that is
+        there on that day; a sequence has none on the first (before the infusion), all on the
+        second, and then half of the day before. Contrasts are then within days.
+    paired
+        Each subject is sampled in every arm, as in a crossover.
+    batches
+        Batches and their effect (:class:`Batches`, or a mapping of its fields); None: one batch.
     cells_per_sample
         Droplets a library that hold a cell, good or bad, human or mouse.
+    n_empty_droplets
+        Droplets a library with soup alone, of about 40 UMI each.
     n_background_genes
         Human genes beside markers, signatures, cytokines and housekeeping genes; at most 1,080.
+        With mouse macrophages also as many mouse genes, of the 1,000 or so there are.
     contamination
-        Smallest and largest share of soup in a droplet; uniform over the samples.
+        Share of soup in a droplet, or the smallest and the largest of it, uniform over the samples.
     lysis
-        How easily the cells of a population lyse into the soup, relative to 1 for those that are
-        not named. None: all alike.
+        How easily the cells of a population or lineage lyse into the soup, relative to 1 for those
+        that are not named. None: all alike.
     erythroid_soup
         Share of the soup that is haemoglobin of red cells.
     doublet_rate, cross_species_rate
-        Share of the droplets with two human cells of different populations, and with a human and
-        a mouse cell.
-    mouse_fraction
-        Share of the droplets with a mouse cell alone.
+        Share of the droplets with two cells of different populations of the analysed species, and
+        with a cell of each species.
+    other_species_fraction
+        Share of the droplets with a cell of the species that is not analysed, alone: mouse cells
+        beside human monocytes; CAR T cells and leukaemia beside mouse macrophages.
     low_quality_rate
         Share of the droplets with debris or a dying cell (half each).
+    myeloid_species
+        Species of the cells that make IL-1 and IL-6, and that are analysed: `human` monocytes of a
+        humanised mouse, or the `mouse` host's macrophages, which then make Il1b and Il6 while CAR T
+        cells and leukaemia are human.
+    leukaemia
+        `B-ALL`; `monocytic` (AML blasts with part of the monocytes' programme, like THP-1, which
+        make no IL1B and IL6); or `none`.
+    populations
+        Populations of the analysed species to keep, as in a sorted specimen; None: all.
+    production_scale
+        Factor on the shares of producers, at most all cells: one for all, or by cytokine,
+        population or lineage (factors of all that apply are multiplied). `{"IL6": 0.1}` makes
+        producers of IL6 rare, `{"Monocyte": 0}` silences monocytes, 0 silences all. The transgene
+        is not scaled.
     effect_scale
         0: all arms are like vehicle; 1: as planted; linear in shares of cells, shares of producers,
         UMI per producer and log2 shifts.
-    dispersion
-        Squared coefficient of variation of the expression of a gene between cells of one population
-        and subject: the variance is `mean + dispersion * mean**2`.
-    depth_sd
-        Spread of the depth of cells, natural log.
-    subject_sd
-        Spread between subjects of each gene in each population, natural log.
-    response_sd
-        Spread between subjects of each response in each population, log2.
-    producer_sd
-        Spread between subjects of the share of producers, logit.
-    composition_concentration
-        Concentration of the Dirichlet distribution of a subject's composition; larger is less
-        spread.
+    noise
+        Spread between cells, subjects and samples (:class:`Noise`, or a mapping of its fields).
     random_state
         Seed.
 
     Returns
     -------
     SimulatedCohort. The truth of the ledger, of the producers and of the decomposition is what
-    happened in the good human singlets of this very cohort; the truth of the shifts is what was
-    planted.
+    happened in the good singlets of the analysed species of this very cohort; the truth of the
+    shifts is what was planted.
 
     Raises
     ------
@@ -155,166 +214,134 @@ def simulate_cohort(
     >>> cohort.truth["ledger"].columns[:2].to_list()
     ['gene', 'population']
     """
-    plan = Plan(
-        arms=tuple(arms),
-        n_subjects_per_arm=n_subjects_per_arm,
-        cells_per_sample=cells_per_sample,
-        n_background_genes=n_background_genes,
-        contamination=contamination,
-        lysis=dict(lysis or {}),
-        erythroid_soup=erythroid_soup,
-        doublet_rate=doublet_rate,
-        cross_species_rate=cross_species_rate,
-        mouse_fraction=mouse_fraction,
-        low_quality_rate=low_quality_rate,
-        effect_scale=effect_scale,
-        dispersion=dispersion,
-        depth_sd=depth_sd,
-        subject_sd=subject_sd,
-        response_sd=response_sd,
-        producer_sd=producer_sd,
-        composition_concentration=composition_concentration,
-        random_state=random_state,
+    return _collect(
+        Plan.of(
+            {
+                "arms": arms,
+                "n_subjects_per_arm": n_subjects_per_arm,
+                "timepoints": timepoints,
+                "paired": paired,
+                "batches": batches,
+                "cells_per_sample": cells_per_sample,
+                "n_empty_droplets": n_empty_droplets,
+                "n_background_genes": n_background_genes,
+                "contamination": contamination,
+                "lysis": lysis,
+                "erythroid_soup": erythroid_soup,
+                "doublet_rate": doublet_rate,
+                "cross_species_rate": cross_species_rate,
+                "other_species_fraction": other_species_fraction,
+                "low_quality_rate": low_quality_rate,
+                "myeloid_species": myeloid_species,
+                "leukaemia": leukaemia,
+                "populations": populations,
+                "production_scale": production_scale,
+                "effect_scale": effect_scale,
+                "noise": noise,
+                "random_state": random_state,
+            }
+        )
     )
-    _check(plan)
-    return _simulate(plan)
 
 
-def _simulate(plan: Plan) -> SimulatedCohort:
+def iter_samples(settings: Mapping[str, Any] | None = None) -> Iterator[SimulatedSample]:
+    """Simulate a cohort sample by sample, so that only one is in memory.
+
+    Parameters
+    ----------
+    settings
+        Parameters of :func:`simulate_cohort` by name; those left out take its defaults.
+
+    Yields
+    ------
+    SimulatedSample
+        The samples of `simulate_cohort` with the same settings, in its order.
+
+    Raises
+    ------
+    InputError
+        If a setting is unknown or out of range.
+    """
+    world = make_world(plan_of(settings))
+    genes = _names(world)
+    book = Book(world)
+    for sample in draw_samples(world):
+        book.open(sample)
+        counts, tables = [], []
+        for part in sample.parts():
+            counts.append(part.counts.astype(np.float32))
+            tables.append(book.add(part, sample))
+        yield SimulatedSample(
+            identity=dict(sample.library.identity),
+            genes=genes,
+            counts=sparse.csr_matrix(sparse.vstack(counts, format="csr")),
+            empty_droplets=sample.empty_droplets().astype(np.float32),
+            contamination=sample.contamination,
+            soup=sample.soup,
+            cells=pd.concat([t["cells"] for t in tables], ignore_index=True),
+            producer_cells=pd.concat([t["producer_cells"] for t in tables], ignore_index=True),
+        )
+
+
+def plan_of(settings: Mapping[str, Any] | None) -> Plan:
+    """Bring settings by name, such as from a file, into one form, with the defaults for the rest.
+
+    Parameters
+    ----------
+    settings
+        Parameters of :func:`simulate_cohort`.
+
+    Raises
+    ------
+    InputError
+        If a setting is unknown or out of range.
+    """
+    known = inspect.signature(simulate_cohort).parameters
+    given = dict(settings or {})
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        msg = f"Unknown setting {listing(unknown)}. A simulated cohort has {', '.join(known)}."
+        raise InputError(msg)
+    try:
+        return Plan.of({name: parameter.default for name, parameter in known.items()} | given)
+    except (TypeError, ValueError) as error:
+        msg = f"The settings of the simulated cohort cannot be used: {error}."
+        raise InputError(msg) from error
+
+
+def _names(world: World) -> pd.Index:
+    names: pd.Index = pd.Index(world.profiles.genes.index.to_numpy(dtype=str))
+    return names
+
+
+def _collect(plan: Plan) -> SimulatedCohort:
     """Draw the cohort of a plan and sum up its truth."""
-    n_subjects = len(plan.arms) * plan.n_subjects_per_arm
-    # One stream a subject, so that no sample depends on another.
-    streams = [
-        np.random.default_rng(seed)
-        for seed in np.random.SeedSequence(plan.random_state).spawn(1 + n_subjects)
-    ]
-    profiles = make_profiles(
-        n_background_genes=plan.n_background_genes,
-        effect_scale=plan.effect_scale,
-        rng=streams[0],
-    )
-    counts, cells, sums = _draw(plan, profiles, streams[1:])
-    contrasts = [
-        comparison.Contrast(name, treated, reference, baseline=baseline)
-        for name, treated, reference, baseline in CONTRASTS
-        if {treated, reference, baseline or reference} <= set(plan.arms)
-    ]
-    ledger, producers = ledger_truth(sums), producers_truth(sums)
-    truth = {
-        "ledger": ledger,
-        "producers": producers,
-        "decomposition": decomposition_truth(ledger, producers, contrasts=contrasts),
-        "shifts": shifts_truth(profiles, contrasts=contrasts, effect_scale=plan.effect_scale),
-        "cells": cells,
-    }
-    adata = _assemble(counts, profiles.genes, cells)
-    return SimulatedCohort(adata, truth, _describe(plan, contrasts))
-
-
-def _check(plan: Plan) -> None:
-    """Raise unless the settings are in range."""
-    unknown = [arm for arm in plan.arms if arm not in ARMS]
-    if unknown or not plan.arms or len(set(plan.arms)) < len(plan.arms):
-        msg = f"arms must be some of {listing(ARMS)}, each once; got {listing(plan.arms)}."
-        raise InputError(msg)
-    strangers = [name for name in plan.lysis if name not in {p.name for p in POPULATIONS}]
-    if strangers:
-        msg = (
-            f"lysis names {listing(strangers)}, which the cohort does not have. "
-            f"Populations: {listing(p.name for p in POPULATIONS)}."
-        )
-        raise InputError(msg)
-    if any(weight < 0 for weight in plan.lysis.values()):
-        msg = f"lysis must not be negative, got {plan.lysis}."
-        raise InputError(msg)
-    if min(plan.n_subjects_per_arm, plan.cells_per_sample) < 1:
-        msg = (
-            "n_subjects_per_arm and cells_per_sample must be at least 1, "
-            f"got {plan.n_subjects_per_arm} and {plan.cells_per_sample}."
-        )
-        raise InputError(msg)
-    low, high = plan.contamination
-    if not 0 <= low <= high < 1:
-        msg = f"contamination must be two numbers, 0 <= low <= high < 1; got {plan.contamination}."
-        raise InputError(msg)
-    kinds = ("doublet_rate", "cross_species_rate", "mouse_fraction", "low_quality_rate")
-    for name in (*kinds, "erythroid_soup"):
-        check_fraction(name, getattr(plan, name))
-    if sum(getattr(plan, name) for name in kinds) >= 1:
-        msg = f"{', '.join(kinds)} must leave room for good human cells: their sum is 1 or more."
-        raise InputError(msg)
-    spreads = ("effect_scale", "dispersion", "depth_sd", "subject_sd", "response_sd", "producer_sd")
-    for name in spreads:
-        if getattr(plan, name) < 0:
-            msg = f"{name} must not be negative, got {getattr(plan, name)}."
-            raise InputError(msg)
-    if plan.composition_concentration <= 0:
-        msg = f"composition_concentration must be positive, got {plan.composition_concentration}."
-        raise InputError(msg)
-
-
-def _draw(
-    plan: Plan, profiles: Profiles, streams: Sequence[np.random.Generator]
-) -> tuple[list[sparse.csr_matrix], pd.DataFrame, pd.DataFrame]:
-    """Draw every sample: its counts, its cells, and its sums by population and cytokine."""
-    symbols = pd.Index(profiles.genes["symbol"])
-    targets = symbols.get_indexer(pd.Index(TARGETS))
-    counts, cells, sums = [], [], []
-    for subject, rng in enumerate(streams):
-        arm = plan.arms[subject // plan.n_subjects_per_arm]
-        identity = {
-            "sample": f"lib{subject + 1:02d}",
-            "subject": f"mouse{subject + 1:02d}",
-            "condition": arm,
-        }
-        names = [f"{identity['sample']}_{cell + 1:06d}" for cell in range(plan.cells_per_sample)]
-        sample = draw_sample(ARMS.index(arm), profiles, plan, rng=rng)
-        counts.append(sample.counts.astype(np.float32))
-        cells.append(cells_table(sample, names=names, identity=identity))
-        sums.append(sample_sums(sample, columns=targets).assign(**identity))
-    return counts, pd.concat(cells, ignore_index=True), pd.concat(sums, ignore_index=True)
-
-
-def _assemble(counts: list[sparse.csr_matrix], genes: pd.DataFrame, cells: pd.DataFrame) -> AnnData:
-    """Put the samples together as a lab's own file."""
     from anndata import AnnData
 
-    names = {"sample": "lib", "subject": "mouse", "condition": "arm"}
+    world = make_world(plan)
+    book = Book(world)
+    counts, rows, empty = [], defaultdict(list), {}
+    for sample in draw_samples(world):
+        found = [book.open(sample)]
+        for part in sample.parts():
+            counts.append(part.counts.astype(np.float32))
+            found.append(book.add(part, sample))
+        for tables in found:
+            for name, table in tables.items():
+                rows[name].append(table)
+        if plan.n_empty_droplets:
+            name = sample.library.identity["sample"]
+            empty[name] = sparse.csr_matrix(sample.empty_droplets().astype(np.float32))
+    truth = book.tables()
+    truth |= {name: pd.concat(parts, ignore_index=True) for name, parts in rows.items()}
+    cells = truth["cells"]
+    names = {name: lab for name, lab in LAB_NAMES.items() if name in cells.columns}
     obs = cells[list(names)].rename(columns=names).astype("category")
     obs.index = pd.Index(cells["cell"].to_numpy(dtype=str))
-    return AnnData(
+    adata = AnnData(
         X=sparse.csr_matrix(sparse.vstack(counts, format="csr")),
         obs=obs,
-        var=pd.DataFrame(index=pd.Index(genes.index.to_numpy(dtype=str))),
-        uns={"description": "Simulated by crs_sc.datasets.simulate_cohort."},
+        var=pd.DataFrame(index=_names(world)),
+        uns={"description": DESCRIPTION},
     )
-
-
-def _describe(plan: Plan, contrasts: Sequence[comparison.Contrast]) -> dict[str, Any]:
-    """Everything that was asked for and planted, as plain values."""
-    return {
-        "simulated": True,
-        "parameters": {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(plan).items()
-        },
-        "null_population": NULL_POPULATION,
-        "transgene": TRANSGENE,
-        "genes": list(TARGETS),
-        "contrasts": [asdict(contrast) for contrast in contrasts],
-        "arm_order": list(ARMS),
-        "populations": [
-            {"population": p.name, "lineage": p.lineage, "species": p.species, "umi": p.umi}
-            | {"share_by_arm": list(p.share)}
-            for p in POPULATIONS
-        ],
-        "production": [
-            {"gene": entry.gene, "population": entry.population}
-            | {"producer_share_by_arm": list(entry.share), "umi_by_arm": list(entry.umi)}
-            for entry in PRODUCTION
-        ],
-        "log2_shift_by_arm": {
-            signature: {population: list(shift) for population, shift in planted.items()}
-            for signature, planted in RESPONSES.items()
-        },
-    }
+    return SimulatedCohort(adata, empty, truth, describe(world))

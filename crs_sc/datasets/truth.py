@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from crs_sc import genesets, keys
 from crs_sc._arrays import group_sums
 from crs_sc._stats import wilson_interval
 from crs_sc.comparison.decomposition import decompose
-from crs_sc.datasets._planted import ARMS, POPULATIONS, PRODUCTION, TARGETS
-from crs_sc.datasets._sample import DROPLETS, HUMAN, SINGLET, production, shares
+from crs_sc.comparison.design import expand_contrasts
+from crs_sc.datasets._cohort import producers_of, shares
+from crs_sc.datasets._planted import ARMS
+from crs_sc.datasets._sample import DROPLETS, SINGLET
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,14 +23,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from crs_sc.comparison import Contrast
-    from crs_sc.datasets._sample import Sample
-    from crs_sc.datasets.profiles import Profiles
+    from crs_sc.datasets._cohort import Cohort
+    from crs_sc.datasets._sample import Part, Sample, World
 
 __all__ = [
     "cells_table",
     "decomposition_truth",
     "ledger_truth",
+    "producer_cells_table",
     "producers_truth",
+    "rates_table",
     "sample_sums",
     "shifts_truth",
 ]
@@ -37,69 +42,129 @@ _SHIFT_TESTS = [
     for name in keys.SHIFTS_TABLE.names
     if name not in {"contrast", "kind", "feature", "population", "estimate", "status"}
 ]
+_UNIT = ("sample", "subject", "condition")
 
 
-def cells_table(sample: Sample, *, names: Sequence[str], identity: dict[str, str]) -> pd.DataFrame:
-    """Say what is in each droplet of a sample.
+def cells_table(part: Part, *, sample: Sample, cohort: Cohort) -> pd.DataFrame:
+    """Say what is in each droplet.
 
     Parameters
     ----------
+    part
+        Droplets of a library.
     sample
-        One library.
-    names
-        Name of each droplet.
-    identity
-        Values of the columns sample, subject and condition.
+        The library.
+    cohort
+        What is planted.
 
     Returns
     -------
-    DataFrame with the columns cell, sample, subject, condition, population, lineage, species
-    (human, mouse or mixed), droplet (singlet, doublet, cross_species or low_quality), partner
-    (population of the second cell, empty if there is none), contamination (expected share of soup),
-    n_umi and n_soup_umi.
+    DataFrame with the columns cell, sample, subject, condition (timepoint, batch), population,
+    lineage, species (human, mouse or mixed), droplet (singlet, doublet, cross_species or
+    low_quality), partner (population of the second cell, empty if there is none), contamination
+    (expected share of soup), n_umi and n_soup_umi.
     """
-    droplets = sample.droplets
-    partner = np.array([*(population.name for population in POPULATIONS), ""])
-    species = np.where(HUMAN[droplets.population], "human", "mouse")
-    species[DROPLETS.index("cross_species") == droplets.kind] = "mixed"
-    n_umi = np.asarray(sample.counts.sum(axis=1)).ravel()
+    droplets = part.droplets
+    names, identity = np.array(cohort.names), sample.library.identity
+    species = np.array([population.species for population in cohort.populations])
+    lineage = np.array([population.lineage for population in cohort.populations])
+    is_mixed = DROPLETS.index("cross_species") == droplets.kind
+    n_umi = np.asarray(part.counts.sum(axis=1)).ravel()
     return pd.DataFrame(
         {
-            "cell": list(names),
+            "cell": [f"{identity['sample']}_{cell + 1:06d}" for cell in part.positions],
             **identity,
-            "population": [POPULATIONS[k].name for k in droplets.population],
-            "lineage": [POPULATIONS[k].lineage for k in droplets.population],
-            "species": species,
+            "population": names[droplets.population],
+            "lineage": lineage[droplets.population],
+            "species": np.where(is_mixed, "mixed", species[droplets.population]),
             "droplet": np.array(DROPLETS)[droplets.kind],
-            "partner": partner[droplets.partner],
+            "partner": np.array([*cohort.names, ""])[droplets.partner],
             "contamination": sample.contamination,
             "n_umi": n_umi,
-            "n_soup_umi": n_umi - np.asarray(sample.native.sum(axis=1)).ravel(),
+            "n_soup_umi": n_umi - np.asarray(part.native.sum(axis=1)).ravel(),
         }
     )
 
 
-def sample_sums(sample: Sample, *, columns: NDArray[np.int64]) -> pd.DataFrame:
-    """Sum the good human singlets of a sample by population and cytokine.
+def producer_cells_table(
+    part: Part, cells: pd.DataFrame, *, genes: Sequence[str], columns: NDArray[np.int64]
+) -> pd.DataFrame:
+    """List the droplets in which a cell made a cytokine.
+
+    Parameters
+    ----------
+    part
+        Droplets of a library.
+    cells
+        Their table, from :func:`cells_table`.
+    genes, columns
+        Cytokines, and the column of each.
+
+    Returns
+    -------
+    DataFrame with the columns cell, sample, population, droplet, gene, native_umi and umi, one row
+    for each droplet and cytokine with native UMI.
+    """
+    native = sparse.coo_matrix(part.native[:, columns])
+    order = np.lexsort((native.col, native.row))
+    row, column = native.row[order], native.col[order]
+    table = cells[["cell", "sample", "population", "droplet"]].iloc[row].reset_index(drop=True)
+    table["gene"] = np.array(list(genes))[column]
+    table["native_umi"] = native.data[order].astype(np.int64)
+    counts = part.counts[:, columns].toarray()
+    table["umi"] = np.asarray(counts[row, column], dtype=np.int64)
+    return pd.DataFrame(table)
+
+
+def rates_table(sample: Sample, *, cohort: Cohort) -> pd.DataFrame:
+    """Say how many cells of a sample were to be producers, and how much they make.
 
     Parameters
     ----------
     sample
         One library.
-    columns
-        Column of each of `TARGETS`.
+    cohort
+        What is planted.
 
     Returns
     -------
-    DataFrame with the columns gene, population, n_cells, umi, native_umi, n_producers (cells with
-    at least one native UMI) and n_soup_only (cells whose UMI are all soup); every gene and human
-    population.
+    DataFrame with the columns sample, subject, condition, gene, population, probability (that a
+    cell is a producer) and umi (mean UMI of a producer in a cell of mean depth).
     """
-    droplets = sample.droplets
-    good = (droplets.kind == SINGLET) & HUMAN[droplets.population]
+    return pd.DataFrame(
+        {
+            **{name: sample.library.identity[name] for name in _UNIT},
+            "gene": [entry.gene for entry in cohort.production],
+            "population": [entry.population for entry in cohort.production],
+            "probability": sample.probability,
+            "umi": sample.umi,
+        }
+    )
+
+
+def sample_sums(part: Part, *, cohort: Cohort, columns: NDArray[np.int64]) -> pd.DataFrame:
+    """Sum the good singlets of the analysed species by population and cytokine.
+
+    Parameters
+    ----------
+    part
+        Droplets of a library.
+    cohort
+        What is planted.
+    columns
+        Column of each of the cohort's targets.
+
+    Returns
+    -------
+    DataFrame indexed by gene and population, columns n_cells, umi, native_umi, n_producers (cells
+    with at least one native UMI) and n_soup_only (cells whose UMI are all soup); every gene and
+    analysed population.
+    """
+    droplets, analysed = part.droplets, cohort.analysed
+    good = (droplets.kind == SINGLET) & analysed[droplets.population]
     codes = np.where(good, droplets.population, -1)
-    counts, native = sample.counts[:, columns].tocsr(), sample.native[:, columns].tocsr()
-    n = len(POPULATIONS)
+    counts, native = part.counts[:, columns].tocsr(), part.native[:, columns].tocsr()
+    n = len(analysed)
     n_producers = group_sums((native > 0).astype(np.int64), codes, n)
     sums = {
         "umi": group_sums(counts, codes, n),
@@ -108,16 +173,13 @@ def sample_sums(sample: Sample, *, columns: NDArray[np.int64]) -> pd.DataFrame:
         "n_soup_only": group_sums((counts > 0).astype(np.int64), codes, n) - n_producers,
     }
     n_cells = np.bincount(codes[good], minlength=n)
-    human = np.flatnonzero(HUMAN)
-    frame = pd.DataFrame(
-        {
-            "gene": np.repeat(TARGETS, len(human)),
-            "population": np.tile([POPULATIONS[k].name for k in human], len(TARGETS)),
-            "n_cells": np.tile(n_cells[human], len(TARGETS)),
-        }
+    own = np.flatnonzero(analysed)
+    index = pd.MultiIndex.from_product(
+        [list(cohort.targets), [cohort.names[k] for k in own]], names=["gene", "population"]
     )
+    frame = pd.DataFrame({"n_cells": np.tile(n_cells[own], len(columns))}, index=index)
     for name, value in sums.items():
-        frame[name] = value[human].T.ravel().astype(np.int64)
+        frame[name] = value[own].T.ravel().astype(np.int64)
     return frame
 
 
@@ -127,7 +189,7 @@ def ledger_truth(sums: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     sums
-        Rows of :func:`sample_sums` with the columns sample, subject and condition.
+        Rows of :func:`sample_sums` with the columns gene, population, sample, subject, condition.
 
     Returns
     -------
@@ -171,7 +233,11 @@ def producers_truth(sums: pd.DataFrame) -> pd.DataFrame:
 
 
 def decomposition_truth(
-    ledger: pd.DataFrame, producers: pd.DataFrame, *, contrasts: Sequence[Contrast]
+    ledger: pd.DataFrame,
+    producers: pd.DataFrame,
+    *,
+    contrasts: Sequence[Contrast],
+    samples: pd.DataFrame,
 ) -> pd.DataFrame:
     """Decomposition of the true change; its intervals are empty.
 
@@ -181,78 +247,81 @@ def decomposition_truth(
         Results of :func:`ledger_truth` and :func:`producers_truth`.
     contrasts
         What is compared.
+    samples
+        Design, indexed by sample.
     """
-    samples = ledger[["sample", "subject", "condition"]].drop_duplicates().set_index("sample")
-    table = decompose(
-        ledger, producers, contrasts=contrasts, samples=samples.sort_index(), n_bootstrap=1
-    )
+    table = decompose(ledger, producers, contrasts=contrasts, samples=samples, n_bootstrap=1)
     intervals = [name for name in table.columns if name.endswith(("_ci_low", "_ci_high"))]
     table[intervals] = np.nan
     return table
 
 
 def shifts_truth(
-    profiles: Profiles, *, contrasts: Sequence[Contrast], effect_scale: float
+    world: World, *, contrasts: Sequence[Contrast], samples: pd.DataFrame
 ) -> pd.DataFrame:
     """Shift of each signature and cytokine between the mean profiles of two arms.
 
-    The mean profile of an arm is the expected native expression without subject effects and noise.
-    The shift is the mean over the signature's genes of log2(CPM + 1), treated less reference: what
-    the analysis estimates from pseudobulks. It is not quite the planted shift of the genes, because
-    genes that rise lower the CPM of all others.
+    The mean profile of an arm, at a time point where there are several, is the expected native
+    expression without subject effects, batches and noise. The shift is the mean over the
+    signature's genes of log2(CPM + 1), treated less reference: what the analysis estimates from
+    pseudobulks. It is not quite the planted shift of the genes, because genes that rise lower the
+    CPM of all others, and because of the 1 that is added.
 
     Parameters
     ----------
-    profiles
-        Planted expression and responses.
+    world
+        What the cohort shares.
     contrasts
         What is compared.
-    effect_scale
-        As in `simulate_cohort`.
+    samples
+        Design, indexed by sample.
 
     Returns
     -------
     DataFrame with the columns of `keys.SHIFTS_TABLE`; only `estimate` and `status` are filled.
     """
-    level = np.stack(
-        [_log_cpm(profiles, arm, effect_scale=effect_scale) for arm in range(len(ARMS))]
-    )
-    position = {symbol: column for column, symbol in enumerate(profiles.genes["symbol"])}
+    cohort, genes = world.cohort, world.profiles.genes
+    own = (genes["species"] == cohort.species).to_numpy()
+    position = {symbol: k for k, symbol in enumerate(genes["symbol"]) if own[k]}
     features = [
-        ("signature", name, [position[gene] for gene in genes])
-        for name, genes in sorted(genesets.signatures().items())
-    ] + [("gene", gene, [position[gene]]) for gene in TARGETS]
-    present = [shares(arm, effect_scale=effect_scale) > 0 for arm in range(len(ARMS))]
+        ("signature", name, [position[gene] for gene in symbols])
+        for name, symbols in sorted(genesets.signatures(organism=cohort.species).items())
+    ] + [("gene", gene, [position[gene]]) for gene in cohort.targets]
     rows = []
-    for contrast in contrasts:
-        treated, reference = ARMS.index(contrast.treated), ARMS.index(contrast.reference)
+    for comparison in expand_contrasts(contrasts, samples):
+        time = world.plan.timepoints.get(comparison.timepoint or "", 1.0)
+        effect = world.plan.effect_scale * time
+        arms = [ARMS.index(comparison.contrast.treated), ARMS.index(comparison.contrast.reference)]
+        treated, reference = (_log_cpm(world, arm, effect=effect) for arm in arms)
+        present = [shares(cohort, arm, effect=effect) > 0 for arm in arms]
         for kind, name, columns in features:
-            difference = (level[treated] - level[reference])[:, columns].mean(axis=1)
-            for k in np.flatnonzero(HUMAN):
-                status = keys.OK if present[reference][k] else keys.ABSENT_IN_REFERENCE
-                status = status if present[treated][k] else keys.ABSENT_IN_TREATED
+            difference = (treated - reference)[:, columns].mean(axis=1)
+            for k in np.flatnonzero(cohort.analysed):
+                status = keys.OK if present[1][k] else keys.ABSENT_IN_REFERENCE
+                status = status if present[0][k] else keys.ABSENT_IN_TREATED
                 estimate = difference[k] if status == keys.OK else np.nan
-                population = POPULATIONS[k].name
-                rows.append((contrast.name, kind, name, population, estimate, status))
+                rows.append((comparison.name, kind, name, cohort.names[k], estimate, status))
     columns_of_rows = ["contrast", "kind", "feature", "population", "estimate", "status"]
     table = pd.DataFrame(rows, columns=columns_of_rows)
     table[_SHIFT_TESTS] = np.nan
     return table[keys.SHIFTS_TABLE.names]
 
 
-def _log_cpm(profiles: Profiles, arm: int, *, effect_scale: float) -> NDArray[np.float64]:
+def _log_cpm(world: World, arm: int, *, effect: float) -> NDArray[np.float64]:
     """log2(CPM + 1) of the mean profile of an arm, `(n_populations, n_genes)`."""
-    mean = profiles.rates * np.exp2(profiles.gene_shift(profiles.shift[arm]))
-    row = {population.name: k for k, population in enumerate(POPULATIONS)}
-    for entry, column in zip(PRODUCTION, profiles.produced, strict=True):
-        share, umi = production(entry, arm, effect_scale=effect_scale)
-        mean[row[entry.population], column] += share * umi
+    profiles, cohort = world.profiles, world.cohort
+    mean = profiles.rates * np.exp2(profiles.gene_shift(effect * profiles.shift[arm]))
+    row = cohort.producing()
+    for k, (entry, column) in enumerate(zip(cohort.production, profiles.produced, strict=True)):
+        share, umi = producers_of(entry, arm, effect=effect)
+        mean[row[k], column] += share * umi
     return np.asarray(np.log2(1e6 * mean / mean.sum(axis=1, keepdims=True) + 1))
 
 
 def _in_order(table: pd.DataFrame, spec: keys.TableSpec) -> pd.DataFrame:
-    """Columns and rows of a table in the order of the contract, genes as in `TARGETS`."""
-    table = table.assign(order=table["gene"].map({gene: i for i, gene in enumerate(TARGETS)}))
+    """Columns and rows of a table in the order of the contract; the genes keep theirs."""
+    order = {gene: i for i, gene in enumerate(table["gene"].unique())}
+    table = table.assign(order=table["gene"].map(order))
     table = table.sort_values(["order", "population", "sample"], ignore_index=True)
-    # Intervals and power are estimates; the truth has none.
+    # What only an analysis can say, such as an interval, is empty.
     return table.reindex(columns=spec.names)

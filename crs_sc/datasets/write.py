@@ -2,38 +2,87 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
 import yaml
 
-from crs_sc import io
+from crs_sc import io, keys
+from crs_sc.datasets._book import Book, describe, draw_samples, make_world
+from crs_sc.datasets._stream import growing_h5ad, growing_table
+from crs_sc.datasets.simulate import DESCRIPTION, LAB_NAMES, plan_of
+from crs_sc.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from os import PathLike
 
+    from crs_sc.datasets._sample import Sample, World
+    from crs_sc.datasets._stream import GrowingH5ad, GrowingTable
     from crs_sc.datasets.simulate import SimulatedCohort
 
-__all__ = ["write_cohort"]
+__all__ = ["read_settings", "simulate_to_disk", "write_cohort"]
 
+_COHORT, _SHEET = "cohort.h5ad", "samples.tsv"
 _CONFIG = """\
-# A simulated humanised-mouse CRS cohort: no animal and no patient is in it.
+# A simulated CRS cohort: no animal and no patient is in it.
 # crs-sc run config.yaml -o OUT
 
-input: cohort.h5ad                  # relative to this file
+input: {input}                  # relative to this file
 columns:                            # your names of the columns of obs
   sample: lib                       # one library
   subject: mouse                    # the animal: the unit of replication
   condition: arm                    # the arm of the study
-
+{columns}
 {contrasts}
-genes: [IL1B, IL6]                  # the cytokines of the ledger
-organism: human+mouse               # two genomes; the first is analysed
-transgene: [{transgene}]                    # features of the CAR construct
-seed: 0
+genes: [{genes}]                  # the cytokines of the ledger
+organism: {organism}               # two genomes; the first is analysed
+{transgene}seed: 0
 
 truth: truth                        # what was planted; only a simulated cohort has it
 """
+_TRANSGENE = "transgene: [{}]                    # features of the CAR construct\n"
+# By the parameter that asks for them.
+_MORE_COLUMNS = {
+    "timepoints": "  timepoint: day                    # when the animal was sampled\n",
+    "batches": "  batch: batch                      # a block of the tests\n",
+}
+
+
+def read_settings(path: str | PathLike[str]) -> dict[str, Any]:
+    """Read settings of a simulated cohort from a YAML file.
+
+    Parameters
+    ----------
+    path
+        Parameters of `simulate_cohort` by name, or the `truth/settings.yaml` of a cohort, whose
+        `parameters` make it again.
+
+    Returns
+    -------
+    The parameters by name, for `simulate_to_disk` and `iter_samples`, which check them.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or is no mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        msg = f"'{path}' cannot be read as YAML: {error}"
+        raise InputError(msg) from error
+    content = {} if content is None else content
+    if isinstance(content, dict) and isinstance(content.get("parameters"), dict):
+        content = content["parameters"]
+    if not isinstance(content, dict):
+        msg = f"'{path}' must hold settings by name, such as `cells_per_sample: 500`."
+        raise InputError(msg)
+    return {str(name): value for name, value in content.items()}
 
 
 def write_cohort(cohort: SimulatedCohort, out_dir: str | PathLike[str]) -> Path:
@@ -48,25 +97,167 @@ def write_cohort(cohort: SimulatedCohort, out_dir: str | PathLike[str]) -> Path:
 
     Returns
     -------
-    Path of the config. Writes `cohort.h5ad`, `config.yaml`, `truth/settings.yaml` and
-    `truth/{ledger,producers,decomposition,shifts,cells}.tsv`.
+    Path of the config. Writes `cohort.h5ad`, `config.yaml`, `truth/settings.yaml` and each table
+    of the truth as `truth/NAME.tsv`. With empty droplets there is no `cohort.h5ad` but a sample
+    sheet `samples.tsv`, and for each sample a filtered and a raw matrix in `samples/`.
     """
     out = Path(out_dir)
-    truth = out / "truth"
-    truth.mkdir(parents=True, exist_ok=True)
     for name, table in cohort.truth.items():
-        io.write_table(table, truth / f"{name}.tsv")
-    io.write_text(yaml.safe_dump(cohort.settings, sort_keys=False), truth / "settings.yaml")
-    io.write_h5ad(cohort.adata, out / "cohort.h5ad")
-    io.write_text(_config_text(cohort), out / "config.yaml")
+        io.write_table(table, out / "truth" / f"{name}.tsv")
+    adata = cohort.adata
+    genes, names = adata.var_names.to_list(), adata.obs_names.to_numpy(dtype=str)
+    for sample, empty in cohort.empty_droplets.items():
+        rows = np.flatnonzero(adata.obs[LAB_NAMES["sample"]] == sample)
+        with _sample_files(out, sample, genes) as (filtered, raw):
+            for file in (filtered, raw):
+                file.append(adata.X[rows], names[rows].tolist(), {})
+            raw.append(empty, _empty_names(sample, empty.shape[0]), {})
+    if cohort.empty_droplets:
+        _write_sheet(out, cohort.truth["samples"])
+    else:
+        io.write_h5ad(adata, out / _COHORT)
+    return _write_settings(out, cohort.settings)
+
+
+def simulate_to_disk(
+    out_dir: str | PathLike[str], *, settings: Mapping[str, Any] | None = None
+) -> Path:
+    """Simulate a cohort of any size straight to disk.
+
+    Leaves what `write_cohort` leaves of `simulate_cohort` with the same settings. At most 10,000
+    droplets are in memory at a time, so that memory grows neither with the number of samples nor
+    with their size; a sample of more is drawn twice.
+
+    Parameters
+    ----------
+    out_dir
+        Folder; made if it is not there. Files of the same names are replaced.
+    settings
+        Parameters of :func:`simulate_cohort` by name, such as from :func:`read_settings`; those
+        left out take its defaults.
+
+    Returns
+    -------
+    Path of the config. It is written last, and an older one is removed first: a cohort without a
+    config is not finished.
+
+    Raises
+    ------
+    InputError
+        If a setting is unknown or out of range, the folder cannot be written to, or the disk is
+        full.
+    """
+    world = make_world(plan_of(settings))
+    plan, genes, out = world.plan, world.profiles.genes.index.to_list(), Path(out_dir)
+    book = Book(world)
+    (out / "config.yaml").unlink(missing_ok=True)
+    with contextlib.ExitStack() as stack:
+        tables = {
+            name: stack.enter_context(growing_table(out / "truth" / f"{name}.tsv"))
+            for name in ("cells", "producer_cells", "soup")
+        }
+        whole = None if plan.n_empty_droplets else stack.enter_context(_whole_file(out, world))
+        for sample in draw_samples(world):
+            with contextlib.ExitStack() as own:
+                name = sample.library.identity["sample"]
+                files = (
+                    own.enter_context(_sample_files(out, name, genes))
+                    if whole is None
+                    else (whole,)
+                )
+                _append_sample(files, tables, sample=sample, book=book)
+                if plan.n_empty_droplets:
+                    empty = sample.empty_droplets()
+                    files[-1].append(empty, _empty_names(name, empty.shape[0]), {})
+        small = book.tables()
+        for name, table in small.items():
+            io.write_table(table, out / "truth" / f"{name}.tsv")
+    if plan.n_empty_droplets:
+        _write_sheet(out, small["samples"])
+    return _write_settings(out, describe(world))
+
+
+def _append_sample(
+    files: Sequence[GrowingH5ad],
+    tables: Mapping[str, GrowingTable],
+    *,
+    sample: Sample,
+    book: Book,
+) -> None:
+    """Draw the cells of a sample into the files, and their truth into the tables."""
+    for name, table in book.open(sample).items():
+        tables[name].append(table)
+    identity = {LAB_NAMES[name]: value for name, value in sample.library.identity.items()}
+    for part in sample.parts():
+        rows = book.add(part, sample)
+        for file in files:
+            file.append(part.counts, rows["cells"]["cell"].to_list(), identity)
+        for name, table in rows.items():
+            tables[name].append(table)
+
+
+def _whole_file(out: Path, world: World) -> AbstractContextManager[GrowingH5ad]:
+    """Return the one file of the cohort, with the columns of the design."""
+    design = pd.DataFrame([library.identity for library in world.plan.libraries()])
+    columns = {LAB_NAMES[name]: sorted(design[name].unique()) for name in design.columns}
+    genes = world.profiles.genes.index.to_list()
+    return growing_h5ad(out / _COHORT, genes=genes, columns=columns, description=DESCRIPTION)
+
+
+@contextlib.contextmanager
+def _sample_files(
+    out: Path, sample: str, genes: list[str]
+) -> Iterator[tuple[GrowingH5ad, GrowingH5ad]]:
+    """Open the filtered and the raw matrix of a sample; the sheet says what it is."""
+    paths = [out / path for path in _sample_paths(sample)]
+    with (
+        growing_h5ad(paths[0], genes=genes, columns={}, description=DESCRIPTION) as filtered,
+        growing_h5ad(paths[1], genes=genes, columns={}, description=DESCRIPTION) as raw,
+    ):
+        yield filtered, raw
+
+
+def _sample_paths(sample: str) -> tuple[str, str]:
+    return f"samples/{sample}.h5ad", f"samples/{sample}_raw.h5ad"
+
+
+def _empty_names(sample: str, n: int) -> list[str]:
+    return [f"{sample}_empty_{droplet + 1:06d}" for droplet in range(n)]
+
+
+def _write_sheet(out: Path, samples: pd.DataFrame) -> None:
+    """Sample sheet with the lab's own names of the columns."""
+    design = samples[[name for name in LAB_NAMES if name in samples.columns]]
+    paths = [_sample_paths(sample) for sample in samples["sample"]]
+    sheet = design.rename(columns=LAB_NAMES)
+    sheet.insert(0, "path", [filtered for filtered, _ in paths])
+    sheet.insert(1, keys.RAW_PATH, [raw for _, raw in paths])
+    io.write_table(sheet, out / _SHEET)
+
+
+def _write_settings(out: Path, settings: dict[str, Any]) -> Path:
+    io.write_text(yaml.safe_dump(settings, sort_keys=False), out / "truth" / "settings.yaml")
+    io.write_text(_config_text(settings), out / "config.yaml")
     return out / "config.yaml"
 
 
-def _config_text(cohort: SimulatedCohort) -> str:
+def _config_text(settings: dict[str, Any]) -> str:
     lines = ["contrasts:                          # estimates are treated less reference"]
-    for contrast in cohort.settings["contrasts"]:
+    for contrast in settings["contrasts"]:
         fields = {name: contrast[name] for name in ("name", "treated", "reference", "baseline")}
+        fields |= {"paired": "true" if contrast["paired"] else "", "within": contrast["within"]}
         given = ", ".join(f"{name}: {value}" for name, value in fields.items() if value)
         lines.append(f"  - {{{given}}}")
-    contrasts = "\n".join(lines) + "\n" if len(lines) > 1 else ""
-    return _CONFIG.format(contrasts=contrasts, transgene=cohort.settings["transgene"])
+    given = settings["parameters"]
+    more = [text for name, text in _MORE_COLUMNS.items() if given[name]]
+    is_human = settings["organism"].startswith("human")
+    main = {gene.upper(): gene for gene in settings["genes"]}
+    return _CONFIG.format(
+        input=f"{_SHEET if given['n_empty_droplets'] else _COHORT}",
+        columns="".join(more),
+        contrasts="\n".join(lines) + "\n" if len(lines) > 1 else "",
+        genes=", ".join([main["IL1B"], main["IL6"]]),
+        organism=settings["organism"],
+        # Only human cells have it.
+        transgene=_TRANSGENE.format(settings["transgene"]) if is_human else "",
+    )

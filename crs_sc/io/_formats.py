@@ -150,7 +150,7 @@ def _tenx_groups(file: Any) -> list[str]:
     return [name for name in file if hasattr(file[name], "keys") and needed <= set(file[name])]
 
 
-def open_file(path: Path, *, keep: bool = True) -> RawFile:
+def open_file(path: Path, *, keep: bool = True, corrected: bool = False) -> RawFile:
     """Open an h5ad, a 10x .h5 or a 10x matrix folder and find its counts.
 
     Parameters
@@ -159,6 +159,8 @@ def open_file(path: Path, *, keep: bool = True) -> RawFile:
         File or folder.
     keep
         Build the counts matrix; else only say where the counts are.
+    corrected
+        Take counts with fractions, as a correction for ambient RNA leaves them, and round them.
 
     Raises
     ------
@@ -169,7 +171,7 @@ def open_file(path: Path, *, keep: bool = True) -> RawFile:
     kind = file_kind(path)
     readers = {"h5ad": _open_h5ad, "10x-h5": _open_tenx_h5, "10x-mtx": _open_mtx}
     with _one_error(path):
-        raw = readers[kind](path, keep=keep)
+        raw = readers[kind](path, keep=keep, corrected=corrected)
     return _gene_expression_only(raw)
 
 
@@ -193,7 +195,7 @@ def _frame(file: Any, name: str) -> pd.DataFrame:
     return frame
 
 
-def _open_h5ad(path: Path, *, keep: bool) -> RawFile:
+def _open_h5ad(path: Path, *, keep: bool, corrected: bool) -> RawFile:
     import h5py
 
     with h5py.File(path, "r") as file:
@@ -211,16 +213,19 @@ def _open_h5ad(path: Path, *, keep: bool) -> RawFile:
         for where, node in candidates:
             its_var = _frame(file, "raw/var") if where == "raw.X" else var
             try:
-                stored = read_node(file[node], keep=keep)
+                stored = read_node(
+                    file[node], keep=keep, corrected=corrected and where not in extra
+                )
             except InputError as error:
                 msg = f"'{path}' is damaged: {where}: {error}. Copy or write it again."
                 raise InputError(msg) from error
             _check_shape(path, where, stored, obs=obs, var=its_var)
             states[where] = stored.summary.describe()
-            if where not in extra:
+            if where not in extra and stored.csr is None:
                 _check_damage(path, where, stored, obs=obs, var=its_var)
-            if stored.summary.state == "counts":
-                return RawFile(path, "h5ad", obs, its_var, stored.csr, where, states)
+            if stored.csr is not None or stored.summary.state == "counts":
+                notes = _rounded(path, where, stored)
+                return RawFile(path, "h5ad", obs, its_var, stored.csr, where, states, notes)
     return RawFile(path, "h5ad", obs, var, None, None, states)
 
 
@@ -249,11 +254,24 @@ def _check_damage(
         raise InputError(msg)
 
 
+def _rounded(path: Path, where: str, stored: StoredMatrix) -> list[str]:
+    """Note that corrected counts were rounded; none where they were whole."""
+    summary = stored.summary
+    if summary.n_fractional == 0:
+        return []
+    share = summary.n_fractional / summary.n_nonzero
+    note = (
+        f"{path.name}: {share:.1%} of the values of {where}, declared as corrected counts, had "
+        "fractions and were rounded to whole UMI."
+    )
+    return [note]
+
+
 def _text(values: Any) -> list[str]:
     return [v.decode() if isinstance(v, bytes) else str(v) for v in values[...]]
 
 
-def _open_tenx_h5(path: Path, *, keep: bool) -> RawFile:
+def _open_tenx_h5(path: Path, *, keep: bool, corrected: bool) -> RawFile:
     import h5py
 
     with h5py.File(path, "r") as file:
@@ -282,7 +300,14 @@ def _open_tenx_h5(path: Path, *, keep: bool) -> RawFile:
         n_genes, n_cells = (int(n) for n in group["shape"][...])
         data, indices, indptr = (group[name] for name in ("data", "indices", "indptr"))
         return _tenx(
-            path, "10x-h5", obs, var, (data, indices, indptr), (n_cells, n_genes), keep=keep
+            path,
+            "10x-h5",
+            obs,
+            var,
+            (data, indices, indptr),
+            (n_cells, n_genes),
+            keep=keep,
+            corrected=corrected,
         )
 
 
@@ -295,17 +320,24 @@ def _tenx(
     shape: tuple[int, int],
     *,
     keep: bool,
+    corrected: bool,
 ) -> RawFile:
     """Check the matrix of a 10x file against its barcodes and features."""
     try:
-        stored = read_compressed(*arrays, shape=shape, by_column=False, keep=keep)
+        stored = read_compressed(
+            *arrays, shape=shape, by_column=False, keep=keep, corrected=corrected
+        )
     except InputError as error:
         msg = f"'{path}' is damaged: {error}. Copy or download it again."
         raise InputError(msg) from error
     _check_shape(path, "the matrix", stored, obs=obs, var=var)
-    _check_damage(path, "the matrix", stored, obs=obs, var=var)
-    where = "matrix" if stored.summary.state == "counts" else None
-    return RawFile(path, kind, obs, var, stored.csr, where, {"matrix": stored.summary.describe()})
+    states = {"matrix": stored.summary.describe()}
+    if stored.csr is None:
+        _check_damage(path, "the matrix", stored, obs=obs, var=var)
+        where = "matrix" if stored.summary.state == "counts" else None
+        return RawFile(path, kind, obs, var, None, where, states)
+    notes = _rounded(path, "the matrix", stored)
+    return RawFile(path, kind, obs, var, stored.csr, "matrix", states, notes)
 
 
 def _companion(matrix: Path, *names: str) -> Path:
@@ -319,7 +351,7 @@ def _companion(matrix: Path, *names: str) -> Path:
     raise InputError(msg)
 
 
-def _open_mtx(folder: Path, *, keep: bool) -> RawFile:
+def _open_mtx(folder: Path, *, keep: bool, corrected: bool) -> RawFile:
     from scipy import io as scipy_io
     from scipy import sparse
 
@@ -342,7 +374,14 @@ def _open_mtx(folder: Path, *, keep: bool) -> RawFile:
     obs = pd.DataFrame(index=_names(tables["obs"][0]))
     csr = sparse.csr_matrix(scipy_io.mmread(matrix, spmatrix=True).T)
     return _tenx(
-        folder, "10x-mtx", obs, var, (csr.data, csr.indices, csr.indptr), csr.shape, keep=keep
+        folder,
+        "10x-mtx",
+        obs,
+        var,
+        (csr.data, csr.indices, csr.indptr),
+        csr.shape,
+        keep=keep,
+        corrected=corrected,
     )
 
 

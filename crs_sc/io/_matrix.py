@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["StoredMatrix", "read_compressed", "read_dense", "read_node", "settle"]
 
 
+# Totals that spread less than this (relative) were made equal by a normalisation.
+_SAME_TOTAL = 1e-3
+
+
 @dataclass(frozen=True)
 class StoredMatrix:
     """A matrix as found in a file.
@@ -24,7 +28,8 @@ class StoredMatrix:
     Attributes
     ----------
     csr
-        Float32 CSR, or None where only the summary was asked for or the values are no counts.
+        Float32 CSR of whole numbers, or None where only the summary was asked for or the values are
+        no counts.
     shape
         Rows and columns.
     summary
@@ -76,7 +81,14 @@ def _checked_indices(stored: Any, *, n_minor: int) -> NDArray[Any]:
 
 
 def read_compressed(
-    data: Any, indices: Any, indptr: Any, *, shape: tuple[int, int], by_column: bool, keep: bool
+    data: Any,
+    indices: Any,
+    indptr: Any,
+    *,
+    shape: tuple[int, int],
+    by_column: bool,
+    keep: bool,
+    corrected: bool = False,
 ) -> StoredMatrix:
     """Read a compressed sparse matrix; wrong indices would crash scipy, so they are checked first.
 
@@ -90,6 +102,8 @@ def read_compressed(
         True for CSC.
     keep
         Build the CSR matrix; else only the summary.
+    corrected
+        Counts with fractions, as a correction leaves them, are rounded and kept too.
 
     Raises
     ------
@@ -117,14 +131,15 @@ def read_compressed(
         major = int(np.searchsorted(pointers, summary.first_bad, side="right")) - 1
         first_bad = (major, int(minor[summary.first_bad]))
         first_bad = first_bad[::-1] if by_column else first_bad
-    if not keep or summary.state != "counts":
+    if not keep or not _acceptable(summary, corrected=corrected):
         return StoredMatrix(None, shape, summary, first_bad)
     pointers = pointers.astype(_index_dtype(n_stored, n_minor), copy=False)
     build = sparse.csc_matrix if by_column else sparse.csr_matrix
-    return StoredMatrix(settle(build((values, minor, pointers), shape=shape)), shape, summary, None)
+    csr = settle(build((values, minor, pointers), shape=shape))
+    return StoredMatrix(_whole(csr, summary), shape, summary, first_bad)
 
 
-def read_dense(stored: Any, *, keep: bool) -> StoredMatrix:
+def read_dense(stored: Any, *, keep: bool, corrected: bool = False) -> StoredMatrix:
     """Read a dense matrix in chunks of rows.
 
     Parameters
@@ -133,6 +148,8 @@ def read_dense(stored: Any, *, keep: bool) -> StoredMatrix:
         HDF5 dataset or array, two axes.
     keep
         Build the CSR matrix; else only the summary.
+    corrected
+        Counts with fractions, as a correction leaves them, are rounded and kept too.
     """
     shape = (int(stored.shape[0]), int(stored.shape[1]))
     summary = ValueSummary(n_entries=shape[0] * shape[1], dtype=stored.dtype)
@@ -140,15 +157,32 @@ def read_dense(stored: Any, *, keep: bool) -> StoredMatrix:
     for part in slices(shape[0], size=max(1, (1 << 22) // max(shape[1], 1))):
         chunk = np.asarray(stored[part])
         summary.add(chunk)
-        if keep and chunk.dtype.kind in "biuf" and summary.first_bad < 0:
+        if keep and chunk.dtype.kind in "biuf" and (corrected or summary.first_bad < 0):
             blocks.append(sparse.csr_matrix(chunk.astype(np.float32)))
     first_bad = None
     if summary.first_bad >= 0:
         row, column = divmod(summary.first_bad, shape[1])
         first_bad = (row, column)
-    if not keep or summary.state != "counts":
+    if not keep or not _acceptable(summary, corrected=corrected):
         return StoredMatrix(None, shape, summary, first_bad)
-    return StoredMatrix(settle(sparse.vstack(blocks, format="csr")), shape, summary, None)
+    csr = settle(sparse.vstack(blocks, format="csr"))
+    return StoredMatrix(_whole(csr, summary), shape, summary, first_bad)
+
+
+def _acceptable(summary: ValueSummary, *, corrected: bool) -> bool:
+    return summary.state == "counts" or (corrected and summary.state == "fractional")
+
+
+def _whole(csr: sparse.csr_matrix, summary: ValueSummary) -> sparse.csr_matrix | None:
+    """Round counts to whole numbers; None if all cells have one total, as after normalising."""
+    if summary.state == "counts":
+        return csr
+    totals = np.asarray(csr.sum(axis=1, dtype=np.float64)).ravel()
+    filled = totals[totals > 0]
+    if len(filled) > 1 and filled.std() < _SAME_TOTAL * filled.mean():
+        return None
+    csr.data = np.rint(csr.data)
+    return settle(csr)
 
 
 def settle(matrix: Any) -> sparse.csr_matrix:
@@ -162,7 +196,7 @@ def settle(matrix: Any) -> sparse.csr_matrix:
     return csr
 
 
-def read_node(node: Any, *, keep: bool) -> StoredMatrix:
+def read_node(node: Any, *, keep: bool, corrected: bool = False) -> StoredMatrix:
     """Read a matrix of an h5ad: a dense dataset, or a group with a sparse matrix.
 
     Parameters
@@ -171,6 +205,8 @@ def read_node(node: Any, *, keep: bool) -> StoredMatrix:
         HDF5 dataset or group.
     keep
         Build the CSR matrix; else only the summary.
+    corrected
+        Counts with fractions, as a correction leaves them, are rounded and kept too.
 
     Raises
     ------
@@ -181,7 +217,7 @@ def read_node(node: Any, *, keep: bool) -> StoredMatrix:
         if len(node.shape) != 2:
             msg = f"it has {len(node.shape)} axes instead of 2"
             raise InputError(msg)
-        return read_dense(node, keep=keep)
+        return read_dense(node, keep=keep, corrected=corrected)
     kind = str(node.attrs.get("encoding-type", node.attrs.get("h5sparse_format", "")))
     shape = node.attrs.get("shape", node.attrs.get("h5sparse_shape"))
     lacking = {"data", "indices", "indptr"} - set(node)
@@ -195,4 +231,5 @@ def read_node(node: Any, *, keep: bool) -> StoredMatrix:
         shape=(int(shape[0]), int(shape[1])),
         by_column=kind.startswith("csc"),
         keep=keep,
+        corrected=corrected,
     )

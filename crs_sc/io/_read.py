@@ -102,7 +102,8 @@ def _require_counts(raw: RawFile) -> tuple[sparse.csr_matrix, str]:
     held = "; ".join(f"{name}: {state}" for name, state in raw.states.items()) or "no matrix"
     msg = (
         f"'{raw.path}' has no raw counts. It holds {held}. Whole UMI numbers are needed: put them "
-        "into layers['counts'] or X."
+        "into layers['counts'] or X. If these are counts that were corrected for ambient RNA, "
+        "declare them with corrected=True."
     )
     raise InputError(msg)
 
@@ -116,9 +117,9 @@ def _fold(counts: sparse.csr_matrix, codes: np.ndarray, n_genes: int) -> sparse.
     return settle(counts @ to_gene)
 
 
-def _load(entry: Entry, *, organism: str, remarks: Remarks) -> _Part:
+def _load(entry: Entry, *, organism: str, corrected: bool, remarks: Remarks) -> _Part:
     """Read one file: counts, labelled genes, the file's own columns and the sheet's."""
-    raw = open_file(entry.path)
+    raw = open_file(entry.path, corrected=corrected)
     counts, where = _require_counts(raw)
     remarks.notes.extend(raw.notes)
     if where.startswith("layers") and where != f"layers['{keys.COUNTS}']":
@@ -243,6 +244,7 @@ def read(
     *,
     columns: Mapping[str, str | None] | None = None,
     organism: str = "human",
+    corrected: bool = False,
 ) -> AnnData:
     """Read a cohort: raw counts, and the user's columns under the names that the package uses.
 
@@ -259,6 +261,11 @@ def read(
     organism
         `human`, `mouse`, or both joined by `+` for data with genes of two genomes (the first is
         the one analysed).
+    corrected
+        The counts were corrected for ambient RNA (CellBender, SoupX): fractions in
+        `layers["counts"]`, `X` and `raw.X` are rounded to whole UMI, and a note says so. Matrices
+        whose cells all have one total, or that are logarithms, are still refused. Whole counts are
+        taken as they are.
 
     Returns
     -------
@@ -300,7 +307,10 @@ def read(
     _check_organism_name(organism)
     mapping = check_mapping(columns)
     remarks = Remarks()
-    parts = [_load(entry, organism=organism, remarks=remarks) for entry in resolve_source(source)]
+    parts = [
+        _load(entry, organism=organism, corrected=corrected, remarks=remarks)
+        for entry in resolve_source(source)
+    ]
     _check_default_samples(parts, mapping)
     check_in_all_files(mapping, {part.entry.path: part.obs.columns for part in parts})
     genes = _common_genes(parts, remarks)

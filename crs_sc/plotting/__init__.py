@@ -9,10 +9,12 @@ from crs_sc.plotting._decomposition import decomposition_bars
 from crs_sc.plotting._embedding import umap
 from crs_sc.plotting._expression import enrichment_dotplot, volcano
 from crs_sc.plotting._markers import marker_dotplot
-from crs_sc.plotting._qc import barnyard, qc_overview, stress_vs_cytokine
+from crs_sc.plotting._producers import producer_dotplot
+from crs_sc.plotting._qc import qc_overview, stress_vs_cytokine
 from crs_sc.plotting._receivers import producers_to_receivers
 from crs_sc.plotting._shifts import reversal_heatmap, shift_heatmap, signature_points
-from crs_sc.plotting._sources import ambient_expected, producer_dotplot, source_shares
+from crs_sc.plotting._sources import ambient_expected, source_shares
+from crs_sc.plotting._species import barnyard
 from crs_sc.plotting._style import (
     arm_colours,
     feature_label,

@@ -11,11 +11,11 @@ from crs_sc import keys
 from crs_sc._checks import check_obs
 from crs_sc.errors import InputError
 from crs_sc.plotting._style import (
-    ARM_COLOURS,
     arm_colours,
     arm_heads,
     arm_order,
     check_table,
+    feature_label,
     log_with_zero,
     new_axes,
     outside_legend,
@@ -25,14 +25,21 @@ from crs_sc.plotting._style import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from anndata import AnnData
     from matplotlib.axes import Axes
 
 __all__ = ["composition", "myeloid_states"]
 
-_STATE_COLOURS = (*ARM_COLOURS, "#999933", "#882255", "#DDCC77", "#AA4499", "#332288")
+# None of them the colour of an arm, because the arms stand above the bars.
+_STATE_COLOURS = {
+    "resting": "#D9D4C7",
+    "inflammatory": "#882255",
+    "interferon_stimulated": "#44AA99",
+    "hla_dr_low": "#DDB64A",
+}
+_OTHER_STATES = ("#332288", "#999933", "#AA4499", "#117733", "#88CCEE", "#661100", "#6699CC")
 
 
 @styled
@@ -169,8 +176,7 @@ def myeloid_states(
     counts = pd.crosstab(with_state["state"], with_state[keys.SAMPLE]).reindex(
         columns=list(positions), fill_value=0
     )
-    by_state = counts.sum(axis=1)
-    states = sorted(counts.index, key=lambda name: (-by_state[name], str(name)))
+    states = _state_order(counts.index)
     axes = new_axes(ax, (max(3.6 + 0.28 * len(positions), 5.2), 3.0))
     totals = counts.sum(axis=0)
     bottom = np.zeros(len(positions))
@@ -178,10 +184,10 @@ def myeloid_states(
     handles = []
     for i, state in enumerate(states):
         height = (counts.loc[state] / totals.where(totals > 0)).fillna(0).to_numpy(dtype=float)
-        colour = _STATE_COLOURS[i % len(_STATE_COLOURS)]
+        colour = _STATE_COLOURS.get(state, _OTHER_STATES[i % len(_OTHER_STATES)])
         axes.bar(x, height, 0.86, bottom=bottom, color=colour, edgecolor="white", linewidth=0.3)
         bottom += height
-        handles.append(Patch(color=colour, label=str(state).replace("_", " ")))
+        handles.append(Patch(color=colour, label=feature_label(state)))
     for name, at in positions.items():
         axes.text(
             at, 1.02, f"{totals[name]}", ha="center", va="bottom", fontsize=6, color="#666666"
@@ -195,3 +201,10 @@ def myeloid_states(
     axes.set_xlim(x.min() - 0.7, x.max() + 0.7)
     outside_legend(axes, handles, title="state")
     return axes
+
+
+def _state_order(states: Iterable[str]) -> list[str]:
+    """Resting cells at the bottom, then the states of the package, then others by name."""
+    rank = {name: i for i, name in enumerate(_STATE_COLOURS)}
+    names = {str(name) for name in states}
+    return sorted(names, key=lambda name: (rank.get(name, len(rank)), name))

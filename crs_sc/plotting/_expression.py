@@ -98,7 +98,7 @@ def volcano(
         _label(axes, named, side * 1.16 * reach, top)
     axes.axvline(0, color="#DDDDDD", linewidth=0.8, zorder=0)
     axes.set_xlabel("log2 fold change")
-    axes.set_ylabel("-log10 p")
+    axes.set_ylabel("\u2212log10 p")
     axes.set_title(f"{contrast}, {population}")
     axes.text(
         0.0,

@@ -11,7 +11,6 @@ from crs_sc import keys
 from crs_sc._checks import check_obs
 from crs_sc.errors import InputError, MissingKeyError, listing
 from crs_sc.plotting._style import (
-    SPECIES_COLOURS,
     arm_colours,
     check_table,
     feature_label,
@@ -30,16 +29,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["barnyard", "qc_overview", "stress_vs_cytokine"]
+__all__ = ["qc_overview", "stress_vs_cytokine"]
 
+# None of them the colour of an arm, which the panels beside them use.
 _REASONS = {
     "n_cells_out": ("kept", "#4D4D4D"),
-    "n_other_species": ("other species", "#009E73"),
-    "n_cross_species": ("both species", "#A5D6A7"),
-    "n_low_counts": ("too few UMI", "#56B4E9"),
-    "n_low_genes": ("too few genes", "#B3DBF4"),
-    "n_high_mt": ("mitochondrial share", "#E69F00"),
-    "n_doublets": ("doublets", "#CC79A7"),
+    "n_other_species": ("other species", "#332288"),
+    "n_cross_species": ("both species", "#AA94D6"),
+    "n_low_counts": ("too few UMI", "#999933"),
+    "n_low_genes": ("too few genes", "#DDD29A"),
+    "n_high_mt": ("mitochondrial share", "#882255"),
+    "n_doublets": ("doublets", "#E8A0A8"),
 }
 
 
@@ -66,7 +66,8 @@ def qc_overview(qc: pd.DataFrame, *, conditions: Sequence[str] | None = None) ->
     """
     from matplotlib.patches import Patch
 
-    check_table(qc, ["sample", "condition", "n_cells_in", *_REASONS], name="qc")
+    needed = ["sample", "condition", "n_cells_in", "ambient_lower", "ambient_upper", *_REASONS]
+    check_table(qc, needed, name="qc")
     positions, _ = sample_layout(qc, conditions=conditions)
     rows = qc.set_index(qc["sample"].astype(str)).reindex(list(positions))
     y = np.array(list(positions.values()))
@@ -102,12 +103,14 @@ def qc_overview(qc: pd.DataFrame, *, conditions: Sequence[str] | None = None) ->
     depth.set_xlabel("median UMI of kept cells")
     depth.locator_params(axis="x", nbins=4)
     share = 100 * rows["ambient_fraction"].to_numpy(dtype=float)
+    lower = 100 * rows["ambient_lower"].to_numpy(dtype=float)
     upper = 100 * rows["ambient_upper"].to_numpy(dtype=float)
-    soup.hlines(y, share, upper, color="#999999", linewidth=1.0)
+    soup.hlines(y, lower, upper, color="#999999", linewidth=1.0)
     soup.scatter(share, y, s=20, c=tint, linewidths=0, zorder=3)
-    soup.scatter(upper, y, s=16, marker="|", color="#999999")
+    for end in (lower, upper):
+        soup.scatter(end, y, s=16, marker="|", color="#999999")
     soup.set_xlim(left=0)
-    soup.set_xlabel("UMI from the soup (%)\nand upper bound")
+    soup.set_xlabel("UMI from the soup (%)\nand 95 % interval")
     cells.set_yticks(y, list(positions))
     for ax in grid[0]:
         ax.set_ylim(y.max() + 0.7, y.min() - 0.7)
@@ -115,79 +118,6 @@ def qc_overview(qc: pd.DataFrame, *, conditions: Sequence[str] | None = None) ->
     arms = [Patch(color=colour, label=arm) for arm, colour in colours.items()]
     figure_legend(figure, arms, title="arm")
     return figure
-
-
-@styled
-def barnyard(
-    adata: AnnData,
-    *,
-    fraction_key: str = keys.SPECIES_FRACTION,
-    umi_key: str = keys.N_UMI,
-    species_key: str = keys.SPECIES,
-    ax: Axes | None = None,
-) -> Axes:
-    """UMI of the analysed genome against UMI of the other, one point a cell.
-
-    Parameters
-    ----------
-    adata
-        Cells x genes, best before cells of the other species are left out. A cell without any
-        UMI of the analysed genome cannot be placed and is not drawn.
-    fraction_key, umi_key, species_key
-        Columns of `obs`: share of the analysed genome, its UMI, and the call.
-    ax
-        Axes to draw into.
-
-    Returns
-    -------
-    The axes, both logarithmic.
-
-    Raises
-    ------
-    MissingKeyError
-        If the species were not called.
-    """
-    from matplotlib.lines import Line2D
-
-    check_obs(adata, fraction_key=fraction_key, umi_key=umi_key)
-    fraction = adata.obs[fraction_key].to_numpy(dtype=float)
-    own = adata.obs[umi_key].to_numpy(dtype=float)
-    placed = (fraction > 0) & (own > 0)
-    other = np.zeros(len(own))
-    other[placed] = own[placed] * (1 - fraction[placed]) / fraction[placed]
-    calls = (
-        adata.obs[species_key].astype(str).to_numpy()
-        if species_key in adata.obs.columns
-        else np.full(adata.n_obs, "all cells", dtype="U9")
-    )
-    colours = {name: SPECIES_COLOURS.get(name, "#777777") for name in sorted(set(calls))}
-    axes = new_axes(ax, (4.8, 3.8))
-    order = np.random.default_rng(0).permutation(np.flatnonzero(placed))
-    axes.scatter(
-        own[order],
-        np.clip(other[order], 0.7, None),
-        s=5,
-        linewidths=0,
-        rasterized=True,
-        c=[colours[name] for name in calls[order]],
-    )
-    axes.set(xscale="log", yscale="log", xlabel="UMI of the analysed genome")
-    axes.set_ylabel("UMI of the other genome")
-    axes.set_title("Two genomes in each droplet")
-    handles = [
-        Line2D(
-            [],
-            [],
-            marker="o",
-            ls="",
-            ms=5,
-            color=colour,
-            label=f"{name} ({(calls == name).sum():,})",
-        )
-        for name, colour in colours.items()
-    ]
-    outside_legend(axes, handles, title="call (cells)")
-    return axes
 
 
 @styled

@@ -33,6 +33,7 @@ def producers_to_receivers(
     *,
     cytokine: str,
     ledger_by_condition: pd.DataFrame,
+    production: pd.DataFrame | None = None,
     conditions: Sequence[str] | None = None,
 ) -> Figure:
     """Left who makes a cytokine, right who has its receptors, decoys and antagonists.
@@ -50,6 +51,9 @@ def producers_to_receivers(
     ledger_by_condition
         The table `ledger_by_condition`, for the shares of the producers. Without a row of the
         cytokine the left panel is left out.
+    production
+        The table `production`, for what is above the soup on the left; every share above zero is
+        filled if None.
     conditions
         Arms in order; the first is the reference and grey.
 
@@ -66,41 +70,52 @@ def producers_to_receivers(
     heard = receivers.loc[receivers["cytokine"] == cytokine]
     check_table(heard, ["gene"], name=f"receivers of {cytokine}")
     made = ledger_by_condition.loc[ledger_by_condition["gene"] == cytokine]
+    makers = _makers(made, production)
+    hearers = heard.assign(filled=heard["state"] == keys.ABOVE_SOUP)
+    hearers = hearers.loc[hearers["state"].isin([keys.ABOVE_SOUP, keys.AMBIENT_COMPATIBLE])]
     genes = ordered(heard["gene"], None)
-    populations = population_order(heard["population"])
+    populations = population_order([*makers["population"], *hearers["population"]])
     colours = arm_colours(heard["condition"], conditions)
     n_panels = len(genes) + int(not made.empty)
-    left = 0.075 * max(len(name) for name in populations)
+    left = 0.075 * max((len(name) for name in populations), default=0)
     row = 0.12 + 0.075 * len(colours)
     figure, grid = new_grid(
         1,
         n_panels,
-        (left + 1.55 * n_panels + 2.0, 1.2 + row * len(populations)),
+        (left + 1.55 * n_panels + 2.0, 1.2 + row * max(len(populations), 1)),
         share={"sharey": True},
     )
     panels = grid[0]
     for ax in panels:
         _rows(ax, populations)
     if not made.empty:
-        drawn = made.assign(share=100 * made["share"], filled=made["share"] > 0)
-        drawn["ci_low"], drawn["ci_high"] = 100 * made["ci_low"], 100 * made["ci_high"]
-        _arms(panels[0], drawn, "share", populations, colours)
+        _arms(panels[0], makers, "share", populations, colours)
         panels[0].set_xlim(-4, 104)
         panels[0].set_xticks([0, 50, 100])
         panels[0].set_xlabel("share of UMI (%)")
         _title(panels[0], "made by", cytokine)
     for ax, gene in zip(panels[-len(genes) :], genes, strict=True):
-        rows = heard.loc[heard["gene"] == gene]
-        shown = rows.loc[rows["state"].isin([keys.ABOVE_SOUP, keys.AMBIENT_COMPATIBLE])]
-        shown = shown.assign(filled=shown["state"] == keys.ABOVE_SOUP)
+        shown = hearers.loc[hearers["gene"] == gene]
         _arms(ax, shown, "cpm", populations, colours)
-        ends = shown[["cpm", "ci_high"]].max().max() if len(shown) else 1.0
+        ends = float(shown[["cpm", "ci_high"]].max().max()) if len(shown) else 0.0
+        ends = ends or 1.0
         ax.set_xlim(-0.04 * ends, 1.04 * ends)
         ax.locator_params(axis="x", nbins=3)
         ax.set_xlabel("UMI per million")
-        _title(ax, str(rows["role"].iloc[0]), gene)
+        _title(ax, str(heard.loc[heard["gene"] == gene, "role"].iloc[0]), gene)
     _legend(figure, colours)
     return figure
+
+
+def _makers(made: pd.DataFrame, production: pd.DataFrame | None) -> pd.DataFrame:
+    """Shares in per cent, with whether the population makes any beyond the soup."""
+    drawn = made.assign(**{end: 100 * made[end] for end in ("share", "ci_low", "ci_high")})
+    if production is None:
+        return drawn.loc[drawn["share"] > 0].assign(filled=True)
+    index = ["gene", "population", "condition"]
+    drawn = drawn.merge(production[[*index, "state"]], on=index, how="left")
+    drawn = drawn.loc[drawn["state"].isin([keys.PRODUCER, keys.AMBIENT_COMPATIBLE])]
+    return drawn.assign(filled=drawn["state"] == keys.PRODUCER)
 
 
 def _rows(ax: Axes, populations: list[str]) -> None:
@@ -135,8 +150,8 @@ def _arms(
     step = 0.8 / len(colours)
     for i, (arm, colour) in enumerate(colours.items()):
         mine = rows.loc[(rows["condition"] == arm) & rows["population"].isin(populations)]
-        y = mine["population"].map(places).to_numpy(dtype=float)
-        y = y + (i - (len(colours) - 1) / 2) * step
+        band = mine["population"].map(places).to_numpy(dtype=float)
+        y = band + (i - (len(colours) - 1) / 2) * step
         x = mine[value].to_numpy(dtype=float)
         ax.hlines(y, mine["ci_low"], mine["ci_high"], color=colour, linewidth=1.0, alpha=0.7)
         filled = mine["filled"].to_numpy(dtype=bool)
@@ -151,6 +166,6 @@ def _legend(figure: Figure, colours: dict[str, str]) -> None:
         return Line2D([], [], marker="o", ls="", ms=4.5, mfc=face, mec=colour, label=label)
 
     handles = [dot(colour, colour, arm) for arm, colour in colours.items()]
-    handles.append(dot("#777777", "#777777", "above the soup"))
-    handles.append(dot("#777777", "white", "soup explains the UMI"))
+    handles.append(dot("black", "black", "above the soup"))
+    handles.append(dot("black", "white", "soup explains the UMI"))
     figure_legend(figure, handles, title="arm (mean, 95 % interval)")

@@ -131,7 +131,7 @@ def _shift_lines(shifts: pd.DataFrame, feature: str, population: str) -> str:
         if pd.notna(row["pvalue_permutation"]):
             line += f", p {row['pvalue_permutation']:.2g}"
         lines.append(line)
-    return "\n".join(lines)
+    return "\n".join(lines).replace(" -", " \u2212").replace("[-", "[\u2212")
 
 
 @styled
@@ -145,7 +145,8 @@ def shift_heatmap(
 ) -> Figure:
     """Estimate of every shift: features across, populations down, one panel a contrast.
 
-    A dot marks an adjusted p below `alpha`, a cross what could not be tested.
+    A dot marks an adjusted p below `alpha`, a cross what could not be tested. What could be tested
+    nowhere has no row or column.
 
     Parameters
     ----------
@@ -154,7 +155,7 @@ def shift_heatmap(
     kind
         `signature` or `gene`.
     contrasts, populations
-        Which, in order; all of the table if None.
+        Which, in order. None: all contrasts, and the populations with a test anywhere.
     alpha
         For the dots.
 
@@ -222,9 +223,6 @@ def reversal_heatmap(
         )
     )
     table["reversal"] = table["reversal"].where(table["status"] == keys.OK)
-    if populations is None and table["reversal"].notna().any():
-        answered = table.groupby("population")["reversal"].transform("count") > 0
-        table = table.loc[answered]
     return _heatmaps(
         table,
         "reversal",
@@ -252,12 +250,14 @@ def _heatmaps(
     from matplotlib.lines import Line2D
 
     names = ordered(table["contrast"], contrasts)
+    known = table.loc[table[value].notna()] if table[value].notna().any() else table
     rows = (
-        population_order(table["population"])
+        population_order(known["population"])
         if populations is None
         else ordered(table["population"], populations)
     )
-    features = ordered(table["feature"], None)
+    features = [name for name in ordered(table["feature"], None) if name in set(known["feature"])]
+    table = table.loc[table["feature"].isin(features) & table["population"].isin(rows)]
     labels = [feature_label(name) for name in features]
     if limit is None:
         shown = table[value].abs()
@@ -265,7 +265,7 @@ def _heatmaps(
     left = 0.085 * max(len(name) for name in rows)
     below = 0.085 * max(len(name) for name in labels)
     # Wide panels stand below each other, so that the names stay readable on a page.
-    stacked = len(names) * len(features) > 30
+    stacked = len(names) * len(features) > 24
     across, down = (1, len(names)) if stacked else (len(names), 1)
     width = left + across * (0.25 + 0.27 * len(features)) + 2.6
     figure, grid = new_grid(

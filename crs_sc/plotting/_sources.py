@@ -1,4 +1,4 @@
-"""Who makes it: producers, source shares, observed against soup."""
+"""Who makes it: source shares, observed against soup."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from crs_sc import keys
 from crs_sc.plotting._style import (
+    PAGE_WIDTH,
     arm_colours,
     arm_heads,
-    arm_order,
     check_table,
     figure_legend,
     log_with_zero,
@@ -28,142 +28,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
-__all__ = ["ambient_expected", "producer_dotplot", "source_shares"]
+__all__ = ["ambient_expected", "source_shares"]
 
-_EDGE = "#555555"
-
-
-@styled
-def producer_dotplot(
-    producers: pd.DataFrame,
-    *,
-    genes: Sequence[str] | None = None,
-    conditions: Sequence[str] | None = None,
-) -> Figure:
-    """Draw the producers of each cytokine by population, one panel an arm.
-
-    Size is the share of cells called producers, colour the soup-corrected UMI per cell; both are
-    means over subjects. A hollow dot has UMI but no producer: the soup explains them. A dash
-    means that the arm has no cell of the population.
-
-    Parameters
-    ----------
-    producers
-        The table `producers`.
-    genes
-        Genes in order; all of the table if None.
-    conditions
-        Arms in order.
-
-    Returns
-    -------
-    The figure, one panel an arm.
-
-    Raises
-    ------
-    InputError
-        If the table is empty.
-    """
-    check_table(producers, keys.PRODUCERS_TABLE.names, name="producers")
-    names = ordered(producers["gene"], genes)
-    table = _producers_by_arm(producers.loc[producers["gene"].isin(names)])
-    check_table(table, ["gene"], name="producers")
-    populations = population_order(table["population"])
-    arms = arm_order(table["condition"], conditions)
-    title = 0.1 * max(len(arm) for arm in arms)
-    width = 1.9 + len(arms) * max(0.4 + 0.36 * len(names), 0.2 + title) + 1.6
-    figure, grid = new_grid(
-        1, len(arms), (width, 1.5 + 0.27 * len(populations)), share={"sharey": True}
-    )
-    largest = float(table["fraction"].max()) or 1.0
-    positive = table.loc[table["per_cell"] > 0, "per_cell"]
-    from matplotlib.colors import LogNorm
-
-    low = max(float(positive.min()), float(positive.max()) / 1e3) if len(positive) else 0.01
-    high = float(positive.max()) if len(positive) else 1.0
-    norm = LogNorm(vmin=low, vmax=max(high, low * 10))
-    mapped = None
-    for ax, arm in zip(grid[0], arms, strict=True):
-        rows = table.loc[table["condition"] == arm]
-        x = rows["gene"].map({gene: i for i, gene in enumerate(names)}).to_numpy()
-        y = rows["population"].map({name: i for i, name in enumerate(populations)}).to_numpy()
-        size = 12 + 170 * np.sqrt(rows["fraction"].to_numpy() / largest)
-        made = (rows["n_producers"] > 0).to_numpy()
-        soup = ~made & (rows["umi"] > 0).to_numpy()
-        empty = (rows["n_cells"] == 0).to_numpy()
-        mapped = ax.scatter(
-            x[made],
-            y[made],
-            s=size[made],
-            c=np.clip(rows["per_cell"].to_numpy()[made], low, None),
-            cmap="viridis_r",
-            norm=norm,
-            edgecolors=_EDGE,
-            linewidths=0.4,
-        )
-        ax.scatter(x[soup], y[soup], s=22, facecolors="none", edgecolors="#777777", linewidths=0.9)
-        ax.scatter(x[empty], y[empty], s=16, marker="_", color="#BBBBBB", linewidths=0.9)
-        ax.set_xticks(range(len(names)), names, rotation=90, style="italic")
-        ax.set_yticks(range(len(populations)), populations)
-        ax.set_xlim(-0.6, len(names) - 0.4)
-        ax.set_ylim(len(populations) - 0.4, -0.6)
-        ax.set_title(arm)
-        ax.grid(color="#EEEEEE", linewidth=0.6)
-    _dot_legend(figure, largest)
-    if mapped is not None:
-        bar = figure.colorbar(
-            mapped, ax=grid[0], location="bottom", shrink=0.45, aspect=40, pad=0.03
-        )
-        bar.set_label("corrected UMI per cell (mean over subjects)")
-    return figure
-
-
-def _producers_by_arm(producers: pd.DataFrame) -> pd.DataFrame:
-    """Pool the samples of a subject, then average over the subjects of an arm."""
-    table = producers.assign(
-        corrected=np.clip(producers["umi"] - producers["expected_ambient_umi"], 0, None)
-    )
-    sums = ["n_cells", "n_producers", "umi", "corrected"]
-    index = ["gene", "population", "condition"]
-    by_subject = table.groupby([*index, "subject"], as_index=False, observed=True)[sums].sum()
-    cells = by_subject["n_cells"].where(by_subject["n_cells"] > 0)
-    by_subject["fraction"] = by_subject["n_producers"] / cells
-    by_subject["per_cell"] = by_subject["corrected"] / cells
-    grouped = by_subject.groupby(index, as_index=False, observed=True, sort=False)
-    result = grouped.agg(
-        n_cells=("n_cells", "sum"),
-        n_producers=("n_producers", "sum"),
-        umi=("umi", "sum"),
-        fraction=("fraction", "mean"),
-        per_cell=("per_cell", "mean"),
-    )
-    return result.fillna({"fraction": 0.0, "per_cell": 0.0})
-
-
-def _dot_legend(figure: Figure, largest: float) -> None:
-    from matplotlib.lines import Line2D
-
-    def dot(share: float) -> Line2D:
-        area = 12 + 170 * np.sqrt(share / largest)
-        return Line2D(
-            [],
-            [],
-            marker="o",
-            ls="",
-            ms=float(np.sqrt(area)),
-            mfc="#BBBBBB",
-            mec=_EDGE,
-            mew=0.4,
-            label=f"{100 * share:.2g} %",
-        )
-
-    handles = [dot(largest * part) for part in (1.0, 0.4, 0.1)]
-    hollow = Line2D(
-        [], [], marker="o", ls="", ms=4.7, mfc="none", mec="#777777", label="soup explains the UMI"
-    )
-    dash = Line2D([], [], marker="_", ls="", ms=5, color="#BBBBBB", label="no cells")
-    figure_legend(figure, [*handles, hollow, dash], title="producers among cells")
+_PALE = 0.35
 
 
 @styled
@@ -172,11 +41,12 @@ def source_shares(
     *,
     genes: Sequence[str] | None = None,
     conditions: Sequence[str] | None = None,
+    few_umi: float = 10,
 ) -> Figure:
     """Share of each population in the corrected UMI of a cytokine, one bar a sample.
 
-    The number above a bar is the sample's corrected UMI: a share of few UMI says little. A sample
-    without any is left empty and marked.
+    The number above a bar is the sample's corrected UMI. A bar of few of them is pale, because
+    its shares say little; a sample without any is left empty and marked.
 
     Parameters
     ----------
@@ -186,10 +56,12 @@ def source_shares(
         One panel each, in order; all of the table if None.
     conditions
         Arms in order.
+    few_umi
+        Below this many corrected UMI a bar is pale.
 
     Returns
     -------
-    The figure, one panel a gene.
+    The figure, one panel a gene, in two columns where there are many.
 
     Raises
     ------
@@ -203,37 +75,55 @@ def source_shares(
     table = ledger.loc[ledger["gene"].isin(names)]
     check_table(table, ["gene"], name="ledger")
     positions, spans = sample_layout(ledger, conditions=conditions)
-    width = 3.2 + 0.26 * (max(positions.values()) + 1)
+    across = 2 if len(names) > 3 and 0.48 * max(positions.values()) <= PAGE_WIDTH else 1
+    panel = max((0.26 if across == 1 else 0.23) * (max(positions.values()) + 1), 2.2)
+    down = -(-len(names) // across)
     figure, grid = new_grid(
-        len(names), 1, (max(width, 5.2), 1.0 + 1.75 * len(names)), share={"sharex": True}
+        down, across, (3.0 + across * panel, 1.0 + 1.85 * down), share={"sharex": True}
     )
+    panels = [ax for row in grid for ax in row]
     shown = population_order(table.loc[table["share"].fillna(0) > 0, "population"])
     colours = population_colours(table["population"])
-    for row, gene in zip(grid, names, strict=True):
+    for i, (ax, gene) in enumerate(zip(panels, names, strict=False)):
         rows = table.loc[table["gene"] == gene]
         shares = rows.pivot_table(
             index="population", columns="sample", values="share", aggfunc="sum", observed=True
         )
         totals = rows.groupby("sample", observed=True)["corrected_umi"].sum()
-        _stack(row[0], shares.reindex(index=shown, columns=list(positions)), positions, colours)
-        _bar_notes(row[0], positions, totals)
-        row[0].set_ylabel("share of UMI")
-        row[0].set_title(gene, style="italic", loc="left", pad=22)
-        arm_heads(row[0], spans, arm_colours(spans, conditions))
-    grid[-1][0].set_xticks(list(positions.values()), list(positions), rotation=90)
+        totals = totals.reindex(list(positions)).fillna(0.0)
+        shares = shares.reindex(index=shown, columns=list(positions))
+        _stack(ax, shares, positions, colours, pale=(totals < few_umi).to_numpy())
+        _bar_notes(ax, positions, totals, seen=rows.groupby("sample", observed=True)["umi"].sum())
+        if i % across == 0:
+            ax.set_ylabel("share of UMI")
+        ax.set_title(gene, style="italic", loc="left", pad=32)
+        arm_heads(ax, spans, arm_colours(spans, conditions))
+        if i + across >= len(names):
+            ax.set_xticks(list(positions.values()), list(positions), rotation=90)
+            ax.tick_params(labelbottom=True)
+    for ax in panels[len(names) :]:
+        ax.set_axis_off()
     handles = [Patch(color=colours[name], label=name) for name in shown]
+    if shown:
+        faint = f"pale: below {few_umi:g} UMI"
+        handles.append(Patch(color=colours[shown[0]], alpha=_PALE, label=faint))
     figure_legend(figure, handles, title="population")
     return figure
 
 
 def _stack(
-    ax: Axes, shares: pd.DataFrame, positions: dict[str, float], colours: dict[str, str]
+    ax: Axes,
+    shares: pd.DataFrame,
+    positions: dict[str, float],
+    colours: dict[str, str],
+    *,
+    pale: NDArray[np.bool_],
 ) -> None:
     """Stacked bars; rows of `shares` from the bottom up, columns are samples."""
     bottom = np.zeros(len(positions))
     for name, values in shares.fillna(0).iterrows():
         height = values.to_numpy(dtype=float)
-        ax.bar(
+        bars = ax.bar(
             list(positions.values()),
             height,
             0.86,
@@ -243,6 +133,8 @@ def _stack(
             linewidth=0.3,
             label=str(name),
         )
+        for bar, faint in zip(bars, pale, strict=True):
+            bar.set_alpha(_PALE if faint else None)
         bottom += height
     ax.set_ylim(0, 1)
     ax.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
@@ -250,17 +142,20 @@ def _stack(
     ax.tick_params(axis="x", length=0)
 
 
-def _bar_notes(ax: Axes, positions: dict[str, float], totals: pd.Series) -> None:
+def _bar_notes(
+    ax: Axes, positions: dict[str, float], totals: pd.Series, *, seen: pd.Series
+) -> None:
+    """Write the corrected UMI above each bar, or in its place why there is none."""
     for sample, x in positions.items():
-        total = float(totals.get(sample, 0.0))
+        total = float(totals[sample])
         if total > 0:
-            text = f"{total:.0f}" if total >= 1 else "<1"
+            text = f"{total:,.0f}" if total >= 1 else "<1"
             ax.text(x, 1.02, text, ha="center", va="bottom", fontsize=6, color="#666666")
         else:
             ax.text(
                 x,
                 0.5,
-                "no UMI",
+                "soup only" if float(seen.get(sample, 0)) > 0 else "no UMI",
                 ha="center",
                 va="center",
                 rotation=90,
@@ -343,5 +238,7 @@ def ambient_expected(
         for name, colour in colours.items()
     ]
     handles.append(Line2D([], [], color="#444444", linewidth=0.9, label="soup only"))
+    bound = "97.5 % point of soup only"
+    handles.append(Line2D([], [], color="#999999", ls=":", linewidth=0.9, label=bound))
     figure_legend(figure, handles)
     return figure

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "PAGE_WIDTH",
     "arm_colours",
     "arm_heads",
     "arm_order",
@@ -76,8 +77,13 @@ SIGNATURE_LABELS = {
     "il1_tone_agonist": "IL-1 tone, agonists",
     "il1_tone_antagonist": "IL-1 tone, antagonists",
     "hypoxia_glycolysis": "hypoxia and glycolysis",
+    "anti_inflammatory": "anti-inflammatory",
+    "hla_dr_low": "HLA-DR low",
+    "interferon_stimulated": "interferon-stimulated",
 }
 SPECIES_COLOURS = {"human": "#D55E00", "mouse": "#0072B2", "mixed": "#7B4FA3"}
+# Width of all panels, in inches, that a page shows without making the letters too small.
+PAGE_WIDTH = 9.5
 REFERENCE_GREY = "#8C8C8C"
 # Okabe and Ito's palette without yellow, which is faint on white.
 ARM_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4B3F72")
@@ -171,7 +177,7 @@ def _named_colour(name: str) -> str:
 
 
 def feature_label(name: str) -> str:
-    """Name a signature as a reader would; a gene or a user's set keeps its own name.
+    """Name a signature or state as a reader would; a gene or a user's set keeps its own name.
 
     Parameters
     ----------
@@ -324,15 +330,25 @@ def outside_legend(
     )
 
 
-def figure_legend(figure: Figure, handles: Sequence[Any], *, title: str = "") -> None:
-    """Put one legend right of all panels; its height does not stretch any of them."""
+def figure_legend(
+    figure: Figure, handles: Sequence[Any], *, title: str = "", spacing: float = 0.35
+) -> None:
+    """Put one legend right of all panels; its height does not stretch any of them.
+
+    Parameters
+    ----------
+    figure, handles, title
+        Where and what.
+    spacing
+        Between entries, in font sizes; large markers need more of it.
+    """
     figure.legend(
         handles=list(handles),
         title=title or None,
         loc="outside right upper",
         alignment="left",
         handlelength=1.2,
-        labelspacing=0.35,
+        labelspacing=spacing,
     )
 
 

@@ -111,7 +111,7 @@ def _solve(
 
 def combine_rates(
     rates: dict[str, Rate], weights: dict[str, float], *, max_ratio: float
-) -> tuple[float, float, list[str]]:
+) -> tuple[float, float, float, list[str]]:
     """Weighted mean of the panels, leaving out one that is grossly above the others.
 
     Soup reaches all panels; real expression only one. So the highest panel is left out if even
@@ -129,17 +129,16 @@ def combine_rates(
 
     Returns
     -------
-    Estimate, upper 95 % bound (of the weighted mean, panels independent) and the panels used.
+    Estimate, lower and upper 95 % bound (of the weighted mean, panels independent), panels used.
     """
     used = sorted(rates, key=lambda name: (rates[name].estimate, name))
     while len(used) > 1:
-        _, upper = _weighted(rates, weights, used[:-1])
+        _, _, upper = _weighted(rates, weights, used[:-1])
         minority = weights[used[-1]] <= sum(weights[name] for name in used[:-1])
         if rates[used[-1]].low <= max_ratio * upper or not minority:
             break
         used.pop()
-    estimate, upper = _weighted(rates, weights, used)
-    return estimate, upper, sorted(used)
+    return *_weighted(rates, weights, used), sorted(used)
 
 
 def relative_lysis(rate: Rate, mean: float, *, most: float) -> float:
@@ -164,11 +163,15 @@ def relative_lysis(rate: Rate, mean: float, *, most: float) -> float:
 
 def _weighted(
     rates: dict[str, Rate], weights: dict[str, float], names: list[str]
-) -> tuple[float, float]:
-    """Weighted mean and its upper bound from the panels' own bounds, added in squares."""
+) -> tuple[float, float, float]:
+    """Weighted mean and its bounds from the panels' own bounds, added in squares."""
     w = np.array([weights[name] for name in names])
     w = w / w.sum() if w.sum() > 0 else np.full(len(names), 1 / len(names))
-    estimate = np.array([rates[name].estimate for name in names])
-    above = np.array([rates[name].high for name in names]) - estimate
+    estimate, low, high = np.array(
+        [(rates[name].estimate, rates[name].low, rates[name].high) for name in names]
+    ).T
     mean = float(w @ estimate)
-    return mean, mean + float(np.sqrt(np.sum((w * above) ** 2)))
+    below, above = (
+        float(np.sqrt(np.sum((w * side) ** 2))) for side in (estimate - low, high - estimate)
+    )
+    return mean, mean - below, mean + above

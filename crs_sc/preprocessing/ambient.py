@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from crs_sc import genesets, keys
 from crs_sc._arrays import group_sums
-from crs_sc._checks import check_fraction, check_obs, counts_matrix, store
+from crs_sc._checks import add_note, check_fraction, check_obs, counts_matrix, store
 from crs_sc.errors import InputError, listing
-from crs_sc.preprocessing._contamination import (
-    Rate,
-    combine_rates,
-    largest_ambient_count,
-    panel_rate,
-    relative_lysis,
+from crs_sc.preprocessing._assumed import (
+    ASSUMED,
+    CONTAMINATION_COLUMNS,
+    declared_corrected,
+    from_cohort,
+    from_species,
 )
+from crs_sc.preprocessing._sample_soup import sample_soup
+from crs_sc.preprocessing.species import analysed_species
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
     from scipy import sparse
+
+    from crs_sc.preprocessing.species import Species
 
 __all__ = ["estimate_ambient"]
 
@@ -41,39 +44,15 @@ MARKERS: dict[str, tuple[str, ...]] = {
     "NK": ("NKG7", "GNLY", "KLRD1", "KLRF1"),
     "B": ("MS4A1", "CD79A", "CD79B"),
 }
-# A myeloid, antibody-making or erythroid cell spends at least this share of its UMI on its panel.
-_MIN_SHARE = 0.003
-_MIN_B_SHARE = 0.01
-_MIN_ERYTHROID_SHARE = 0.1
-_MIN_UMI = 2
-# Panels may differ this much: with the true profile by chance only, with a pooled one because
-# lineages lyse unequally.
-_MAX_RATIO_DROPLETS = 2.0
-_MAX_RATIO_POOLED = 3.0
-# With a pooled profile, panels that stand for less of the sample than this say too little.
-_MIN_WEIGHT = 0.1
-# A pooled panel that reads this close to `max_fraction` is itself nothing but soup.
-_SATURATED = 0.95
-# A pooled profile is not quite the soup; simulated and real samples were up to this far off.
-_POOL_ERROR = 0.15
-
-
-@dataclass(frozen=True)
-class _Soup:
-    """Contamination of one sample, and how much each cell's lineage adds to the soup."""
-
-    fraction: float
-    upper: float
-    panels: list[str]
-    weights: NDArray[np.float64]
 
 
 def estimate_ambient(
     adata: AnnData,
     *,
-    organism: Literal["human", "mouse"] = "human",
+    organism: str = "human",
     sample_key: str = keys.SAMPLE,
     empty_profiles: Mapping[str, pd.Series] | None = None,
+    corrected: bool = False,
     assumed_fraction: float = 0.1,
     max_fraction: float = 0.5,
     min_exposure: float = 100.0,
@@ -97,17 +76,27 @@ def estimate_ambient(
     both cases a panel grossly above the others is left out, since real expression raises one
     panel and soup raises all.
 
+    A sample without enough of these genes or cells falls back, in this order, on what the soup
+    brings into cells of the other species (two genomes); on the other samples, if at least three
+    were measured: upper quartile of their fractions, largest of their upper bounds; and on
+    `assumed_fraction`. The source says which.
+
     Parameters
     ----------
     adata
         Cells x genes with raw counts, one genome, before `filter_cells`.
     organism
-        `human` or `mouse`: whose genes these are.
+        `human` or `mouse`, whose genes these are, or both joined by `+`: the first counts.
     sample_key
         Column of `obs`.
     empty_profiles
-        Sample -> counts or shares of the soup from empty droplets, indexed by gene name. Samples
-        without one use their pooled cells.
+        Sample -> counts or shares of the soup from empty droplets, indexed by gene name (or, after
+        `select_species`, by the names of the file with both genomes). Samples without one
+        use their pooled cells.
+    corrected
+        The counts were corrected for ambient RNA before (CellBender, SoupX). The fraction is then
+        0, and nothing is taken off twice; what the genes above still show as soup is the upper
+        bound, and a note says so if it is more than 2 %.
     assumed_fraction
         Contamination of a sample without enough evidence; meant to be on the high side.
     max_fraction
@@ -127,8 +116,10 @@ def estimate_ambient(
     -----
     Sets `varm['ambient_profile']` (genes x samples, each column sums to 1) and
     `uns['crs_sc']['contamination']` (by sample: `ambient_fraction`, `ambient_upper`,
-    `ambient_source`: profile, then the panels used or `assumed`). Where it is assumed, the upper
-    bound is the assumed value itself.
+    `ambient_source`, `ambient_lower`). The source is the profile, then the panels used, `species`,
+    or a text that ends with `assumed`; or `declared_corrected`. The bounds are those of a 95 %
+    interval: counting noise, and the error of the method as found in simulated samples. Where the
+    fraction is assumed, they are 0 and the largest known upper bound or `max_fraction`.
 
     References
     ----------
@@ -138,6 +129,7 @@ def estimate_ambient(
         check_fraction(name, value)
     check_obs(adata, sample_key=sample_key)
     counts = counts_matrix(adata)
+    organism = analysed_species(organism)
     own = _own_species(adata, organism)
     clean = own & _usable(adata)
     codes, samples = pd.factorize(adata.obs[sample_key].astype(str), sort=True)
@@ -151,9 +143,9 @@ def estimate_ambient(
     for code, sample in enumerate(samples):
         given = (empty_profiles or {}).get(str(sample))
         if given is not None:
-            profiles[code] = _given_profile(given, adata.var_names, str(sample))
+            profiles[code] = _given_profile(given, _names_of(given, adata), str(sample))
         cells = np.flatnonzero(clean & (codes == code))
-        soup = _sample_soup(
+        soup = sample_soup(
             {name: values[cells] for name, values in set_counts.items()},
             totals[cells],
             {name: float(profiles[code, index].sum()) for name, index in sets.items()},
@@ -163,9 +155,13 @@ def estimate_ambient(
         )
         source = "pooled_cells" if given is None else "empty_droplets"
         if soup is None:
-            rows.append((assumed_fraction, assumed_fraction, f"{source}; assumed"))
+            by_species = _species_evidence(adata, str(sample), organism)
+            fraction, lower, upper = by_species or (assumed_fraction, 0.0, max_fraction)
+            rows.append(
+                (fraction, upper, f"{source}; {'species' if by_species else ASSUMED}", lower)
+            )
             continue
-        rows.append((soup.fraction, soup.upper, f"{source}; {', '.join(soup.panels)}"))
+        rows.append((soup.fraction, soup.upper, f"{source}; {', '.join(soup.panels)}", soup.lower))
         if given is None:
             weights[cells] = soup.weights
             mine = np.flatnonzero(own & (codes == code))
@@ -174,109 +170,32 @@ def estimate_ambient(
     adata.varm[keys.AMBIENT_PROFILE] = pd.DataFrame(
         profiles.T, index=adata.var_names, columns=names.to_numpy()
     )
-    columns = ["ambient_fraction", "ambient_upper", "ambient_source"]
-    store(adata, keys.CONTAMINATION, pd.DataFrame(rows, index=names, columns=columns))
+    table = pd.DataFrame(rows, index=names, columns=list(CONTAMINATION_COLUMNS))
+    table, notes = declared_corrected(table) if corrected else from_cohort(table)
+    store(adata, keys.CONTAMINATION, table)
+    for note in notes:
+        add_note(adata, note)
 
 
-def _sample_soup(
-    counts: dict[str, NDArray[np.float64]],
-    totals: NDArray[np.float64],
-    shares: dict[str, float],
-    *,
-    pooled: bool,
-    max_fraction: float,
-    min_exposure: float,
-) -> _Soup | None:
-    """Contamination of one sample from its panels; None without evidence.
-
-    Parameters
-    ----------
-    counts
-        UMI of each panel and marker set, shape `(n_cells,)` each.
-    totals
-        UMI of the cells, shape `(n_cells,)`.
-    shares
-        Share of each set in the soup.
-    pooled
-        Whether the profile is that of the pooled cells.
-    max_fraction, min_exposure
-        See `estimate_ambient`.
-    """
-    lineages = _lineages(counts, totals, shares, max_fraction)
-    candidates = {
-        "myeloid": lineages["T"] | lineages["NK"] | lineages["B"],
-        "immunoglobulin": (lineages["T"] | lineages["NK"] | lineages["M"]) & ~lineages["B"],
-        "t_cell": (lineages["B"] | lineages["M"]) & ~lineages["NK"],
-        "haemoglobin": lineages["T"] | lineages["NK"] | lineages["B"] | lineages["M"],
-    }
-    rates: dict[str, Rate] = {}
-    for name, cells in candidates.items():
-        exposure = totals[cells] * shares[name]
-        if exposure.sum() < min_exposure:
-            continue
-        rate = panel_rate(counts[name][cells], exposure, max_fraction=max_fraction)
-        saturated = pooled and rate.estimate > _SATURATED * max_fraction
-        if rate.exposure >= min_exposure and not saturated:
-            rates[name] = rate
-    if not rates:
+def _species_evidence(
+    adata: AnnData, sample: str, organism: str
+) -> tuple[float, float, float] | None:
+    """Contamination from the cells of the other species, where these were counted."""
+    soups = adata.uns.get(keys.UNS, {}).get(keys.SPECIES_SOUP)
+    if soups is None or sample not in soups.index:
         return None
-    groups = _panel_cells(lineages)
-    if pooled:
-        weights = {name: float(totals[groups[name]].sum()) for name in rates}
-        ratio = _MAX_RATIO_POOLED
-        if sum(weights.values()) < _MIN_WEIGHT * totals.sum():
-            return None
-    else:
-        weights = {name: rate.exposure for name, rate in rates.items()}
-        ratio = _MAX_RATIO_DROPLETS
-    estimate, upper, used = combine_rates(rates, weights, max_ratio=ratio)
-    if pooled:
-        upper += _POOL_ERROR * estimate
-    lysis = np.ones(len(totals))
-    for name in used:
-        lysis[groups[name]] = relative_lysis(rates[name], estimate, most=_MAX_RATIO_POOLED)
-    return _Soup(estimate, min(upper, 1.0), used, lysis)
+    other = "mouse" if organism == "human" else "human"
+    row = soups.loc[sample]
+    return from_species(
+        own_in_other=float(row[f"{organism}_in_{other}"]),
+        other_in_own=float(row[f"{other}_in_{organism}"]),
+        n_other=int(row[f"n_{other}"]),
+        umi_own=float(row[f"umi_{organism}"]),
+        umi_other=float(row[f"umi_{other}"]),
+    )
 
 
-def _lineages(
-    counts: dict[str, NDArray[np.float64]],
-    totals: NDArray[np.float64],
-    shares: dict[str, float],
-    max_fraction: float,
-) -> dict[str, NDArray[np.bool_]]:
-    """Cells of each lineage: more of its genes than the soup could give at `max_fraction`."""
-
-    def beyond(name: str, least: NDArray[np.float64]) -> NDArray[np.bool_]:
-        limit = largest_ambient_count(max_fraction * totals * shares[name])
-        found: NDArray[np.bool_] = (counts[name] > limit) & (counts[name] >= least)
-        return found
-
-    own = np.maximum(_MIN_SHARE * totals, _MIN_UMI)
-    few = np.full(len(totals), float(_MIN_UMI))
-    return {
-        "M": beyond("myeloid", own),
-        "E": beyond("haemoglobin", np.maximum(_MIN_ERYTHROID_SHARE * totals, _MIN_UMI)),
-        "T": beyond("T", few),
-        "NK": beyond("NK", few),
-        "B": beyond("B", few)
-        | beyond("immunoglobulin", np.maximum(_MIN_B_SHARE * totals, _MIN_UMI)),
-    }
-
-
-def _panel_cells(lineages: dict[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.bool_]]:
-    """Cells whose lineage each panel stands for, each cell once; the rest goes with T cells."""
-    erythroid = lineages["E"]
-    myeloid = lineages["M"] & ~erythroid
-    b_cell = lineages["B"] & ~myeloid & ~erythroid
-    return {
-        "myeloid": myeloid,
-        "immunoglobulin": b_cell,
-        "t_cell": ~(erythroid | myeloid | b_cell),
-        "haemoglobin": erythroid,
-    }
-
-
-def _gene_sets(adata: AnnData, organism: Literal["human", "mouse"]) -> dict[str, NDArray[np.intp]]:
+def _gene_sets(adata: AnnData, organism: Species) -> dict[str, NDArray[np.intp]]:
     """Columns of each panel and marker set, under the names that the data give the genes."""
     sets = {}
     for name, genes in (PANELS | MARKERS).items():
@@ -311,9 +230,14 @@ def _shares(pooled: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.divide(pooled, total, out=flat, where=total > 0)
 
 
-def _given_profile(
-    profile: pd.Series, genes: Sequence[str] | pd.Index, sample: str
-) -> NDArray[np.float64]:
+def _names_of(profile: pd.Series, adata: AnnData) -> list[str]:
+    """Names of the genes as the profile has them: of two genomes, those of the file."""
+    if keys.ORIGINAL_NAME in adata.var.columns and not adata.var_names.isin(profile.index).any():
+        return [str(name) for name in adata.var[keys.ORIGINAL_NAME]]
+    return [str(name) for name in adata.var_names]
+
+
+def _given_profile(profile: pd.Series, genes: Sequence[str], sample: str) -> NDArray[np.float64]:
     """Shares of a profile from empty droplets, in the order of the genes of the data."""
     values = profile.groupby(level=0).sum().reindex(pd.Index(genes)).fillna(0.0).to_numpy(float)
     if profile.isna().any() or (values < 0).any() or not np.isfinite(values).all():

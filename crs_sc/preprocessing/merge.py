@@ -9,6 +9,7 @@ import pandas as pd
 from crs_sc import keys
 from crs_sc._checks import add_note, store
 from crs_sc.errors import InputError, listing
+from crs_sc.preprocessing._assumed import from_cohort
 from crs_sc.preprocessing._table import REASON_COLUMNS
 
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ __all__ = ["merge_samples"]
 
 
 def merge_samples(parts: Sequence[AnnData]) -> AnnData:
-    """Put samples together: cells, QC rows, soup profiles, contamination and notes.
+    """Put samples together: cells, QC rows, soup profiles, contamination, droplets and notes.
+
+    Only here are all samples known: one whose contamination had to be assumed gets the upper
+    quartile of the measured ones, if there are at least three (see `estimate_ambient`).
 
     Parameters
     ----------
@@ -54,13 +58,22 @@ def merge_samples(parts: Sequence[AnnData]) -> AnnData:
     cohort.varm[keys.AMBIENT_PROFILE] = pd.concat(profiles, axis=1)
     own = [part.uns[keys.UNS] for part in parts]
     store(cohort, keys.QC, pd.concat([entry[keys.QC] for entry in own]))
-    store(cohort, keys.CONTAMINATION, pd.concat([entry[keys.CONTAMINATION] for entry in own]))
+    contamination, notes = from_cohort(pd.concat([entry[keys.CONTAMINATION] for entry in own]))
+    store(cohort, keys.CONTAMINATION, contamination)
+    for name in (keys.SPECIES_SOUP, keys.DROPLETS):
+        tables = [entry[name] for entry in own if name in entry]
+        if tables:
+            together = pd.concat(tables)
+            # Samples that were called together each carry the table of all.
+            store(cohort, name, together.loc[~together.index.duplicated()])
     for name in (keys.MATRIX, keys.ORGANISM):
         if name in own[0]:
             store(cohort, name, own[0][name])
     for entry in own:
         for note in entry.get(keys.NOTES, []):
             add_note(cohort, str(note))
+    for note in notes:
+        add_note(cohort, note)
     return cohort
 
 

@@ -17,6 +17,7 @@ from crs_sc._checks import (
 )
 from crs_sc.errors import InputError, MissingKeyError, listing
 from crs_sc.genesets import mitochondrial_genes
+from crs_sc.preprocessing._assumed import CONTAMINATION_COLUMNS
 from crs_sc.preprocessing._table import join_notes, refresh_table, stored_table
 from crs_sc.preprocessing._thresholds import lower_limit, upper_limit
 
@@ -200,10 +201,10 @@ def qc_table(adata: AnnData) -> pd.DataFrame:
     """
     table = stored_table(adata)
     contamination = adata.uns[keys.UNS].get(keys.CONTAMINATION)
-    columns = ["ambient_fraction", "ambient_upper", "ambient_source"]
+    columns = list(CONTAMINATION_COLUMNS)
     if contamination is None:
-        table[columns[:2]] = np.nan
-        table[columns[2]] = ""
+        table[columns] = np.nan
+        table["ambient_source"] = ""
     else:
         table[columns] = contamination[columns].reindex(table.index)
     for column in keys.QC_TABLE.columns:

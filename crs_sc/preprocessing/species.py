@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._checks import add_note, counts_matrix, store
+from crs_sc._checks import add_note, check_obs, counts_matrix, store
 from crs_sc.errors import InputError, MissingKeyError, listing
+from crs_sc.preprocessing._species_kernels import one_species, species_soup
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-__all__ = ["call_species", "select_species"]
+__all__ = ["analysed_species", "call_species", "select_species"]
+
+Species = Literal["human", "mouse"]
 
 HUMAN = "human"
 MOUSE = "mouse"
@@ -27,13 +30,17 @@ def call_species(
     adata: AnnData,
     *,
     organism: str = "human",
+    sample_key: str = keys.SAMPLE,
     min_fraction: float = 0.9,
     min_umi: int = 50,
 ) -> None:
-    """Call each barcode human, mouse or mixed by its share of UMI.
+    """Call each barcode human, mouse or mixed by its share of UMI beyond the soup.
 
-    A share inside `(1 - min_fraction, min_fraction)` is a droplet with cells of both species.
-    Single-genome data are all `organism`.
+    A droplet with one cell holds UMI of the other genome from the soup alone. Per sample, that
+    share is read from the cells that are clearly of one species. A barcode is mixed (cells of both
+    species) if its minor genome, less the soup, is more than `1 - min_fraction` of its UMI without
+    soup, and more than counting noise around the soup. Without soup this is the plain rule: a
+    share of UMI inside `(1 - min_fraction, min_fraction)`. Single-genome data are all `organism`.
 
     Parameters
     ----------
@@ -42,8 +49,10 @@ def call_species(
         both.
     organism
         `human`, `mouse`, or both joined by `+`: the first is the one that is analysed.
+    sample_key
+        Column of `obs`; used where there are two genomes.
     min_fraction
-        Share of UMI from which a barcode belongs to one species, above 0.5.
+        Share of UMI without soup from which a barcode belongs to one species, above 0.5.
     min_umi
         Barcodes with fewer UMI over both genomes are not called (missing): an empty droplet has
         no species.
@@ -52,13 +61,21 @@ def call_species(
     ------
     InputError
         If the settings make no sense, or no gene of the analysed genome is in the file.
+    MissingKeyError
+        If the file has two genomes and no `sample_key`.
 
     Notes
     -----
     Sets `obs['species']`, `obs['species_fraction']` (UMI of the analysed genome over all UMI of
-    the barcode) and, under `uns['crs_sc']`, `organism` and `species_call`.
+    the barcode, soup included) and, under `uns['crs_sc']`, `organism` and `species_call`. With two
+    genomes also
+
+    - `species_soup`: by sample, `mouse_in_human` and `human_in_mouse` (share of the UMI of a cell
+      that the soup brings from the other genome), `n_human` and `n_mouse` (cells that were used),
+      `umi_human` and `umi_mouse` (mean UMI of cells with more human or mouse UMI);
+    - `droplets`: by barcode that was called, `sample`, `umi_analysed`, `umi_other` and `species`.
     """
-    analysed = _analysed(organism)
+    analysed = analysed_species(organism)
     if not 0.5 < min_fraction <= 1:
         msg = f"min_fraction must be above 0.5 and at most 1, got {min_fraction!r}."
         raise InputError(msg)
@@ -66,12 +83,23 @@ def call_species(
         species = np.full(adata.n_obs, analysed, dtype=object)
         fraction = np.ones(adata.n_obs)
     else:
+        check_obs(adata, sample_key=sample_key)
         mask = _genome_mask(adata, analysed)
         counts = counts_matrix(adata)
         total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
         own = np.asarray(counts @ mask.astype(np.float64)).ravel()
         fraction = np.divide(own, total, out=np.full(adata.n_obs, np.nan), where=total > 0)
-        species = _species(fraction, total, analysed, min_fraction, min_umi)
+        sample = adata.obs[sample_key].astype(str).to_numpy()
+        called = (total >= min_umi) & (total > 0)
+        species, soup = _species(own, total - own, sample, called, analysed, min_fraction)
+        store(adata, keys.SPECIES_SOUP, soup)
+        columns = {
+            keys.SAMPLE: sample[called],
+            "umi_analysed": np.rint(own[called]).astype(np.int64),
+            "umi_other": np.rint((total - own)[called]).astype(np.int64),
+            keys.SPECIES: species[called].astype(str),
+        }
+        store(adata, keys.DROPLETS, pd.DataFrame(columns, index=adata.obs_names[called]))
     adata.obs[keys.SPECIES] = pd.Categorical(species, categories=[HUMAN, MOUSE, MIXED])
     adata.obs[keys.SPECIES_FRACTION] = fraction
     store(adata, keys.ORGANISM, analysed)
@@ -103,7 +131,7 @@ def select_species(adata: AnnData, *, organism: str = "human") -> AnnData:
     MissingKeyError
         If the file has two genomes and the species was not called.
     """
-    analysed = _analysed(organism)
+    analysed = analysed_species(organism)
     if keys.GENOME not in adata.var.columns:
         return adata.copy()
     if keys.SPECIES not in adata.obs.columns:
@@ -123,13 +151,13 @@ def select_species(adata: AnnData, *, organism: str = "human") -> AnnData:
     return selected
 
 
-def _analysed(organism: str) -> str:
+def analysed_species(organism: str) -> Species:
     """First species of `human`, `mouse` or a pair joined by `+`."""
     names = [name.strip().lower() for name in organism.split("+")]
     if not set(names) <= {HUMAN, MOUSE} or len(set(names)) != len(names):
         msg = f"organism must be human, mouse, human+mouse or mouse+human, got {organism!r}."
         raise InputError(msg)
-    return names[0]
+    return "human" if names[0] == HUMAN else "mouse"
 
 
 def _genome_mask(adata: AnnData, analysed: str) -> NDArray[np.bool_]:
@@ -146,20 +174,40 @@ def _genome_mask(adata: AnnData, analysed: str) -> NDArray[np.bool_]:
 
 
 def _species(
-    fraction: NDArray[np.float64],
-    total: NDArray[np.float64],
+    own: NDArray[np.float64],
+    other: NDArray[np.float64],
+    sample: NDArray[np.str_],
+    called: NDArray[np.bool_],
     analysed: str,
     min_fraction: float,
-    min_umi: int,
-) -> NDArray[np.object_]:
-    """Species of each barcode; None below `min_umi`."""
-    other = MOUSE if analysed == HUMAN else HUMAN
-    species = np.full(len(fraction), MIXED, dtype=object)
-    species[fraction >= min_fraction] = analysed
-    # The tolerance keeps 0.1 <= 1 - 0.9 true in floating point.
-    species[fraction <= 1 - min_fraction + 1e-9] = other
-    species[~(total >= min_umi)] = None
-    return species
+) -> tuple[NDArray[np.object_], pd.DataFrame]:
+    """Species of each barcode (None where it is not called), and the soup of each sample."""
+    second = MOUSE if analysed == HUMAN else HUMAN
+    species = np.full(len(own), None, dtype=object)
+    rows = {}
+    for name in np.unique(sample):
+        cells = np.flatnonzero(called & (sample == name))
+        soup = species_soup(own[cells], other[cells])
+        mostly_own, single = one_species(
+            own[cells],
+            other[cells],
+            other_in_own=soup.other_in_own,
+            own_in_other=soup.own_in_other,
+            min_fraction=min_fraction,
+        )
+        species[cells] = np.where(single, np.where(mostly_own, analysed, second), MIXED)
+        rows[str(name)] = {
+            f"{second}_in_{analysed}": soup.other_in_own,
+            f"{analysed}_in_{second}": soup.own_in_other,
+            f"n_{analysed}": soup.n_own,
+            f"n_{second}": soup.n_other,
+            f"umi_{analysed}": soup.umi_own,
+            f"umi_{second}": soup.umi_other,
+        }
+    columns = ["mouse_in_human", "human_in_mouse", "n_human", "n_mouse", "umi_human", "umi_mouse"]
+    table = pd.DataFrame.from_dict(rows, orient="index")[columns]
+    table.index.name = keys.SAMPLE
+    return species, table
 
 
 def _symbols(adata: AnnData) -> pd.Series:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from crs_sc import keys
 from crs_sc.report._arms import headline_genes, ordered_arms
 from crs_sc.report._format import amount, cells_named, interval, percent
 
@@ -47,7 +48,8 @@ def source_answers(
     Parameters
     ----------
     tables
-        At least `ledger` and `ledger_by_condition`; `producers` if there.
+        At least `ledger` and `ledger_by_condition`; `producers` and `production` if there. Where
+        `production` finds no population that makes a cytokine, none is named as its source.
     contrasts
         For the order of the arms.
     """
@@ -79,7 +81,15 @@ def _arm_facts(tables: Mapping[str, pd.DataFrame], gene: str, arm: str) -> dict[
         "corrected": float(rows["corrected_umi"].sum()),
         "sources": shares.to_dict("records"),
         "producers": None,
+        "power": None,
     }
+    production = tables.get("production")
+    if production is not None and not production.empty:
+        own = production.loc[(production["gene"] == gene) & (production["condition"] == arm)]
+        if not (own["state"] == keys.PRODUCER).any():
+            facts["sources"] = []
+            cells = float(own["n_cells"].sum())
+            facts["power"] = float((own["power"] * own["n_cells"]).sum() / max(cells, 1.0))
     producers = tables.get("producers")
     if producers is not None and not producers.empty:
         own = producers.loc[(producers["gene"] == gene) & (producers["condition"] == arm)]
@@ -91,6 +101,8 @@ def _arm_facts(tables: Mapping[str, pd.DataFrame], gene: str, arm: str) -> dict[
 
 def _source_lead(gene: str, found: dict[str, dict[str, Any]]) -> str:
     leaders = {arm: facts["sources"][0] for arm, facts in found.items() if facts["sources"]}
+    if not leaders and all(facts["power"] is not None for facts in found.values()):
+        return f"No producers of {gene} were found in any arm: the soup explains what was seen."
     if not leaders:
         return f"No source of {gene} can be named: no UMI above the ambient RNA in any arm."
     names = {str(row["population"]) for row in leaders.values()}
@@ -116,6 +128,11 @@ def _source_lead(gene: str, found: dict[str, dict[str, Any]]) -> str:
 
 def _arm_sentence(gene: str, facts: dict[str, Any]) -> str:
     subjects = count(facts["subjects"], "subject")
+    if not facts["sources"] and facts["power"] is not None:
+        return (
+            f"No producers. {amount(facts['umi'])} UMI seen, {amount(facts['soup'])} expected from "
+            f"the soup, in {facts['cells']:,} cells of {subjects}. {_depth_clause(facts['power'])}"
+        )
     if not facts["sources"]:
         return (
             f"No {gene} above the ambient RNA in any population ({amount(facts['umi'])} UMI seen, "
@@ -138,6 +155,14 @@ def _arm_sentence(gene: str, facts: dict[str, Any]) -> str:
         umi = amount(round(facts["corrected"], 1))
         sentence += f" Only {umi} UMI in all: too few to rank the sources."
     return sentence
+
+
+def _depth_clause(power: float) -> str:
+    """Say what the absence of producers is worth at this depth."""
+    called = f"A typical producer would have been called with probability {percent(power)}"
+    if power >= 0.8:
+        return f"{called}, so few can have been missed."
+    return f"{called}: at this depth producers can have been missed."
 
 
 def _producer_clause(producers: Any, population: str) -> str:

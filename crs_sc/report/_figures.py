@@ -119,6 +119,7 @@ def key_figures(
     arms = _arms(adata, filled, contrasts)
     found = [*_table_figures(filled, arms)]
     if adata is not None and adata.n_obs:
+        found += _species_figure(adata)
         found += _cell_figures(adata, filled, arms)
         if contrasts:
             found += _score_figures(adata, filled, arms, signatures)
@@ -141,6 +142,7 @@ ORDER = (
     "producers",
     "ambient_expected",
     "stress_vs_cytokine",
+    "receivers",
     "signature_points",
     "shifts_signatures",
     "shifts_genes",
@@ -188,8 +190,15 @@ def _table_figures(tables: Mapping[str, pd.DataFrame], arms: list[str] | None) -
             )
         add("composition", plotting.composition, "ledger", conditions=arms)
     if "producers" in tables:
-        add("producers", plotting.producer_dotplot, "producers", conditions=arms)
+        add(
+            "producers",
+            plotting.producer_dotplot,
+            "producers",
+            production=tables.get("production"),
+            conditions=arms,
+        )
         add("ambient_expected", plotting.ambient_expected, "producers")
+    found += _receiver_figures(tables, arms)
     shifts = tables.get("shifts")
     if shifts is not None:
         for kind in ("signature", "gene"):
@@ -214,6 +223,31 @@ def _table_figures(tables: Mapping[str, pd.DataFrame], arms: list[str] | None) -
     return found
 
 
+def _receiver_figures(
+    tables: Mapping[str, pd.DataFrame], arms: list[str] | None
+) -> list[KeyFigure]:
+    """One figure for each headline cytokine that has receptors in the data."""
+    if not {"receivers", "ledger_by_condition"} <= set(tables):
+        return []
+    shares = tables["ledger_by_condition"]
+    known = set(tables["receivers"]["cytokine"])
+
+    def draw(cytokine: str) -> Callable[[], Any]:
+        return lambda: plotting.producers_to_receivers(
+            tables["receivers"],
+            cytokine=cytokine,
+            ledger_by_condition=shares,
+            production=tables.get("production"),
+            conditions=arms,
+        )
+
+    return [
+        KeyFigure(f"receivers--{_slug(cytokine)}", draw(cytokine))
+        for cytokine in headline_genes(shares)
+        if cytokine in known
+    ]
+
+
 def _volcanoes(tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str]]:
     """Choose for each contrast the tested population that is the largest source."""
     table = tables["expression"]
@@ -228,6 +262,21 @@ def _volcanoes(tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str]]:
         best = next((name for name in ranked if name in names), names[0])
         chosen.append((str(contrast), best))
     return chosen
+
+
+def _species_figure(adata: AnnData) -> list[KeyFigure]:
+    """Both genomes of all droplets, or of the kept cells where nothing else is known."""
+    stored = adata.uns.get(keys.UNS, {})
+    call = stored.get(keys.SPECIES_CALL, {})
+    settings: dict[str, Any] = {n: float(call[n]) for n in ("min_fraction",) if n in call}
+    droplets = stored.get(keys.DROPLETS)
+    if droplets is not None and len(droplets):
+        return [KeyFigure("barnyard", lambda: plotting.barnyard(droplets, **settings))]
+    if not {keys.SPECIES_FRACTION, keys.N_UMI, keys.SPECIES} <= set(adata.obs.columns):
+        return []
+    if not (adata.obs[keys.SPECIES_FRACTION].to_numpy(dtype=float) < 1).any():
+        return []
+    return [KeyFigure("barnyard", lambda: plotting.barnyard(adata, **settings))]
 
 
 def _cell_figures(
@@ -251,10 +300,6 @@ def _cell_figures(
             add("markers", plotting.marker_dotplot, markers=panels)
     if keys.MYELOID_STATE in obs.columns and obs[keys.MYELOID_STATE].notna().any():
         add("myeloid_states", plotting.myeloid_states, conditions=arms)
-    if {keys.SPECIES_FRACTION, keys.N_UMI} <= set(obs.columns) and (
-        obs[keys.SPECIES_FRACTION].to_numpy(dtype=float) < 1
-    ).any():
-        add("barnyard", plotting.barnyard)
     scores = adata.obsm.get(keys.SIGNATURE_SCORES)
     if "ledger" in tables and scores is not None and "dissociation_stress" in scores:
         gene = headline_genes(tables["ledger"])[0]

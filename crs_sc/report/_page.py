@@ -16,6 +16,7 @@ from crs_sc.report._answers import source_answers
 from crs_sc.report._arms import headline_genes, ordered_arms
 from crs_sc.report._changes import shift_answers
 from crs_sc.report._figures import ORDER
+from crs_sc.report._hearing import hearing_sentences
 from crs_sc.report._tables import PageTable, page_table, page_tables, planted_and_found
 from crs_sc.report._words import (
     CAPTIONS,
@@ -26,6 +27,7 @@ from crs_sc.report._words import (
     SECTIONS,
     TITLES,
     limits,
+    never_sampled,
     plural,
 )
 
@@ -268,7 +270,12 @@ def _paragraphs(
         return list(METHODS)
     if key == "sources" and "ledger" in tables:
         genes = ", ".join(dict.fromkeys(tables["ledger"]["gene"].astype(str)))
-        return [f"Cytokines: {genes}. Headlines are for {', '.join(_heads(tables))}."]
+        return [
+            f"Cytokines: {genes}. Headlines are for {', '.join(_heads(tables))}.",
+            *never_sampled(tables),
+        ]
+    if key == "receivers" and {"receivers", "ledger"} <= set(tables):
+        return hearing_sentences(tables["receivers"], _heads(tables))
     if key in NEEDS_CONTRAST and contrasts:
         return [READING[key]] if key in READING else []
     return []

@@ -23,7 +23,7 @@ _SHARES = frozenset(
     {
         "share", "cell_share", "median_mt_fraction", "ambient_fraction", "ambient_upper",
         "share_reference", "share_treated", "share_ci_low", "share_ci_high", "planted_share",
-        "found_share",
+        "found_share", "fraction",
     }
 )  # fmt: skip
 _SETS = frozenset({"feature", "gene_set"})
@@ -94,7 +94,7 @@ def _cell(name: str, value: Any) -> tuple[str, str]:
         text = str(value)
         if name in _SETS:
             text = feature_label(text)
-        elif name == "status":
+        elif name in {"status", "state"}:
             text = text.replace("_", " ")
         return text, str(value)
     number = float(value)
@@ -147,6 +147,13 @@ _SHOWN: dict[str, tuple[list[str], int]] = {
         ],
         40,
     ),
+    "receivers": (
+        [
+            "cytokine", "gene", "role", "condition", "population", "n_subjects", "cpm", "ci_low",
+            "ci_high", "fraction",
+        ],
+        40,
+    ),
     "shifts": (
         ["contrast", "feature", "population", *_TESTED, "hedges_g", "loo_low", "loo_high"],
         25,
@@ -186,6 +193,11 @@ def _select(name: str, table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame
             ["gene", "place", "share"], ascending=[True, True, False], kind="stable"
         )
         return rows.rename(columns={"ci_low": "share_ci_low", "ci_high": "share_ci_high"})
+    if name == "receivers":
+        heads = headline_genes(table.assign(gene=table["cytokine"]))
+        rows = table.loc[(table["state"] == keys.ABOVE_SOUP) & table["cytokine"].isin(heads)]
+        rows = rows.sort_values("cpm", ascending=False, kind="stable")
+        return rows.drop_duplicates(["cytokine", "gene", "population"]).sort_index()
     if name in {"shifts", "expression", "enrichment"}:
         rows = table.loc[table["pvalue"].notna()]
         return rows.sort_values(["padj", "pvalue"], kind="stable")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
 
@@ -18,8 +18,11 @@ __all__ = [
     "SECTIONS",
     "TITLES",
     "limits",
+    "never_sampled",
     "plural",
 ]
+
+_NOWHERE = "What could be tested nowhere is left out; the table has it with the reason."
 
 # Section, heading and what to look for, by figure.
 CAPTIONS = {
@@ -27,7 +30,10 @@ CAPTIONS = {
     "barnyard": (
         "qc",
         "UMI of both genomes",
-        "Only cells of the analysed species go on; what is off the axes is soup or a doublet.",
+        (
+            "Only droplets called as the analysed species go on. Dashed: where the share of UMI "
+            "alone would draw the line; the call takes out the soup first."
+        ),
     ),
     "umap_population": (
         "populations",
@@ -50,13 +56,16 @@ CAPTIONS = {
     "source_shares": (
         "sources",
         "Source of the transcripts, sample by sample",
-        "Soup-corrected UMI. Above each bar: how many there are; a share of few UMI says little.",
+        "Soup-corrected UMI. Above each bar: how many there are; shares of few UMI are pale.",
     ),
     "source_shares_all": ("sources", "Source of the other cytokines", ""),
     "producers": (
         "sources",
         "Producers by population and arm",
-        "Filled: cells with more UMI than the soup explains. Hollow: UMI that the soup explains.",
+        (
+            "Filled: more UMI than the soup explains. Hollow: the soup explains the UMI. Small "
+            "dot: no UMI, but the cells are too shallow to exclude producers."
+        ),
     ),
     "ambient_expected": (
         "sources",
@@ -68,19 +77,27 @@ CAPTIONS = {
         "Handling stress against output",
         "If output follows stress within an arm, the handling may have made it.",
     ),
+    "receivers": (
+        "receivers",
+        "From producers to receivers",
+        (
+            "Left: who makes it. Right: its receptors; a decoy or an antagonist keeps it from "
+            "being heard. Without any UMI there is no point."
+        ),
+    ),
     "signature_points": (
         "shifts",
         "Responses, one point a subject",
         "Estimates with 95 % interval and permutation p. Line: mean of the arm.",
     ),
-    "shifts_signatures": ("shifts", "Shift of every signature in every population", ""),
-    "shifts_genes": ("shifts", "Shift of every cytokine in every population", ""),
+    "shifts_signatures": ("shifts", "Shift of every signature in every population", _NOWHERE),
+    "shifts_genes": ("shifts", "Shift of every cytokine in every population", _NOWHERE),
     "decomposition": (
         "decomposition",
         "Parts of the change in output",
         "The coloured parts add up to the diamond.",
     ),
-    "reversal": ("reversal", "How far each drug brings each response back", ""),
+    "reversal": ("reversal", "How far each drug brings each response back", _NOWHERE),
     "composition": ("composition", "Share of each population by arm", ""),
     "volcano": ("expression", "Differential expression of the main source", ""),
     "enrichment": ("expression", "Gene sets along the ranking", ""),
@@ -91,6 +108,7 @@ SECTIONS = (
     ("qc", "Quality control"),
     ("populations", "Populations"),
     ("sources", "Who makes it"),
+    ("receivers", "Who can hear it"),
     ("shifts", "Shifts"),
     ("decomposition", "More cells, more producers, or more per producer"),
     ("reversal", "Reversal by the drug"),
@@ -110,6 +128,7 @@ TITLES = {
     "populations": "Clusters and their names",
     "coverage": "Gene sets with genes that are not in the data",
     "ledger_by_condition": "Source shares of at least 2 %",
+    "receivers": "Receptors above the soup, in the arm with the highest level",
     "shifts": "Shifts with the smallest p",
     "decomposition": "Largest changes (UMI per sampled cell)",
     "reversal": "Reversals",
@@ -153,19 +172,52 @@ PROTEIN = (
 )
 
 
-def limits(tables: Mapping[str, pd.DataFrame], samples: pd.DataFrame) -> list[str]:
-    """Say what the numbers cannot carry, from what was and was not sampled."""
-    said = [PROTEIN]
+def never_sampled(tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Say beside the sources which cells are in no share: never in the tube, or left out.
+
+    Parameters
+    ----------
+    tables
+        Those of `populations`, `ledger` and `qc` that there are.
+    """
+    why = {"neutrophils": "neutrophils (absent from PBMC, and mostly lost in droplets)"}
+    unseen = [why.get(name, name) for name in _unseen(tables)]
+    said = [f"Never sampled, so in no share: {_listed(unseen)}."]
+    if "qc" in tables:
+        left_out = {
+            "n_other_species": "cell of the other species",
+            "n_cross_species": "droplet with cells of both species",
+            "n_doublets": "doublet",
+        }
+        counts = {name: int(tables["qc"][name].fillna(0).sum()) for name in left_out}
+        parts = [plural(n, left_out[name]) for name, n in counts.items() if n]
+        if parts:
+            said.append(f"Sampled but left out of every share: {_listed(parts)}.")
+        if counts["n_other_species"]:
+            said[-1] += " The other species' cytokines are other genes and are never added up."
+    return said
+
+
+def _unseen(tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Cells that make cytokines in the body and are not among the populations."""
     present: set[str] = set()
     for name in ("populations", "ledger"):
         if name in tables:
             present |= set(tables[name]["population"].astype(str))
     never = ["endothelial and stromal cells"]
     never += [] if "Neutrophil" in present else ["neutrophils"]
-    never += [] if "Macrophage" in present else ["tissue macrophages"]
-    missing = f"{', '.join(never[:-1])} and {never[-1]}" if len(never) > 1 else never[0]
+    return never + ([] if "Macrophage" in present else ["tissue macrophages"])
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+
+
+def limits(tables: Mapping[str, pd.DataFrame], samples: pd.DataFrame) -> list[str]:
+    """Say what the numbers cannot carry, from what was and was not sampled."""
+    said = [PROTEIN]
     said.append(
-        f"Shares are of what was sampled and passed QC. Not seen here: {missing}. "
+        f"Shares are of what was sampled and passed QC. Not seen here: {_listed(_unseen(tables))}. "
         "If they make the cytokine, no number on this page shows it."
     )
     if "qc" in tables:
@@ -214,5 +266,6 @@ METHODS = (
 
 
 def plural(number: int, noun: str) -> str:
-    """`1 subject`, `4 subjects`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    """`1 subject`, `4 subjects`; the first word carries the ending."""
+    first, gap, rest = noun.partition(" ")
+    return f"{number:,} {first}" + ("" if number == 1 else "s") + gap + rest

@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from crs_sc.datasets._kernels import (
-    add_soup,
     draw_native,
     gamma_poisson,
     producer_counts,
     shifted_probability,
+    soup_counts,
     soup_profile,
+    soup_umi,
 )
 
 
@@ -49,14 +50,17 @@ def test_native_counts_follow_depth_and_profile_over_several_chunks():
 def test_soup_profile_is_the_weighted_mixture():
     native = sparse.csr_matrix([[8, 2, 0], [0, 10, 0]])
     extra = np.array([0.0, 0.0, 0.1])
-    profile = soup_profile(native, np.array([3.0, 1.0]), extra)
+    profile = soup_profile(np.array([3.0, 1.0]) @ native, extra)
     np.testing.assert_allclose(profile, [0.9 * 24 / 40, 0.9 * 16 / 40, 0.1])
 
 
 def test_soup_has_the_share_and_the_composition_that_were_asked_for():
     native = np.full(4000, 3000)
     profile = np.array([0.0, 0.2, 0.0, 0.7, 0.1, 0.0])
-    soup = add_soup(native, profile, contamination=0.08, rng=np.random.default_rng(4))
+    rng = np.random.default_rng(4)
+    n_umi = soup_umi(native, contamination=0.08, rng=rng)
+    soup = soup_counts(n_umi, profile, rng=rng)
+    assert (np.asarray(soup.sum(axis=1)).ravel() == n_umi).all()
     total = soup.sum()
     expected = 0.08 / 0.92 * native.sum()
     assert abs(total - expected) < 5 * np.sqrt(expected)
@@ -67,7 +71,8 @@ def test_soup_has_the_share_and_the_composition_that_were_asked_for():
 
 def test_no_contamination_adds_nothing():
     rng = np.random.default_rng(5)
-    assert add_soup(np.full(10, 100), np.array([0.5, 0.5]), contamination=0.0, rng=rng).nnz == 0
+    none = soup_umi(np.full(10, 100), contamination=0.0, rng=rng)
+    assert soup_counts(none, np.array([0.5, 0.5]), rng=rng).nnz == 0
 
 
 @given(st.floats(0, 1), st.floats(-3, 3))

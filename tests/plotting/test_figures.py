@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 import crs_sc.plotting as pl
 from crs_sc import genesets, keys
 from crs_sc.errors import InputError, MissingKeyError
+from crs_sc.plotting._producers import _round_shares
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,6 +84,7 @@ class TestStyle:
         assert pl.feature_label("il6_stat3_response") == "IL-6/STAT3 response"
         assert pl.feature_label("dissociation_stress") == "dissociation stress"
         assert pl.feature_label("HALLMARK_X") == "HALLMARK_X"
+        assert pl.feature_label("hla_dr_low") == "HLA-DR low"
 
 
 class TestCells:
@@ -129,9 +131,35 @@ class TestCells:
         ax = pl.myeloid_states(cells, conditions=fake.ARMS)
         heights = np.sum([[bar.get_height() for bar in group] for group in ax.containers], axis=0)
         assert heights == pytest.approx(np.ones(16))
-        assert len(legend_texts(ax.figure)) == 4
+        # "classical" is not a state of the package and comes last.
+        assert legend_texts(ax.figure) == [
+            "inflammatory", "interferon-stimulated", "HLA-DR low", "classical",
+        ]  # fmt: skip
+        arms = {to_hex(colour) for colour in pl.arm_colours(fake.ARMS, fake.ARMS).values()}
+        drawn = {to_hex(group[0].get_facecolor()) for group in ax.containers}
+        assert not drawn & arms
         with pytest.raises(InputError, match="myeloid state"):
             pl.myeloid_states(cells[cells.obs["lineage"] == "T"].copy())
+
+    def test_barnyard_of_all_droplets_counts_every_call(self):
+        droplets = pd.DataFrame(
+            {
+                "umi_analysed": [900, 5, 400, 0, 20],
+                "umi_other": [10, 700, 380, 600, 3],
+                "species": ["human", "mouse", "mixed", "mouse", None],
+                "sample": "a",
+            }
+        )
+        ax = pl.barnyard(droplets, min_fraction=0.8)
+        drawn = {tuple(point) for point in np.asarray(ax.collections[0].get_offsets())}
+        assert {(900, 10), (5, 700), (400, 380), (20, 3)} < drawn
+        assert legend_texts(ax.figure) == [
+            "human (1)", "mouse (2)", "mixed (1)", "too few UMI to call (1)", "80 % of one genome",
+        ]  # fmt: skip
+        for line, odds in zip(ax.lines, (0.25, 4.0), strict=True):
+            assert np.asarray(line.get_ydata()) / line.get_xdata() == pytest.approx(odds)
+        with pytest.raises(MissingKeyError, match="umi_other"):
+            pl.barnyard(droplets.drop(columns="umi_other"))
 
     def test_barnyard_gives_back_the_umi_of_both_genomes(self, cells):
         ax = pl.barnyard(cells)
@@ -175,8 +203,25 @@ class TestSources:
         some, none = (pl.source_shares(ledger, genes=[gene]).axes[0] for gene in ("IL1B", "IL6"))
         at = tick_labels(none, "x").index("car1")
         assert all(group[at].get_height() == 0 for group in none.containers)
-        assert "no UMI" in texts(none)
-        assert "no UMI" not in texts(some)
+        assert "soup only" in texts(none)
+        assert "soup only" not in texts(some)
+        ledger.loc[silent, "umi"] = 0
+        assert "no UMI" in texts(pl.source_shares(ledger, genes=["IL6"]).axes[0])
+
+    def test_bars_of_few_umi_are_pale(self, tables):
+        ledger = tables["ledger"]
+        totals = ledger.query("gene == 'IL6'").groupby("sample")["corrected_umi"].sum()
+        limit = float(totals.median())
+        ax = pl.source_shares(ledger, genes=["IL6"], few_umi=limit).axes[0]
+        samples = tick_labels(ax, "x")
+        alphas = [bar.get_alpha() for bar in ax.containers[0]]
+        assert [alpha is not None for alpha in alphas] == (totals[samples] < limit).tolist()
+        assert f"pale: below {limit:g} UMI" in legend_texts(ax.figure)
+
+    def test_many_genes_stand_in_two_columns(self, tables):
+        figure = pl.source_shares(tables["ledger"])
+        assert len({round(ax.get_position().x0, 3) for ax in figure.axes if ax.has_data()}) == 2
+        assert figure.get_size_inches()[0] < 13
 
     def test_producers_fill_and_soup_is_hollow(self, tables, fake):
         producers = tables["producers"]
@@ -185,7 +230,7 @@ class TestSources:
         assert [ax.get_title() for ax in panels] == list(fake.ARMS)
         rows = producers.query("gene == 'TNF' and condition == 'CART'")
         sums = rows.groupby("population")[["n_producers", "umi"]].sum()
-        filled, hollow, _ = panels[1].collections
+        filled, hollow, *_ = panels[1].collections
         assert len(filled.get_offsets()) == (sums["n_producers"] > 0).sum()
         soup = (sums["n_producers"] == 0) & (sums["umi"] > 0)
         assert len(hollow.get_offsets()) == soup.sum()
@@ -195,6 +240,76 @@ class TestSources:
         producers = tables["producers"].assign(n_producers=0, producer_fraction=0.0)
         figure = pl.producer_dotplot(producers)
         assert len(figure.axes[0].collections[0].get_offsets()) == 0
+
+    def test_production_decides_what_is_filled_hollow_or_too_shallow(self, tables, fake):
+        production = tables["production"]
+        index = ["gene", "population", "condition"]
+        one = (production[index] == ["IL6", "Classical monocyte", "CART"]).all(axis=1)
+        two = (production[index] == ["IL6", "NK", "CART"]).all(axis=1)
+        production.loc[one, "state"] = keys.AMBIENT_COMPATIBLE
+        production.loc[two, "state"] = keys.UNDETERMINED
+        figure = pl.producer_dotplot(
+            tables["producers"], production=production, genes=["IL6"], conditions=fake.ARMS
+        )
+        ax = next(ax for ax in figure.axes if ax.get_title() == "CART")
+        names = tick_labels(figure.axes[0], "y")
+        filled, hollow, _, shallow = (
+            {names[int(y)] for _, y in np.asarray(part.get_offsets())} for part in ax.collections
+        )
+        rows = production.query("gene == 'IL6' and condition == 'CART'").set_index("population")
+        assert filled == set(rows.index[rows["state"] == keys.PRODUCER])
+        assert "Classical monocyte" in hollow
+        assert shallow == {"NK"}
+        assert "no UMI, too shallow to tell" in legend_texts(figure)
+
+    def test_many_cytokines_stay_within_a_page_and_dots_of_the_legend_apart(self, tables, fake):
+        producers = tables["producers"]
+        ten = pd.concat(producers.query("gene == 'IL6'").assign(gene=f"GENE{i}") for i in range(10))
+        figure = pl.producer_dotplot(ten, conditions=fake.ARMS)
+        assert figure.get_size_inches()[0] < 13
+        panels = [ax for ax in figure.axes if ax.get_title() in fake.ARMS]
+        assert len({round(ax.get_position().y0, 2) for ax in panels}) == 2
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        sizes = [h for h in legend.legend_handles if h.get_marker() == "o"]
+        radius = [h.get_markersize() / 2 * figure.dpi / 72 for h in sizes]
+        height = [t.get_window_extent().y0 for t in legend.get_texts()][: len(sizes)]
+        for i in range(len(sizes) - 1):
+            assert height[i] - height[i + 1] > radius[i] + radius[i + 1]
+
+    @pytest.mark.parametrize(
+        ("largest", "shares"),
+        [(1.0, [1.0, 0.2, 0.05]), (0.53, [0.5, 0.1, 0.02]), (0.012, [0.01, 0.002, 0.0005])],
+    )
+    def test_sizes_of_the_legend_are_round(self, largest, shares):
+        assert _round_shares(largest) == pytest.approx(shares)
+
+    def test_receivers_are_drawn_at_their_level(self, tables, fake):
+        receivers = tables["receivers"]
+        figure = pl.producers_to_receivers(
+            receivers, cytokine="IL1B", ledger_by_condition=tables["ledger_by_condition"],
+            production=tables["production"], conditions=fake.ARMS,
+        )  # fmt: skip
+        titles = [ax.get_title() for ax in figure.axes]
+        assert titles == ["IL1B", "IL1R1", "IL1RAP", "IL1R2", "IL1RN"]
+        assert [texts(ax)[0] for ax in figure.axes] == [
+            "made by", "receptor", "co-receptor", "decoy", "antagonist",
+        ]  # fmt: skip
+        points = [part for part in figure.axes[1].collections if hasattr(part, "get_sizes")]
+        points = [part for part in points if len(part.get_offsets())]
+        rows = receivers.query("gene == 'IL1R1'")
+        drawn = np.vstack([np.asarray(part.get_offsets()) for part in points[-len(fake.ARMS) :]])
+        assert len(legend_texts(figure)) == len(fake.ARMS) + 2
+        assert set(np.round(drawn[:, 0], 6)) <= set(np.round(rows["cpm"], 6))
+
+    def test_receivers_without_producers_or_without_a_row(self, tables):
+        receivers, shares = tables["receivers"], tables["ledger_by_condition"]
+        figure = pl.producers_to_receivers(
+            receivers, cytokine="IL6", ledger_by_condition=shares.query("gene == 'TNF'")
+        )
+        assert [ax.get_title() for ax in figure.axes] == ["IL6R", "IL6ST"]
+        with pytest.raises(InputError, match="IL99"):
+            pl.producers_to_receivers(receivers, cytokine="IL99", ledger_by_condition=shares)
 
     def test_ambient_panels_show_each_population_in_each_sample(self, tables):
         figure = pl.ambient_expected(tables["producers"], genes=["IL1B", "IL6"])
@@ -244,11 +359,15 @@ class TestComparison:
 
     def test_shift_heatmap_is_centred_at_zero_and_marks(self, tables):
         shifts = tables["shifts"]
+        one = shifts.query("contrast == 'cart' and population == 'NK'").index
+        shifts.loc[one, ["estimate", "padj", "status"]] = [np.nan, np.nan, keys.TOO_FEW_CELLS]
         figure = pl.shift_heatmap(shifts)
         ax = figure.axes[0]
         low, high = ax.images[0].get_clim()
         assert low == -high
-        rows = shifts.query("contrast == 'cart' and kind == 'signature'")
+        assert "Unknown" not in tick_labels(ax, "y"), "tested nowhere"
+        shown = shifts.groupby("population")["estimate"].transform("count") > 0
+        rows = shifts[shown].query("contrast == 'cart' and kind == 'signature'")
         dots, crosses = ax.collections
         tested = rows["status"] == keys.OK
         assert len(dots.get_offsets()) == (tested & (rows["padj"] < 0.05)).sum()

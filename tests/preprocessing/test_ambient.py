@@ -12,7 +12,8 @@ from scipy import sparse, stats
 
 from crs_sc import genesets, keys
 from crs_sc.errors import InputError
-from crs_sc.preprocessing import estimate_ambient
+from crs_sc.preprocessing import call_species, estimate_ambient, quality_control, select_species
+from crs_sc.preprocessing._assumed import from_species
 from crs_sc.preprocessing._contamination import (
     Rate,
     combine_rates,
@@ -77,7 +78,7 @@ def test_planted_contamination_is_recovered_from_pooled_cells(rho: float, lysis:
         found = contamination(adata)
         assert found["ambient_source"] == "pooled_cells; immunoglobulin, myeloid, t_cell"
         errors.append(found["ambient_fraction"] - truth)
-        covered.append(found["ambient_upper"] >= truth)
+        covered.append(found["ambient_lower"] <= truth <= found["ambient_upper"])
     assert np.abs(np.mean(errors)) < 0.01
     assert np.abs(errors).max() < 0.03
     assert np.mean(covered) >= 0.75
@@ -107,7 +108,7 @@ def test_pool_is_weighted_by_lysis() -> None:
 def test_sample_without_evidence_says_so() -> None:
     adata, _, _ = sample(0.1, shares=(0.0, 1.0, 0.0, 0.0))
     estimate_ambient(adata, assumed_fraction=0.07)
-    assert contamination(adata).tolist() == [0.07, 0.07, "pooled_cells; assumed"]
+    assert contamination(adata).tolist() == [0.07, 0.5, "pooled_cells; assumed", 0.0]
 
 
 def test_samples_do_not_touch_each_other() -> None:
@@ -199,13 +200,14 @@ def test_expressing_cells_do_not_count() -> None:
 
 def test_panels_are_averaged_and_a_gross_one_is_left_out() -> None:
     rates = {"a": Rate(0.1, 0.09, 0.11, 100, 1e3), "b": Rate(0.06, 0.05, 0.07, 60, 1e3)}
-    estimate, upper, used = combine_rates(rates, {"a": 1.0, "b": 3.0}, max_ratio=3)
+    estimate, lower, upper, used = combine_rates(rates, {"a": 1.0, "b": 3.0}, max_ratio=3)
     assert estimate == pytest.approx(0.07)
     assert upper == pytest.approx(0.07 + 0.01 * np.hypot(0.25, 0.75))
+    assert lower == pytest.approx(0.07 - 0.01 * np.hypot(0.25, 0.75))
     assert used == ["a", "b"]
     rates["c"] = Rate(0.45, 0.4, 0.5, 400, 1e3)
-    assert combine_rates(rates, {"a": 1.0, "b": 3.0, "c": 1.0}, max_ratio=3)[2] == ["a", "b"]
-    assert combine_rates(rates, {"a": 1.0, "b": 3.0, "c": 9.0}, max_ratio=3)[2] == ["a", "b", "c"]
+    assert combine_rates(rates, {"a": 1.0, "b": 3.0, "c": 1.0}, max_ratio=3)[3] == ["a", "b"]
+    assert combine_rates(rates, {"a": 1.0, "b": 3.0, "c": 9.0}, max_ratio=3)[3] == ["a", "b", "c"]
 
 
 def test_lysis_is_shrunk_by_its_error() -> None:
@@ -238,3 +240,88 @@ def test_kang_contamination_is_small(shared_data: Path) -> None:
     known = table.loc[~table["ambient_source"].str.endswith("assumed")]
     assert len(known) >= 14
     assert known["ambient_fraction"].max() < 0.1
+
+
+def test_declared_counts_are_not_corrected_twice() -> None:
+    adata, _, _ = sample(0.1)
+    estimate_ambient(adata)
+    measured = contamination(adata)
+    estimate_ambient(adata, corrected=True)
+    found = contamination(adata)
+    assert found["ambient_fraction"] == found["ambient_lower"] == 0
+    assert found["ambient_source"] == "declared_corrected"
+    assert found["ambient_upper"] == measured["ambient_upper"]
+    assert "declared corrected" in adata.uns[keys.UNS][keys.NOTES][0]
+    clean, _, _ = sample(0.0)
+    estimate_ambient(clean, corrected=True)
+    assert keys.NOTES not in clean.uns[keys.UNS]
+
+
+def test_sample_without_evidence_takes_the_upper_quartile_of_the_others() -> None:
+    parts = [sample(rho, seed=seed, n=200)[0] for seed, rho in enumerate((0.01, 0.02, 0.03))]
+    parts.append(sample(0.02, shares=(0.0, 1.0, 0.0, 0.0), n=50)[0])
+    for index, part in enumerate(parts):
+        part.obs[keys.SAMPLE] = f"s{index}"
+    cohort = ad.concat(parts, index_unique="-")
+    estimate_ambient(cohort)
+    table = cohort.uns[keys.UNS][keys.CONTAMINATION]
+    measured = table.iloc[:3]
+    assert table.loc["s3", "ambient_fraction"] == measured["ambient_fraction"].quantile(0.75)
+    assert table.loc["s3", "ambient_upper"] == measured["ambient_upper"].max()
+    assert table.loc["s3", "ambient_source"].endswith("3 samples, assumed")
+    assert "upper quartile" in cohort.uns[keys.UNS][keys.NOTES][0]
+
+
+def mouse_macrophages_and_human_t_cells(rho: float) -> tuple[ad.AnnData, float]:
+    """Cells of two species that share a soup; the data and the truth for the mouse genome."""
+    rng = np.random.default_rng(0)
+    background = rng.dirichlet(np.full(300, 0.5), 2)
+    rates = np.zeros((2, 2 * len(NAMES)))
+    for row, markers in enumerate((MONOCYTE, T_CELL)):
+        start = row * len(NAMES)
+        rates[row, start + len(NAMES) - 300 : start + len(NAMES)] = background[row]
+        rates[row] *= 1 - sum(markers.values())
+        rates[row, [start + NAMES.index(gene) for gene in markers]] = list(markers.values())
+    kind = rng.choice(2, 400, p=(0.6, 0.4))
+    native = rng.poisson(rates[kind] * (3000 * rng.lognormal(0, 0.3, 400))[:, None])
+    profile = native.sum(axis=0) / native.sum()
+    soup = rng.poisson(native.sum(axis=1, keepdims=True) * rho / (1 - rho) * profile)
+    mouse = [f"mm10___{MOUSE.get(name, name.capitalize())}" for name in NAMES]
+    var = pd.DataFrame(
+        {keys.GENOME: np.repeat(["mouse", "human"], len(NAMES))},
+        index=mouse + [f"GRCh38_{name}" for name in NAMES],
+    )
+    adata = ad.AnnData(sparse.csr_matrix(native + soup, dtype=np.float32), var=var)
+    adata.layers[keys.COUNTS] = adata.X.copy()
+    adata.obs[[keys.SAMPLE, keys.SUBJECT, keys.CONDITION]] = "s"
+    seen = (kind == 0)[:, None] & (np.arange(2 * len(NAMES)) < len(NAMES))
+    return adata, float(soup[seen].sum() / (native + soup)[seen].sum())
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.05, 0.2])
+def test_human_cells_tell_the_soup_of_mouse_macrophages(rho: float) -> None:
+    adata, truth = mouse_macrophages_and_human_t_cells(rho)
+    call_species(adata, organism="mouse+human")
+    assert (adata.obs[keys.SPECIES] != "mixed").all()
+    mouse = select_species(adata, organism="mouse+human")
+    quality_control(mouse)
+    estimate_ambient(mouse, organism="mouse+human")
+    found = contamination(mouse)
+    assert found["ambient_source"] == "pooled_cells; species"
+    assert found["ambient_fraction"] == pytest.approx(truth, rel=0.1, abs=1e-4)
+    assert found["ambient_lower"] <= truth <= found["ambient_upper"]
+
+
+def test_soup_by_species_spans_both_ways_in_which_soup_may_scale() -> None:
+    numbers = {"own_in_other": 0.1, "other_in_own": 0.5, "umi_own": 1000.0, "umi_other": 2000.0}
+    found = from_species(**numbers, n_other=10)
+    assert found == pytest.approx((0.3, 0.85 * 0.2, 1.15 * 0.4))
+    assert from_species(**numbers, n_other=9) is None
+
+
+def test_profile_of_two_genomes_is_found_under_the_names_of_the_file() -> None:
+    adata, profile, _ = sample(0.1)
+    adata.var[keys.ORIGINAL_NAME] = [f"GRCh38_{name}" for name in adata.var_names]
+    both = pd.concat([0.9 * profile.add_prefix("GRCh38_"), pd.Series({"mm10___Lyz2": 0.1})])
+    estimate_ambient(adata, empty_profiles={"s0": both})
+    np.testing.assert_allclose(adata.varm[keys.AMBIENT_PROFILE]["s0"], profile)

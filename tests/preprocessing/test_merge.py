@@ -13,7 +13,7 @@ from crs_sc.errors import InputError
 from crs_sc.preprocessing import filter_cells, merge_samples, quality_control
 
 
-def sample(name: str, *, umi: float) -> ad.AnnData:
+def sample(name: str, *, umi: float, fraction: float = 0.1, assumed: bool = False) -> ad.AnnData:
     counts = np.random.default_rng(0).poisson(umi / 2000, size=(30, 2000))
     obs = {keys.SAMPLE: name, keys.SUBJECT: name, keys.CONDITION: "ctrl"}
     adata = ad.AnnData(
@@ -24,7 +24,15 @@ def sample(name: str, *, umi: float) -> ad.AnnData:
     quality_control(adata)
     cells = filter_cells(adata)
     cells.varm[keys.AMBIENT_PROFILE] = pd.DataFrame({name: 1 / 2000}, index=cells.var_names)
-    cells.uns[keys.UNS][keys.CONTAMINATION] = pd.DataFrame({"ambient_fraction": [0.1]}, [name])
+    cells.uns[keys.UNS][keys.CONTAMINATION] = pd.DataFrame(
+        {
+            "ambient_fraction": [fraction],
+            "ambient_upper": [0.5 if assumed else 1.2 * fraction],
+            "ambient_source": ["pooled_cells; " + ("assumed" if assumed else "myeloid")],
+            "ambient_lower": [0.0 if assumed else 0.8 * fraction],
+        },
+        [name],
+    )
     return cells
 
 
@@ -38,3 +46,34 @@ def test_a_sample_without_cells_keeps_its_row() -> None:
 def test_nothing_left_says_why() -> None:
     with pytest.raises(InputError, match=r"of 60 barcodes, 60 low_counts .*at least 300"):
         merge_samples([sample("a", umi=20), sample("b", umi=20)])
+
+
+def test_an_assumed_fraction_becomes_the_upper_quartile_of_the_measured() -> None:
+    parts = [
+        sample(name, umi=2000, fraction=fraction)
+        for name, fraction in zip("abc", (0.01, 0.02, 0.03), strict=True)
+    ]
+    parts.append(sample("d", umi=2000, fraction=0.1, assumed=True))
+    cohort = merge_samples(parts)
+    table = cohort.uns[keys.UNS][keys.CONTAMINATION]
+    assert table["ambient_fraction"].tolist() == pytest.approx([0.01, 0.02, 0.03, 0.025])
+    assert table.loc["d", "ambient_upper"] == pytest.approx(0.036)
+    assert table.loc["d", "ambient_source"] == (
+        "pooled_cells; upper quartile of 3 samples, assumed"
+    )
+    assert any("upper quartile" in note for note in cohort.uns[keys.UNS][keys.NOTES])
+    two = merge_samples([parts[0], parts[1], parts[3]]).uns[keys.UNS][keys.CONTAMINATION]
+    assert two.loc["d", "ambient_fraction"] == 0.1
+    assert two.loc["d", "ambient_upper"] == 0.5
+
+
+def test_droplets_of_all_samples_stay_once() -> None:
+    parts = [sample("a", umi=2000), sample("b", umi=2000)]
+    for part, name in zip(parts, "ab", strict=True):
+        droplets = pd.DataFrame(
+            {keys.SAMPLE: [name], "umi_analysed": [9], "umi_other": [1], keys.SPECIES: ["human"]},
+            index=[f"{name}_0"],
+        )
+        part.uns[keys.UNS][keys.DROPLETS] = droplets
+    table = merge_samples(parts).uns[keys.UNS][keys.DROPLETS]
+    assert table.index.tolist() == ["a_0", "b_0"]

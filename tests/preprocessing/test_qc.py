@@ -143,6 +143,8 @@ def test_table_has_the_contract_columns_before_and_after_later_steps() -> None:
     estimate_ambient(adata)
     table = qc_table(adata)
     assert list(table.columns) == keys.QC_TABLE.names
+    assert table.columns[-1] == "ambient_lower"
+    assert (table["ambient_lower"] <= table["ambient_fraction"]).all()
     assert table["ambient_source"].str.startswith("pooled_cells").all()
 
 

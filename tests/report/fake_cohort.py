@@ -47,6 +47,19 @@ OUTPUT = {
     "CXCL8": {"Classical monocyte": 5.0, "Intermediate monocyte": 2.0},
     "IL1RN": {"Classical monocyte": 0.7, "Intermediate monocyte": 0.3},
 }
+MYELOID = ("Classical monocyte", "Intermediate monocyte", "Non-classical monocyte", "cDC2")
+RECEPTORS = {
+    "IL1B": {
+        "IL1R1": ("receptor", (*MYELOID, "CD4 T")),
+        "IL1RAP": ("co-receptor", MYELOID),
+        "IL1R2": ("decoy", MYELOID[:2]),
+        "IL1RN": ("antagonist", MYELOID[:1]),
+    },
+    "IL6": {
+        "IL6R": ("receptor", (*MYELOID, "CD4 T")),
+        "IL6ST": ("co-receptor", (*MYELOID, "CD4 T", "CD8 T", "B")),
+    },
+}
 LEVEL = {"vehicle": 0.04, "CART": 1.0, "CART_anakinra": 0.35, "CART_tocilizumab": 0.8}
 SIGNATURES = ("il1_response", "il6_stat3_response", "ifn_gamma_response", "nfkb_response", "hla_dr")
 MOVES = {
@@ -98,8 +111,10 @@ def tables(seed: int = 0) -> dict[str, pd.DataFrame]:
             }
         ),
         "producers": producers,
+        "production": _production(producers),
         "ledger": ledger,
         "ledger_by_condition": _by_condition(ledger),
+        "receivers": _receivers(rng),
         "shifts": _shifts(rng),
         "decomposition": _decomposition(rng, ledger),
         "reversal": _reversal(rng),
@@ -138,6 +153,7 @@ def _qc(rng: np.random.Generator) -> pd.DataFrame:
     table["min_umi"], table["min_genes"] = 500.0, 250.0
     table["max_mt_fraction"], table["max_doublet_score"] = 0.12, 0.35
     table["note"] = ""
+    table["ambient_lower"] = table["ambient_fraction"] - 0.02
     return table[keys.QC_TABLE.names]
 
 
@@ -185,6 +201,8 @@ def _sources(rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
     table["producer_fraction"] = table["n_producers"] / table["n_cells"]
     table["ci_low"] = np.clip(table["producer_fraction"] - 0.05, 0, 1)
     table["ci_high"] = np.clip(table["producer_fraction"] + 0.05, 0, 1)
+    table["power"] = 0.9
+    table["n_producers_upper"] = table["n_producers"] + 3.0
     return (
         table[keys.LEDGER_TABLE.names].reset_index(drop=True),
         table[keys.PRODUCERS_TABLE.names].reset_index(drop=True),
@@ -200,6 +218,40 @@ def _by_condition(ledger: pd.DataFrame) -> pd.DataFrame:
         low, high = max(share - spread, 0), min(share + spread, 1)
         rows.append((gene, name, arm, len(seen), share, low, high, cells, share / cells))
     return pd.DataFrame(rows, columns=keys.LEDGER_BY_CONDITION_TABLE.names)
+
+
+def _production(producers: pd.DataFrame) -> pd.DataFrame:
+    index = ["gene", "population", "condition"]
+    table = producers.groupby(index, sort=False)[
+        ["n_cells", "n_producers", "umi", "expected_ambient_umi"]
+    ].sum()
+    table = table.reset_index()
+    table["n_subjects"] = 4
+    table["largest_ambient_umi"] = 1.3 * table["expected_ambient_umi"]
+    made = table["umi"] > 2 * table["largest_ambient_umi"] + 5
+    table["pvalue"] = np.where(made, 1e-6, 0.5)
+    table["padj"], table["power"] = table["pvalue"], 0.9
+    table["state"] = np.where(
+        made, keys.PRODUCER, np.where(table["umi"] > 0, keys.AMBIENT_COMPATIBLE, keys.NEGATIVE)
+    )
+    return table[keys.PRODUCTION_TABLE.names]
+
+
+def _receivers(rng: np.random.Generator) -> pd.DataFrame:
+    rows = []
+    for cytokine, genes in RECEPTORS.items():
+        for gene, (role, holders) in genes.items():
+            for name in LINEAGES:
+                for arm in ARMS:
+                    held = name in holders
+                    cpm = rng.gamma(50, 6.0) if held else rng.gamma(2, 2.0)
+                    low, high = (0.8 * cpm, 1.2 * cpm) if held else (0.0, 3 * cpm)
+                    state = keys.ABOVE_SOUP if held else keys.AMBIENT_COMPATIBLE
+                    rows.append((
+                        cytokine, gene, role, name, arm, 4, 400, int(cpm), 0.9 * cpm,
+                        0.4 if held else 0.0, cpm, low, high, 1e-6 if held else 0.5, state,
+                    ))  # fmt: skip
+    return pd.DataFrame(rows, columns=keys.RECEIVERS_TABLE.names)
 
 
 def _shifts(rng: np.random.Generator) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from crs_sc.comparison import Contrast
 from crs_sc.report import shift_answers, source_answers
 from crs_sc.report._arms import ordered_arms
 from crs_sc.report._format import amount, cells_named, interval, percent, pvalue
+from crs_sc.report._hearing import hearing_sentences
 
 MONO, T = "Classical monocyte", "CD4 T"
 
@@ -25,7 +26,8 @@ def ledger(umi, *, n_cells=100, gene="IL6"):
         for population, value in zip((MONO, T), pair, strict=True):
             share = value / total if total else math.nan
             row = (gene, population, f"s_{subject}_{arm}", subject, arm, n_cells)
-            rows.append((*row, int(value), 0.5, float(value), share, 0.5, share / 0.5))
+            numbers = (int(value), 0.5, float(value), share, 0.5, share / 0.5, 0.0, 1.0)
+            rows.append((*row, *numbers))
     return pd.DataFrame(rows, columns=keys.LEDGER_TABLE.names)
 
 
@@ -108,15 +110,92 @@ class TestSources:
     def test_shares_without_a_single_producer(self):
         tables = made({("CART", "a"): (90, 10)})
         rows = [
-            ("IL6", name, "s", "a", "CART", 100, 0, 5, 0, 0.0, 0.0, 0.1, 9, 0.5)
+            ("IL6", name, "s", "a", "CART", 100, 0, 5, 0, 0.0, 0.0, 0.1, 9, 0.5, 0.9, 4.0)
             for name in (MONO, T)
         ]
         tables["producers"] = pd.DataFrame(rows, columns=keys.PRODUCERS_TABLE.names)
         (answer,) = source_answers(tables)
         assert "no single cell holds more UMI than the soup explains" in answer.lines[0][1]
 
+    def production(self, states, *, power=0.95):
+        rows = [
+            ("IL6", name, arm, 2, 200, 0, 5, 4.0, 5.0, 0.5, 0.5, power, state)
+            for (name, arm), state in states.items()
+        ]
+        return pd.DataFrame(rows, columns=keys.PRODUCTION_TABLE.names)
+
+    def test_no_producers_is_an_answer(self):
+        # Noise above the expected soup gives shares, but no population makes the cytokine.
+        tables = made({("CART", "a"): (9, 1), ("CART", "b"): (8, 2)})
+        tables["production"] = self.production(
+            {(MONO, "CART"): keys.AMBIENT_COMPATIBLE, (T, "CART"): keys.NEGATIVE}
+        )
+        (answer,) = source_answers(tables)
+        assert answer.lead == (
+            "No producers of IL6 were found in any arm: the soup explains what was seen."
+        )
+        assert answer.lines[0][1] == (
+            "No producers. 20 UMI seen, 2 expected from the soup, in 400 cells of 2 subjects. "
+            "A typical producer would have been called with probability 95 %, so few can have "
+            "been missed."
+        )
+        tables["production"] = self.production({(MONO, "CART"): keys.UNDETERMINED}, power=0.2)
+        assert (
+            "probability 20 %: at this depth producers can have been missed."
+            in (source_answers(tables)[0].lines[0][1])
+        )
+
+    def test_arm_without_producers_beside_one_with_them(self):
+        tables = made({("vehicle", "a"): (2, 1), ("CART", "b"): (90, 10)})
+        tables["production"] = self.production(
+            {(MONO, "vehicle"): keys.AMBIENT_COMPATIBLE, (MONO, "CART"): keys.PRODUCER}
+        )
+        (answer,) = source_answers(tables)
+        assert "largest source of IL6 in CART" in answer.lead
+        assert "no source can be named in vehicle" in answer.lead
+        lines = dict(answer.lines)
+        assert lines["vehicle"].startswith("No producers.")
+        assert lines["CART"].startswith("Classical monocytes, 90 %")
+
     def test_no_ledger(self):
         assert source_answers({}) == []
+
+
+class TestHearing:
+    def test_full_chain_in_most_arms(self, fake):
+        il1b, il6, caveat = hearing_sentences(fake.tables()["receivers"], ["IL1B", "IL6", "NOPE"])
+        assert il1b == (
+            "IL1B can be heard by classical monocytes, intermediate monocytes, non-classical "
+            "monocytes and cDC2 cells: IL1R1 and IL1RAP are above the soup there; IL1R2, a decoy, "
+            "is in classical monocytes and intermediate monocytes; IL1RN, an antagonist, is in "
+            "classical monocytes."
+        )
+        assert "cDC2 cells and CD4 T cells: IL6R and IL6ST are above the soup there" in il6
+        assert il6.endswith("soluble receptor, is in CD8 T cells and B cells.")
+        assert "not the receptor on the surface" in caveat
+
+    def test_one_arm_or_a_faint_level_is_not_enough(self, fake):
+        table = fake.tables()["receivers"].query("cytokine == 'IL6'")
+        b = table["population"] == "B"
+        table.loc[b & (table["condition"] == "CART"), "state"] = keys.ABOVE_SOUP
+        assert "B cells" not in hearing_sentences(table, ["IL6"])[0].split(":")[0]
+        table.loc[b, ["state", "cpm"]] = [keys.ABOVE_SOUP, 1.0]
+        assert "B cells" not in hearing_sentences(table, ["IL6"])[0]
+        table.loc[b, "cpm"] = 300.0
+        assert "B cells" in hearing_sentences(table, ["IL6"])[0].split(":")[0]
+
+    def test_nobody_and_not_measured(self, fake):
+        table = fake.tables()["receivers"].query("cytokine == 'IL1B'")
+        lost = hearing_sentences(table.query("gene != 'IL1RAP'"), ["IL1B"])[0]
+        assert lost == (
+            "IL1B: without IL1RAP among the genes of the data, who can hear it cannot be said."
+        )
+        silent = table.assign(state=keys.AMBIENT_COMPATIBLE)
+        assert hearing_sentences(silent, ["IL1B"])[0].startswith(
+            "No population has IL1R1 and IL1RAP above the soup, so none is seen to hear IL1B; "
+            "IL1R2, a decoy, is in none"
+        )
+        assert hearing_sentences(table, ["IL6"]) == []
 
 
 class TestShifts:

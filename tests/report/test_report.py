@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pandas as pd
 import pytest
 
 from crs_sc.comparison import Contrast
@@ -47,6 +48,26 @@ def test_all_key_figures_of_a_full_cohort(cells, tables, contrasts):
     ]  # fmt: skip
 
 
+def test_barnyard_shows_all_droplets_where_they_were_kept(cells, tables, contrasts):
+    adata = cells.copy()
+    droplets = pd.DataFrame(
+        {"umi_analysed": [900, 5, 400], "umi_other": [10, 700, 380],
+         "species": ["human", "mouse", "mixed"], "sample": "a"}
+    )  # fmt: skip
+    adata.uns["crs_sc"] = {"droplets": droplets, "species_call": {"min_fraction": 0.8}}
+    found = {item.name: item for item in key_figures(adata, tables, contrasts=contrasts)}
+    ax = found["barnyard"].draw()
+    assert len(ax.collections[0].get_offsets()) == 3
+    assert "80 % of one genome" in [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_receivers_have_a_figure_for_each_headline_cytokine(tables):
+    names = [item.name for item in key_figures(None, tables)]
+    assert [name for name in names if name.startswith("receivers")] == [
+        "receivers--IL1B", "receivers--IL6",
+    ]  # fmt: skip
+
+
 def test_only_figures_with_something_to_show(tables):
     assert key_figures(None, {}) == []
     names = {item.name for item in key_figures(None, {"qc": tables["qc"]})}
@@ -84,6 +105,11 @@ def test_page_is_complete_and_loads_nothing(cells, tables, fake, contrasts, tmp_
         "IL1B output per sampled cell rises",
         "Transcripts are not secreted protein",
         "endothelial and stromal cells, neutrophils and tissue macrophages",
+        "Never sampled, so in no share",
+        "neutrophils (absent from PBMC, and mostly lost in droplets)",
+        f"{tables['qc']['n_other_species'].sum():,} cells of the other species",
+        f"{tables['qc']['n_cross_species'].sum():,} droplets with cells of both species",
+        "IL1B can be heard by classical monocytes",
         "scanpy",
         "<td>7</td>",
     ):
