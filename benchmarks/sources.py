@@ -200,6 +200,8 @@ def print_table(results: list[dict]) -> None:
     rows = []
     for ambient in AMBIENT:
         mine = [result for result in results if result["contamination"] == ambient]
+        if not mine:
+            continue
         for gene in GENES:
             errors = pd.DataFrame([result["errors"].loc[gene] for result in mine]).median()
             calls = pd.DataFrame([result["calls"].loc[gene] for result in mine])

@@ -42,6 +42,10 @@ class _Group(click.Group):
             _fail(str(error))
         except BrokenPipeError:
             sys.exit(1)
+        except OSError as error:
+            if ctx.params.get("verbose"):
+                raise
+            _fail(f"{error.strerror or error}: '{error.filename}'")
 
 
 def _fail(message: str) -> NoReturn:

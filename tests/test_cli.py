@@ -160,6 +160,7 @@ def test_output_folder_that_is_not_writable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     path = config_for(tmp_path, tiny())
     fails(call("run", path, "-o", tmp_path / "file" / "out"), "Cannot write")
+    fails(call("simulate", "-o", tmp_path / "file"), "file")
 
 
 def test_a_run_never_writes_over_the_users_own_files(tmp_path: Path) -> None:
