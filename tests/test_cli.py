@@ -39,7 +39,7 @@ def tiny(*, n: int = 40, **obs: object) -> ad.AnnData:
     )
 
 
-def fails(result: Result, *words: str) -> None:
+def assert_fails(result: Result, *words: str) -> None:
     assert result.exit_code == 1, result.output
     lines = [line for line in result.stderr.splitlines() if line.startswith("crs-sc: error:")]
     assert len(lines) == 1, result.output
@@ -80,11 +80,13 @@ def test_keys_lists_every_table_and_slot() -> None:
 
 
 def test_missing_config_and_unknown_setting(tmp_path: Path) -> None:
-    fails(call("run", tmp_path / "no.yaml", "-o", tmp_path / "out"), "no.yaml", "crs-sc init")
+    assert_fails(
+        call("run", tmp_path / "no.yaml", "-o", tmp_path / "out"), "no.yaml", "crs-sc init"
+    )
     path = config_for(tmp_path, tiny(), quality_controll={"n_mads": 3})
-    fails(call("run", path, "-o", tmp_path / "out"), "quality_controll")
+    assert_fails(call("run", path, "-o", tmp_path / "out"), "quality_controll")
     path = config_for(tmp_path, tiny(), call_producers={"alpha": "much"})
-    fails(call("run", path, "-o", tmp_path / "out"), "call_producers.alpha", "much")
+    assert_fails(call("run", path, "-o", tmp_path / "out"), "call_producers.alpha", "much")
 
 
 @pytest.mark.parametrize("command", ["run", "check"])
@@ -93,13 +95,13 @@ def test_bad_files(tmp_path: Path, command: str) -> None:
         return call(command, path, *(("-o", tmp_path / "out") if command == "run" else ()))
 
     path = config_for(tmp_path)
-    fails(again(path), "in.h5ad")
+    assert_fails(again(path), "in.h5ad")
     (tmp_path / "in.h5ad").write_text("this is no h5ad", encoding="utf-8")
-    fails(again(path), "in.h5ad")
+    assert_fails(again(path), "in.h5ad")
     tiny().write_h5ad(tmp_path / "whole.h5ad")
     content = (tmp_path / "whole.h5ad").read_bytes()
     (tmp_path / "in.h5ad").write_bytes(content[: len(content) // 2])
-    fails(again(path), "in.h5ad")
+    assert_fails(again(path), "in.h5ad")
 
 
 @pytest.mark.parametrize(
@@ -115,25 +117,27 @@ def test_bad_files(tmp_path: Path, command: str) -> None:
 def test_matrices_without_whole_counts(tmp_path: Path, change: object, words: tuple) -> None:
     adata = tiny()
     adata.X = sparse.csr_matrix(change(adata.X.toarray()).astype(np.float32))
-    fails(call("run", config_for(tmp_path, adata), "-o", tmp_path / "out"), *words)
+    assert_fails(call("run", config_for(tmp_path, adata), "-o", tmp_path / "out"), *words)
 
 
 def test_duplicate_cell_names(tmp_path: Path) -> None:
     adata = tiny()
     adata.obs_names = [f"cell{i % 30}" for i in range(40)]
-    fails(call("run", config_for(tmp_path, adata), "-o", tmp_path / "out"), "duplicate cell names")
+    assert_fails(
+        call("run", config_for(tmp_path, adata), "-o", tmp_path / "out"), "duplicate cell names"
+    )
 
 
 def test_missing_column(tmp_path: Path) -> None:
     path = config_for(tmp_path, tiny(), columns={"subject": "donor"})
-    fails(call("run", path, "-o", tmp_path / "out"), "no column 'donor'", "Columns: sample")
+    assert_fails(call("run", path, "-o", tmp_path / "out"), "no column 'donor'", "Columns: sample")
 
 
 def test_unknown_condition_in_a_contrast(tmp_path: Path) -> None:
     adata = tiny(arm=np.where(np.arange(40) < 20, "x", "y"))
     path = config_for(tmp_path, adata, columns={"condition": "arm"},
                       contrasts=[{"name": "c", "treated": "z", "reference": "x"}])  # fmt: skip
-    fails(call("check", path), "'z'")
+    assert_fails(call("check", path), "'z'")
 
 
 def test_treatment_aliased_with_batch(tmp_path: Path) -> None:
@@ -142,7 +146,7 @@ def test_treatment_aliased_with_batch(tmp_path: Path) -> None:
     adata = tiny(sample=sample, arm=arm, run=np.where(arm == "x", "r1", "r2"))
     path = config_for(tmp_path, adata, columns={"condition": "arm", "batch": "run"},
                       contrasts=[{"name": "c", "treated": "y", "reference": "x"}])  # fmt: skip
-    fails(call("run", path, "-o", tmp_path / "out"), "'c' cannot be answered", "batch")
+    assert_fails(call("run", path, "-o", tmp_path / "out"), "'c' cannot be answered", "batch")
     result = call("check", path)
     assert result.exit_code == 1
     assert "confounded" in result.stdout
@@ -153,14 +157,14 @@ def test_no_gene_of_any_signature(tmp_path: Path) -> None:
     adata.var_names = [f"GENE{i}" for i in range(len(GENES))]
     adata.var_names = [*adata.var_names[:-1], "IL6"]
     result = call("run", config_for(tmp_path, adata), "-o", tmp_path / "out")
-    fails(result, "GENE0")
+    assert_fails(result, "GENE0")
 
 
 def test_output_folder_that_is_not_writable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     path = config_for(tmp_path, tiny())
-    fails(call("run", path, "-o", tmp_path / "file" / "out"), "Cannot write")
-    fails(call("simulate", "-o", tmp_path / "file"), "file")
+    assert_fails(call("run", path, "-o", tmp_path / "file" / "out"), "Cannot write")
+    assert_fails(call("simulate", "-o", tmp_path / "file"), "file")
 
 
 def test_a_run_never_writes_over_the_users_own_files(tmp_path: Path) -> None:
@@ -168,7 +172,7 @@ def test_a_run_never_writes_over_the_users_own_files(tmp_path: Path) -> None:
     path = tmp_path / "my.yaml"
     path.write_text("input: cohort.h5ad\n", encoding="utf-8")
     before = (tmp_path / "cohort.h5ad").read_bytes()
-    fails(call("run", path, "-o", tmp_path), "would write over", "cohort.h5ad")
+    assert_fails(call("run", path, "-o", tmp_path), "would write over", "cohort.h5ad")
     assert (tmp_path / "cohort.h5ad").read_bytes() == before
 
 
@@ -202,4 +206,4 @@ def test_init_guesses_and_does_not_write_over(tmp_path: Path) -> None:
     assert settings["contrasts"] == [{"name": "CART", "treated": "CART", "reference": "PBS"}]
     assert settings["input"] == "in.h5ad"
     assert call("check", out).exit_code == 0
-    fails(call("init", tmp_path / "in.h5ad", "-o", out), "there already", "--force")
+    assert_fails(call("init", tmp_path / "in.h5ad", "-o", out), "there already", "--force")

@@ -180,7 +180,7 @@ class GeneBatches:
         """
         if lfc_null or alt_hypothesis is not None:
             msg = "GeneBatches tests a fold change of zero against both sides only."
-            raise NotImplementedError(msg)
+            raise ValueError(msg)
         parts = [
             wald_fit(design_matrix, disp[block], lfc[block], mu[:, block], ridge_factor, contrast)
             for block in _blocks(mu.shape[1])

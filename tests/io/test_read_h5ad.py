@@ -182,7 +182,7 @@ def test_file_of_ours_can_be_read_again(path: Path, tmp_path: Path) -> None:
 # --- what is refused -------------------------------------------------------------------------
 
 
-def refuse(path: Path, match: str, **options: object) -> str:
+def assert_refused(path: Path, match: str, **options: object) -> str:
     with pytest.raises(InputError, match=match) as caught:
         read(path, **options)  # type: ignore[arg-type]
     text = str(caught.value)
@@ -192,14 +192,14 @@ def refuse(path: Path, match: str, **options: object) -> str:
 
 
 def test_not_there(tmp_path: Path) -> None:
-    refuse(tmp_path / "nothing.h5ad", "There is no file")
+    assert_refused(tmp_path / "nothing.h5ad", "There is no file")
 
 
 def test_text_and_zero_bytes(path: Path) -> None:
     path.write_text("gene\tcell1\nIL6\t3\n")
-    refuse(path, "not HDF5")
+    assert_refused(path, "not HDF5")
     path.write_bytes(b"")
-    refuse(path, "0 bytes")
+    assert_refused(path, "0 bytes")
 
 
 @pytest.mark.parametrize("keep", [0.5, -100])
@@ -207,13 +207,13 @@ def test_truncated(path: Path, keep: float) -> None:
     put(cohort(400), path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * keep) if keep > 0 else int(keep)])
-    refuse(path, "truncated")
+    assert_refused(path, "truncated")
 
 
 def test_hdf5_of_another_kind(path: Path) -> None:
     with h5py.File(path, "w") as file:
         file["foo"] = [1, 2]
-    refuse(path, "neither AnnData .* nor 10x .*foo")
+    assert_refused(path, "neither AnnData .* nor 10x .*foo")
 
 
 def test_damaged_gzip_chunk(path: Path) -> None:
@@ -224,7 +224,7 @@ def test_damaged_gzip_chunk(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[chunk.byte_offset + 20 : chunk.byte_offset + 60] = bytes(40)
     path.write_bytes(data)
-    refuse(path, "damaged")
+    assert_refused(path, "damaged")
 
 
 def test_damaged_bytes_in_a_plain_file(path: Path) -> None:
@@ -234,7 +234,7 @@ def test_damaged_bytes_in_a_plain_file(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[offset + 40 : offset + 44] = b"\xff\xff\x7f\x7f"
     path.write_bytes(data)
-    text = refuse(path, "above 16,777,216 .largest 3.4e\\+38")
+    text = assert_refused(path, "above 16,777,216 .largest 3.4e\\+38")
     assert "cell 'cell" in text
 
 
@@ -246,42 +246,42 @@ def test_sparse_index_out_of_range(path: Path, index: int, build: type) -> None:
     put(source, path)
     with h5py.File(path, "r+") as file:
         file["X/indices"][5] = max(index, 40) if build is sparse.csc_matrix and index > 0 else index
-    refuse(path, "indices are damaged")
+    assert_refused(path, "indices are damaged")
 
 
 def test_damaged_row_pointers(path: Path) -> None:
     put(cohort(), path)
     with h5py.File(path, "r+") as file:
         file["X/indptr"][3] = 10_000
-    refuse(path, "row pointers are damaged")
+    assert_refused(path, "row pointers are damaged")
 
 
 def test_parts_that_do_not_fit(path: Path) -> None:
     put(cohort(), path)
     with h5py.File(path, "r+") as file:
         file["X"].attrs["shape"] = [40, 12]
-    refuse(path, "does not fit together")
+    assert_refused(path, "does not fit together")
 
 
 def test_no_matrix_at_all(path: Path) -> None:
     put(cohort(), path)
     with h5py.File(path, "r+") as file:
         del file["X"]
-    refuse(path, "no raw counts.*X: not there")
+    assert_refused(path, "no raw counts.*X: not there")
 
 
 def test_newer_encoding(path: Path) -> None:
     put(cohort(), path)
     with h5py.File(path, "r+") as file:
         file["obs"].attrs["encoding-version"] = "9.0.0"
-    refuse(path, "newer anndata")
+    assert_refused(path, "newer anndata")
 
 
 def test_locked(path: Path) -> None:
     put(cohort(), path)
     with path.open("rb") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        refuse(path, "HDF5_USE_FILE_LOCKING=FALSE")
+        assert_refused(path, "HDF5_USE_FILE_LOCKING=FALSE")
 
 
 def test_names_what_each_matrix_holds(path: Path) -> None:
@@ -289,7 +289,7 @@ def test_names_what_each_matrix_holds(path: Path) -> None:
     logged = lognorm(source.X)
     source.layers["scaled"] = (logged.toarray() - 3.1).astype(np.float32)
     source.X = logged
-    text = refuse(put(source, path), "no raw counts")
+    text = assert_refused(put(source, path), "no raw counts")
     assert "X: log-normalised" in text
     assert "layers['scaled']: scaled" in text
 
@@ -309,7 +309,9 @@ def test_counts_with_a_wrong_value(path: Path, value: float, match: str, dense: 
     matrix = source.X.toarray()
     matrix[7, 2] = value
     source.X = matrix if dense else sparse.csr_matrix(matrix)
-    refuse(put(source, path), f"{match}.* among its values; the first is cell 'cell7', gene 'CD14'")
+    assert_refused(
+        put(source, path), f"{match}.* among its values; the first is cell 'cell7', gene 'CD14'"
+    )
 
 
 @pytest.mark.parametrize(
@@ -324,7 +326,7 @@ def test_counts_with_a_wrong_value(path: Path, value: float, match: str, dense: 
 def test_no_counts(path: Path, change: object, match: str) -> None:
     source = cohort()
     source.X = change(source.X)  # type: ignore[operator]
-    refuse(put(source, path), match)
+    assert_refused(put(source, path), match)
 
 
 def test_matrix_of_strings(path: Path) -> None:
@@ -332,26 +334,26 @@ def test_matrix_of_strings(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         del file["X"]
         file.create_dataset("X", data=np.full((40, 10), b"1"))
-    refuse(path, "no numbers")
+    assert_refused(path, "no numbers")
 
 
 @pytest.mark.parametrize("rows", [slice(0, 0), slice(None)])
 def test_nothing_inside(path: Path, rows: slice) -> None:
     columns = slice(None) if rows.stop == 0 else slice(0, 0)
-    refuse(put(cohort()[rows, columns].copy(), path), "nothing to read")
+    assert_refused(put(cohort()[rows, columns].copy(), path), "nothing to read")
 
 
 def test_transposed(path: Path) -> None:
     source = cohort()
     source.obs_names = [f"ACGTACGTACGTAC{'ACGT'[i % 4]}{i}-1" for i in range(40)]
-    refuse(put(source.T.copy(), path), "transposed")
+    assert_refused(put(source.T.copy(), path), "transposed")
 
 
 @pytest.mark.filterwarnings("ignore:Observation names are not unique")
 def test_duplicate_cells(path: Path) -> None:
     source = cohort()
     source.obs_names = [f"cell{i % 20}" for i in range(40)]
-    refuse(put(source, path), "20 duplicate cell names, such as 'cell0'")
+    assert_refused(put(source, path), "20 duplicate cell names, such as 'cell0'")
 
 
 def test_mapped_column_missing_or_empty(path: Path) -> None:
@@ -360,8 +362,8 @@ def test_mapped_column_missing_or_empty(path: Path) -> None:
     put(source, path)
     with pytest.raises(MissingKeyError, match=r"no column 'donor' .subject.*mouse"):
         read(path, columns={**MAPPED, "subject": "donor"})
-    refuse(path, "'site'.*batch.* empty for 5 of 40", columns={**MAPPED, "batch": "site"})
-    refuse(path, "unknown name donor", columns={"donor": "x"})
+    assert_refused(path, "'site'.*batch.* empty for 5 of 40", columns={**MAPPED, "batch": "site"})
+    assert_refused(path, "unknown name donor", columns={"donor": "x"})
     got = read(path, columns={**MAPPED, "label": "site"})
     assert got.obs["label"].isna().sum() == 5
 
@@ -369,7 +371,7 @@ def test_mapped_column_missing_or_empty(path: Path) -> None:
 def test_strings_that_mean_missing(path: Path) -> None:
     source = cohort()
     source.obs["arm"] = [*source.obs["arm"][:38], "nan", ""]
-    refuse(put(source, path), "empty for 2 of 40", columns=MAPPED)
+    assert_refused(put(source, path), "empty for 2 of 40", columns=MAPPED)
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, np.nan, np.inf, "much"])
@@ -377,7 +379,7 @@ def test_bad_weight(path: Path, weight: object) -> None:
     source = cohort()
     source.obs["w"] = [1.0] * 39 + [weight]
     source.obs["w"] = source.obs["w"].astype(str) if weight == "much" else source.obs["w"]
-    refuse(put(source, path), "above 0; it is not for 1", columns={"sampling_weight": "w"})
+    assert_refused(put(source, path), "above 0; it is not for 1", columns={"sampling_weight": "w"})
 
 
 def test_sample_of_two_subjects(path: Path) -> None:
@@ -389,12 +391,12 @@ def test_sample_of_two_subjects(path: Path) -> None:
 def test_sample_with_a_slash(path: Path) -> None:
     source = cohort()
     source.obs["lib"] = source.obs["lib"] + "/d3"
-    refuse(put(source, path), "'/'", columns=MAPPED)
+    assert_refused(put(source, path), "'/'", columns=MAPPED)
 
 
 def test_organism(path: Path) -> None:
     put(cohort(), path)
-    refuse(path, "are human .*Set organism: human", organism="mouse")
+    assert_refused(path, "are human .*Set organism: human", organism="mouse")
     refuse_text = pytest.raises(InputError, match="must be one of")
     with refuse_text:
         read(path, organism="rat")
