@@ -13,6 +13,7 @@ from crs_sc._stages import (
     analysed_organism,
     chosen_genes,
     chosen_signatures,
+    raw_matrices,
     read_input,
 )
 from crs_sc.comparison import check_design
@@ -86,10 +87,8 @@ def _soup_lines(adata: AnnData, config: RunConfig) -> list[str]:
     """Look into the raw matrices that the sample sheet names; a run needs them late."""
     if keys.RAW_PATH not in adata.obs:
         return []
-    names = adata.obs.groupby(keys.SAMPLE, observed=True)[keys.RAW_PATH].first().astype(str)
-    raw = names[~names.isin(["", "nan"])]
-    for sample, name in raw.items():
-        path = config.input[0].parent / name
+    raw = raw_matrices(adata, config)
+    for sample, path in raw.items():
         profile = empty_droplet_profile(path, organism=config.organism)
         if not profile[profile.index.isin(adata.var_names)].sum() > 0:
             msg = (
@@ -97,7 +96,8 @@ def _soup_lines(adata: AnnData, config: RunConfig) -> list[str]:
                 "the data. Give the raw matrix of the same alignment."
             )
             raise InputError(msg)
-    return [f"Empty droplets: {len(raw)} of {len(names)} samples have a raw matrix."]
+    n_samples = adata.obs[keys.SAMPLE].nunique()
+    return [f"Empty droplets: {len(raw)} of {n_samples} samples have a raw matrix."]
 
 
 def _sample_lines(adata: AnnData, samples: pd.DataFrame) -> list[str]:

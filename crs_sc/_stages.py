@@ -14,6 +14,7 @@ from crs_sc.io import read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from anndata import AnnData
 
@@ -29,6 +30,7 @@ __all__ = [
     "compare_arms",
     "empty_table",
     "qc_sample",
+    "raw_matrices",
     "read_input",
     "refuse_confounded",
     "refuse_missing_genes",
@@ -57,6 +59,15 @@ def read_input(config: RunConfig) -> AnnData:
         organism=config.organism,
         corrected=settings_for(config, preprocessing.estimate_ambient)["corrected"],
     )
+
+
+def raw_matrices(adata: AnnData, config: RunConfig) -> dict[str, Path]:
+    """Raw matrix of each sample for which the sample sheet names one."""
+    if keys.RAW_PATH not in adata.obs:
+        return {}
+    named = adata.obs.groupby(keys.SAMPLE, observed=True)[keys.RAW_PATH].first().astype(str)
+    folder = config.input[0].parent
+    return {str(s): folder / raw for s, raw in named.items() if raw not in ("", "nan")}
 
 
 def analysed_names(adata: AnnData, config: RunConfig) -> list[str]:

@@ -20,12 +20,13 @@ from crs_sc._stages import (
     cluster_cohort,
     compare_arms,
     qc_sample,
+    raw_matrices,
     read_input,
     refuse_confounded,
     refuse_missing_genes,
 )
 from crs_sc._workspace import Workspace, digest, file_digest, library_versions, package_version
-from crs_sc.config import RESOLVED, STAGE_FUNCTIONS, dump_config
+from crs_sc.config import RESOLVED, STAGE_FUNCTIONS, dump_config, settings_for
 from crs_sc.errors import InputError, listing
 from crs_sc.io import (
     empty_droplet_profile,
@@ -88,7 +89,7 @@ class Run:
         self.force = force
         # What was read or made last, so that a run of all stages reads nothing back.
         self._input: AnnData | None = None
-        self._input_digest = ""
+        self._input_digests: dict[str, str] = {}
         self._cohort: tuple[str, AnnData] | None = None
         # Stages whose files were found whole, or were written, by this object.
         self._verified: set[str] = set()
@@ -162,7 +163,10 @@ class Run:
         def work() -> list[Path]:
             adata = self.input()
             cells = adata[adata.obs[keys.SAMPLE] == sample].copy()
-            empty = self._empty_droplets(cells, sample)
+            empty = {
+                name: empty_droplet_profile(raw, organism=self.config.organism)
+                for name, raw in raw_matrices(cells, self.config).items()
+            }
             write_h5ad(qc_sample(cells, self.config, empty_profiles=empty), path)
             return [path]
 
@@ -177,16 +181,6 @@ class Run:
             refuse_confounded(sample_table(self._input), self.config)
             refuse_missing_genes(self._input, self.config)
         return self._input
-
-    def _empty_droplets(self, cells: AnnData, sample: str) -> dict[str, pd.Series]:
-        """Profile of the empty droplets, where the sample sheet names the raw matrix."""
-        if keys.RAW_PATH not in cells.obs:
-            return {}
-        raw = str(cells.obs[keys.RAW_PATH].iloc[0])
-        if raw in ("", "nan"):
-            return {}
-        path = self.config.input[0].parent / raw
-        return {sample: empty_droplet_profile(path, organism=self.config.organism)}
 
     def samples(self) -> list[str]:
         """Names of the samples, sorted; remembered on disk so that jobs need not read for it."""
@@ -233,8 +227,9 @@ class Run:
 
         adata = self._load("sources")
         tables = {name: read_table(self.space.table(name)) for name in keys.TABLES}
-        settings = self.config.model_dump(mode="json")
-        provenance = self._provenance()
+        resolved = self.config.model_copy(update={"genes": tuple(chosen_genes(self.config))})
+        settings = resolved.model_dump(mode="json")
+        provenance = self._provenance(settings)
         out = self.space.out
         before = self.files("report")
         figures = write_figures(
@@ -244,7 +239,6 @@ class Run:
             contrasts=self.config.contrasts,
             signatures=chosen_signatures(self.config),
         )
-        resolved = self.config.model_copy(update={"genes": tuple(chosen_genes(self.config))})
         settings_file = out / "config.yaml"
         # A config of the user may lie there; the provenance has the settings too.
         if not _is_of_the_user(settings_file):
@@ -339,7 +333,7 @@ class Run:
         else:
             adata = self._merged()
             added = ad.read_h5ad(self.space.stage(stage))
-            normalize(adata)
+            normalize(adata, **settings_for(self.config, normalize))
             for slot in ("obs", "var", "obsm", "varm", "obsp", "uns"):
                 setattr(adata, slot, getattr(added, slot))
         self._cohort = (stage, adata)
@@ -351,10 +345,10 @@ class Run:
         """Digest of all that the result of a stage depends on."""
         stage = name.partition("/")[0]
         if stage == "samples":
-            return digest(name, package_version(), self._inputs(), self._settings("qc"))
+            return digest(name, package_version(), self._content(), self._settings("qc"))
         index = STAGES.index(stage)
-        before = [self._key(earlier) for earlier in STAGES[:index]] or [self._inputs()]
-        return digest(name, package_version(), before[-1], self._settings(stage))
+        before = self._key(STAGES[index - 1]) if index else self._content()
+        return digest(name, package_version(), before, self._settings(stage))
 
     def _settings(self, stage: str) -> dict[str, Any]:
         content = self.config.model_dump(mode="json")
@@ -364,7 +358,7 @@ class Run:
             settings["gene_sets"] = file_digest(Path(settings["gene_sets"]))
         return settings
 
-    def _provenance(self) -> dict[str, Any]:
+    def _provenance(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Versions, settings, seed, digests of the inputs, and the seconds of each stage."""
         stages = [f"qc/{sample}" for sample in self.samples()] + list(STAGES[1:-1])
         stamps = {name: self.space.read_stamp(name) or {} for name in stages}
@@ -372,20 +366,22 @@ class Run:
             "crs_sc": package_version(),
             "versions": library_versions(),
             "seed": self.config.seed,
-            "inputs": {
-                str(path): file_digest(path) for path in source_files(list(self.config.input))
-            },
-            "settings": self.config.model_dump(mode="json"),
+            "inputs": self._inputs(),
+            "settings": settings,
             "seconds": {name: stamp.get("seconds") for name, stamp in stamps.items()},
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
-    def _inputs(self) -> str:
-        """Digest of the content of all input files."""
-        if not self._input_digest:
+    def _content(self) -> list[str]:
+        """Digests of the input files, whatever their names and folders."""
+        return list(self._inputs().values())
+
+    def _inputs(self) -> dict[str, str]:
+        """Digest of the content of each input file, read once."""
+        if not self._input_digests:
             files = source_files(list(self.config.input))
-            self._input_digest = digest([file_digest(path) for path in files])
-        return self._input_digest
+            self._input_digests = {str(path): file_digest(path) for path in files}
+        return self._input_digests
 
     def _require_before(self, name: str) -> None:
         """Raise unless every stage before `name` is done and current."""

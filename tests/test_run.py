@@ -144,6 +144,16 @@ def test_a_changed_setting_redoes_what_depends_on_it(copy_of_run: FinishedRun) -
         Run(config, copy_of_run.out).stage("compare")
 
 
+def test_a_later_stage_alone_uses_the_settings_of_the_earlier(copy_of_run: FinishedRun) -> None:
+    config = load_config(copy_of_run.config)
+    section = config.normalize.model_copy(update={"target_sum": 5000.0})
+    changed = config.model_copy(update={"normalize": section})
+    for stage in ("cluster", "annotate", "sources"):
+        Run(changed, copy_of_run.out).stage(stage)
+    totals = np.expm1(ad.read_h5ad(copy_of_run.out / "cohort.h5ad").X).sum(axis=1)
+    np.testing.assert_allclose(np.asarray(totals).ravel(), 5000, rtol=1e-3)
+
+
 def test_a_config_of_the_user_in_the_output_folder_stays(copy_of_run: FinishedRun) -> None:
     mine = copy_of_run.out / "config.yaml"
     mine.write_text(copy_of_run.config.read_text(encoding="utf-8"), encoding="utf-8")

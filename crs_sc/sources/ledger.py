@@ -83,12 +83,13 @@ def ledger(
     rng = np.random.default_rng(random_state)
     weighted_cells = grid.sums(weight).reshape(grid.shape)
     cell_share = (weighted_cells / weighted_cells.sum(axis=0)).ravel()
+    n_cells = grid.sums(np.ones(adata.n_obs)).astype(np.int64)
     tables = []
     for column, gene in enumerate(cells.genes):
         umi, expected = cells.umi[:, column], cells.expected[:, column]
         weighted = np.maximum(0.0, grid.sums(weight * (umi - expected)))
         table = grid.frame(gene, samples)
-        table["n_cells"] = grid.sums(np.ones(adata.n_obs)).astype(np.int64)
+        table["n_cells"] = n_cells
         table["umi"] = grid.sums(umi).astype(np.int64)
         table["ambient_umi"] = grid.sums(expected)
         table["corrected_umi"] = np.maximum(0.0, table["umi"] - table["ambient_umi"])
