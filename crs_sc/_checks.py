@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from crs_sc import keys
-from crs_sc._arrays import as_csr
+from crs_sc._arrays import as_csr, value_chunks
 from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
-    from scipy import sparse
+    from numpy.typing import NDArray
 
 __all__ = [
     "add_note",
     "check_fraction",
     "check_obs",
+    "count_chunks",
     "counts_matrix",
     "gene_positions",
     "sample_table",
@@ -82,6 +85,116 @@ def counts_matrix(adata: AnnData, *, layer: str = keys.COUNTS) -> sparse.csr_mat
     MissingKeyError
         If the layer is absent.
     """
+    return as_csr(_layer(adata, layer))
+
+
+def count_chunks(
+    adata: AnnData, *, layer: str = keys.COUNTS, max_values: int = 1 << 22
+) -> Iterator[tuple[slice, sparse.csr_matrix]]:
+    """Go over the raw counts once, in chunks of rows, from memory or from disk.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes, in memory or from `io.open_h5ad`.
+    layer
+        Layer with raw counts.
+    max_values
+        Stored values that a chunk may have, which bounds the memory.
+
+    Yields
+    ------
+    rows
+        Which cells, in order; together all of them.
+    counts
+        CSR of these cells, values as stored.
+
+    Raises
+    ------
+    MissingKeyError
+        If the layer is absent.
+    InputError
+        If a value is no count, or the matrix on disk is damaged or not stored by rows.
+    """
+    matrix = _layer(adata, layer)
+    group = getattr(matrix, "group", None)
+    if group is None:
+        chunks = _memory_chunks(as_csr(matrix), max_values=max_values)
+    else:
+        chunks = _stored_chunks(group, matrix.shape, layer=layer, max_values=max_values)
+    for rows, counts in chunks:
+        _check_counts(counts, adata.obs_names[rows], layer=layer)
+        yield rows, counts
+
+
+def _memory_chunks(
+    matrix: sparse.csr_matrix, *, max_values: int
+) -> Iterator[tuple[slice, sparse.csr_matrix]]:
+    """Row chunks of a matrix in memory; slices of scipy's would be copies."""
+    # Of views scipy would add up duplicates in place, in the data of the user.
+    canonical = matrix.has_canonical_format
+    for rows in value_chunks(matrix.indptr, size=max_values):
+        if not canonical:
+            yield rows, matrix[rows]
+            continue
+        start, stop = matrix.indptr[rows.start], matrix.indptr[rows.stop]
+        chunk = sparse.csr_matrix((rows.stop - rows.start, matrix.shape[1]), dtype=matrix.dtype)
+        # Set one by one, because the constructor copies views.
+        chunk.data, chunk.indices = matrix.data[start:stop], matrix.indices[start:stop]
+        indptr = matrix.indptr[rows.start : rows.stop + 1] - start
+        chunk.indptr = indptr.astype(matrix.indices.dtype)
+        chunk.has_canonical_format = True
+        yield rows, chunk
+
+
+def _stored_chunks(
+    group: Any, shape: tuple[int, int], *, layer: str, max_values: int
+) -> Iterator[tuple[slice, sparse.csr_matrix]]:
+    """Row chunks of a sparse matrix on disk; wrong indices would crash scipy and are looked for."""
+    kind = str(group.attrs.get("encoding-type", ""))
+    if kind != "csr_matrix":
+        msg = (
+            f"`layers['{layer}']` is on disk as {kind}, which cannot be read cell by cell. "
+            "Read the file with crs_sc.read and write it with crs_sc.io.write_h5ad."
+        )
+        raise InputError(msg)
+    data, indices, indptr = group["data"], group["indices"], group["indptr"][...].astype(np.int64)
+    whole = len(indptr) == shape[0] + 1 and indptr[0] == 0 and not (np.diff(indptr) < 0).any()
+    if not whole or not indptr[-1] == data.shape[0] == indices.shape[0]:
+        msg = f"`layers['{layer}']` is damaged: its row pointers and values do not fit together."
+        raise InputError(msg)
+    for rows in value_chunks(indptr, size=max_values):
+        start, stop = int(indptr[rows.start]), int(indptr[rows.stop])
+        columns = indices[start:stop]
+        if len(columns) and (columns.min() < 0 or columns.max() >= shape[1]):
+            msg = (
+                f"`layers['{layer}']` is damaged: column indices of the cells {rows.start} to "
+                f"{rows.stop - 1} are not all from 0 to {shape[1] - 1}."
+            )
+            raise InputError(msg)
+        pointers = (indptr[rows.start : rows.stop + 1] - start).astype(columns.dtype)
+        parts = (data[start:stop], columns, pointers)
+        yield rows, sparse.csr_matrix(parts, shape=(rows.stop - rows.start, shape[1]))
+
+
+def _check_counts(counts: sparse.csr_matrix, names: pd.Index, *, layer: str) -> None:
+    """Raise unless all values are whole numbers from 0."""
+    values: NDArray[Any] = counts.data
+    # NaN and infinity are no counts either; NaN is not above or equal to anything.
+    bounded = not values.size or (values.min() >= 0 and values.max() < np.inf)
+    if not bounded or (values.dtype.kind == "f" and (np.rint(values) != values).any()):
+        bad = ~(values >= 0) | (values == np.inf) | (values != np.rint(values))
+        first = int(bad.argmax())
+        cell = names[int(np.searchsorted(counts.indptr, first, side="right")) - 1]
+        msg = (
+            f"`layers['{layer}']` must hold raw counts; cell '{cell}' has {values[first]:g}. "
+            "Read the file with crs_sc.read, which finds the counts."
+        )
+        raise InputError(msg)
+
+
+def _layer(adata: AnnData, layer: str) -> Any:
+    """Return a layer of counts as it is."""
     if layer not in adata.layers:
         found = listing(name for name in adata.layers if name is not None)
         msg = (
@@ -89,7 +202,7 @@ def counts_matrix(adata: AnnData, *, layer: str = keys.COUNTS) -> sparse.csr_mat
             "Read the file with crs_sc.read, which finds the counts."
         )
         raise MissingKeyError(msg)
-    return as_csr(adata.layers[layer])
+    return adata.layers[layer]
 
 
 def gene_positions(adata: AnnData, genes: Sequence[str]) -> dict[str, int]:

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from crs_sc import keys
-from crs_sc._checks import check_obs, counts_matrix, gene_positions
+from crs_sc._checks import check_obs, count_chunks, gene_positions
 from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class CellCounts:
         UMI, int64, shape `(n_cells, n_genes)`.
     expected
         UMI that the soup is expected to add, shape `(n_cells, n_genes)`.
+    largest
+        The same at the upper bound of the contamination, shape `(n_cells, n_genes)`.
     depth
         UMI of each cell over all genes, shape `(n_cells,)`.
     sample_codes
@@ -45,9 +47,18 @@ class CellCounts:
     genes: list[str]
     umi: NDArray[np.int64]
     expected: NDArray[np.float64]
+    largest: NDArray[np.float64]
     depth: NDArray[np.float64]
     sample_codes: NDArray[np.intp]
     soup_error: NDArray[np.float64]
+
+    @property
+    def soup(self) -> NDArray[np.float64]:
+        """UMI that production has to exceed: the expected ones, or the most where 0 are expected.
+
+        Counts that were corrected before have no expected soup, but what may be left of it.
+        """
+        return np.where(self.expected > 0, self.expected, self.largest)
 
 
 def has_soup(adata: AnnData) -> bool:
@@ -85,27 +96,40 @@ def take_counts(adata: AnnData, genes: Sequence[str], *, sample_key: str, layer:
             "Give symbols of the organism that was read."
         )
         raise InputError(msg)
-    counts = counts_matrix(adata, layer=layer)
     codes, names = pd.factorize(adata.obs[sample_key].astype(str), sort=True)
     samples = [str(name) for name in names]
     fraction, profile = soup_of(adata, samples)
     share = profile.loc[list(positions)].to_numpy(dtype=np.float64).T
-    depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    umi = np.rint(counts[:, list(positions.values())].toarray()).astype(np.int64)
-    expected = (fraction[codes] * depth)[:, None] * share[codes]
-    error = _soup_error(adata, samples, fraction)
-    return CellCounts(list(positions), umi, expected, depth, np.asarray(codes), error)
+    columns = list(positions.values())
+    depth = np.empty(adata.n_obs)
+    umi = np.empty((adata.n_obs, len(columns)), dtype=np.int64)
+    for rows, chunk in count_chunks(adata, layer=layer):
+        depth[rows] = np.asarray(chunk.sum(axis=1, dtype=np.float64)).ravel()
+        umi[rows] = np.rint(chunk[:, columns].toarray())
+    upper = _upper_of(adata, samples)
+    soup = depth[:, None] * share[codes]
+    return CellCounts(
+        genes=list(positions),
+        umi=umi,
+        expected=fraction[codes, None] * soup,
+        largest=upper[codes, None] * soup,
+        depth=depth,
+        sample_codes=np.asarray(codes),
+        soup_error=_soup_error(fraction, upper),
+    )
 
 
-def _soup_error(
-    adata: AnnData, samples: list[str], fraction: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _upper_of(adata: AnnData, samples: list[str]) -> NDArray[np.float64]:
+    table = adata.uns[keys.UNS][keys.CONTAMINATION]
+    upper: NDArray[np.float64] = table.loc[samples, "ambient_upper"].to_numpy(dtype=np.float64)
+    return upper
+
+
+def _soup_error(fraction: NDArray[np.float64], upper: NDArray[np.float64]) -> NDArray[np.float64]:
     """Relative standard error of the contamination, from its upper 95 % bound.
 
     A contamination that was assumed is its own bound; half of it is taken for its error.
     """
-    table = adata.uns[keys.UNS][keys.CONTAMINATION]
-    upper = table.loc[samples, "ambient_upper"].to_numpy(dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         error = (upper - fraction) / fraction / stats.norm.ppf(0.975)
     return np.where(fraction > 0, np.where(error > 0, error, 0.5), 0.0)

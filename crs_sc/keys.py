@@ -95,6 +95,8 @@ LABEL = "label"
 # Column of a sample sheet: the raw 10x matrix of the sample, for its empty droplets.
 RAW_PATH = "raw_path"
 SAMPLING_WEIGHT = "sampling_weight"
+# Column of a table of absolute counts beside sample and population.
+CELLS_PER_UL = "cells_per_ul"
 
 SPECIES = "species"
 SPECIES_FRACTION = "species_fraction"
@@ -145,6 +147,8 @@ ORGANISM = "organism"
 SPECIES_CALL = "species_call"
 SPECIES_SOUP = "species_soup"
 DROPLETS = "droplets"
+# Of a pseudobulk: rows that are too small to stand for a subject.
+EXCLUSIONS = "exclusions"
 
 ALL_KEYS: tuple[KeySpec, ...] = (
     KeySpec(
@@ -187,8 +191,8 @@ ALL_KEYS: tuple[KeySpec, ...] = (
         "float64",
         "(n_cells,)",
         "cells",
-        "read",
-        "How many cells of the specimen one sequenced cell stands for, if mapped.",
+        "read or tl.weigh_cells",
+        "Cells of the specimen that one sequenced cell stands for; per microlitre with counts.",
     ),
     KeySpec(
         "obs", SPECIES, "category", "(n_cells,)", "", "pp.call_species", "human, mouse or mixed."
@@ -394,6 +398,8 @@ NEGATIVE = "negative"
 PRODUCER_STATES = (PRODUCER, AMBIENT_COMPATIBLE, UNDETERMINED, NEGATIVE)
 
 UNKNOWN = "Unknown"
+# In tables that add up over populations: the sum over all of them.
+ALL_POPULATIONS = "All"
 CAR_T = "CAR T"
 MYELOID_LINEAGES = ("Monocyte", "Macrophage", "DC", "pDC", "Neutrophil", "Mast cell")
 
@@ -417,9 +423,24 @@ SHIFT_STATUSES = (
     NOT_MEASURED,
     NOT_DETECTED,
 )
+CHANGED = "changed"
+CHANGED_WITHIN_MARGIN = "changed_within_margin"
+EQUIVALENT = "equivalent"
+INCONCLUSIVE = "inconclusive"
+VERDICTS = (CHANGED, CHANGED_WITHIN_MARGIN, EQUIVALENT, INCONCLUSIVE)
+REACHED = "reached"
+AT_FIRST_SAMPLING = "at_first_sampling"
+ALWAYS = "always"
+NEVER = "never"
+NOT_FOLLOWED = "not_followed"
+ONSET_STATES = (REACHED, AT_FIRST_SAMPLING, ALWAYS, NEVER, NOT_FOLLOWED)
 COUNT_OUTLIER = "count_outlier"
 INTENSITY_NOT_IDENTIFIED = "intensity_not_identified"
 NO_PRODUCERS = "no_producers"
+ONLY_POPULATION = "only_population"
+NO_CELLS = "no_cells"
+INCOMPLETE_PAIR = "incomplete_pair"
+NOT_TESTED = "not_tested"
 NO_SHIFT_TO_REVERSE = "no_shift_to_reverse"
 
 
@@ -527,6 +548,7 @@ PRODUCERS_TABLE = TableSpec(
         Column("expected_ambient_umi", "float", "UMI that the soup is expected to add."),
         Column("power", "float", "Probability that a typical producer would have been called."),
         Column("n_producers_upper", "float", "Upper 95 % bound of the producers, missed ones too."),
+        Column("largest_ambient_umi", "float", "Soup at the contamination's upper bound."),
     ),
     ("gene", "population", "sample"),
     "Cells that make a cytokine, by population and sample; the interval is Wilson's.",
@@ -559,7 +581,11 @@ LEDGER_TABLE = TableSpec(
         *_SAMPLE,
         _N_CELLS,
         Column("umi", "int", "UMI of the gene in the population."),
-        Column("ambient_umi", "float", "UMI that the soup is expected to add."),
+        Column(
+            "ambient_umi",
+            "float",
+            "UMI taken for soup: what it is expected to add, or all if it can explain the arm's.",
+        ),
         Column("corrected_umi", "float", "max(0, umi - ambient_umi)."),
         Column(
             "share", "float", "Share of the sample's corrected UMI; empty where there are none."
@@ -621,9 +647,69 @@ SHIFTS_TABLE = TableSpec(
         Column("hedges_g", "float", "Estimate over the residual spread, small-sample corrected."),
         *_TEST,
         _STATUS,
+        Column("pvalue_equivalence", "float", "Two one-sided tests: the shift is within margin."),
+        Column("padj_equivalence", "float", "Benjamini-Hochberg over the whole table."),
+        Column("margin", "float", "Largest shift that is not relevant, log2 units."),
+        Column(
+            "verdict",
+            "str",
+            "changed, changed_within_margin, equivalent or inconclusive; empty without a test.",
+        ),
+        Column("detectable_effect", "float", "Smallest shift found with 80 % power, log2 units."),
+        Column("estimate_stress_adjusted", "float", "Estimate at equal handling stress."),
+        Column("ci_low_stress_adjusted", "float", "Lower end of its 95 % interval."),
+        Column("ci_high_stress_adjusted", "float", "Upper end of its 95 % interval."),
+        Column("pvalue_stress_adjusted", "float", "Its model p, moderated across the tests."),
+        Column("padj_stress_adjusted", "float", "Benjamini-Hochberg over the whole table."),
+        Column("n_genes", "int", "Genes of the feature that the population expresses."),
     ),
     ("contrast", "kind", "feature", "population"),
     "Does the treatment shift it, population by population; subjects are the replicates.",
+)
+ARM_BY_TIME_TABLE = TableSpec(
+    "arm_by_time",
+    (
+        _CONTRAST,
+        Column("timepoint", "str", "The later time point."),
+        Column("reference_timepoint", "str", "The first time point at which both arms were seen."),
+        Column("kind", "str", "signature or gene."),
+        Column("feature", "str", "Name of the signature or gene."),
+        _POPULATION,
+        Column(
+            "estimate",
+            "float",
+            "Treated less reference at timepoint less that at reference_timepoint, log2 units.",
+        ),
+        *_ESTIMATE,
+        *_TEST,
+        Column("subjects", "str", "followed: the same at both times; independent: others."),
+        Column("n_genes", "int", "Genes of the feature that the population expresses."),
+        _STATUS,
+    ),
+    ("contrast", "timepoint", "kind", "feature", "population"),
+    "Does the shift grow or fade: arm by time; subjects are the replicates.",
+)
+ONSET_TABLE = TableSpec(
+    "onset",
+    (
+        Column("condition", "str", "Arm."),
+        Column("first", "str", "Cytokine that is asked to come first; several are added up."),
+        Column("second", "str", "Cytokine that is asked to come second."),
+        Column("subject", "str", "Animal or patient."),
+        Column("onset_first", "str", "Time point of onset of the first; empty without one."),
+        Column("onset_second", "str", "Time point of onset of the second."),
+        Column("state_first", "str", "reached, at_first_sampling, always, never or not_followed."),
+        Column("state_second", "str", "The same of the second."),
+        Column("order", "str", "first, second, tied or unknown."),
+        Column("n_first", "int", "Subjects of the arm in which the first came first."),
+        Column("n_second", "int", "Subjects of the arm in which the second came first."),
+        Column("n_tied", "int", "Subjects with both at the same time point."),
+        Column("n_unknown", "int", "Subjects in which the order cannot be known."),
+        Column("pvalue", "float", "Exact two-sided sign test over the subjects with an order."),
+        Column("pvalue_floor", "float", "The smallest p that this many subjects can reach."),
+    ),
+    ("condition", "first", "second", "subject"),
+    "Which cytokine comes first, subject by subject, and a sign test by arm.",
 )
 DECOMPOSITION_TABLE = TableSpec(
     "decomposition",
@@ -683,14 +769,15 @@ EXPRESSION_TABLE = TableSpec(
         Column("log2fc", "float", "log2 fold change, treated over reference."),
         Column("lfc_se", "float", "Standard error of log2fc."),
         Column("statistic", "float", "Wald statistic."),
-        Column("pvalue", "float", "Wald p."),
+        Column("pvalue", "float", "Quasi-likelihood p, moderated across the genes."),
         Column("padj", "float", "Benjamini-Hochberg over the whole table."),
         Column("n_reference", "int", "Subjects of the reference arm that were used."),
         Column("n_treated", "int", "Subjects of the treated arm that were used."),
         _STATUS,
+        Column("pvalue_wald", "float", "PyDESeq2's own p: too small in the tail at few subjects."),
     ),
     ("contrast", "population", "gene"),
-    "Differential expression of pseudobulks, PyDESeq2.",
+    "Differential expression of pseudobulks: PyDESeq2, with a p that holds at few subjects.",
 )
 ENRICHMENT_TABLE = TableSpec(
     "enrichment",
@@ -708,6 +795,23 @@ ENRICHMENT_TABLE = TableSpec(
     ),
     ("contrast", "population", "gene_set"),
     "Gene sets along the ranking of the Wald statistic, gseapy prerank.",
+)
+EXCLUSIONS_TABLE = TableSpec(
+    "exclusions",
+    (
+        _CONTRAST,
+        _POPULATION,
+        Column("subject", "str", "Animal or patient."),
+        Column("condition", "str", "Arm."),
+        _N_CELLS,
+        Column(
+            "reason",
+            "str",
+            "no_cells, too_few_cells, incomplete_pair, or not_tested: see the status of the test.",
+        ),
+    ),
+    ("contrast", "population", "subject", "condition"),
+    "Units that a contrast leaves out, population by population, and why.",
 )
 
 TABLES: dict[str, TableSpec] = {
@@ -727,5 +831,8 @@ TABLES: dict[str, TableSpec] = {
         EXPRESSION_TABLE,
         ENRICHMENT_TABLE,
         RECEIVERS_TABLE,
+        ARM_BY_TIME_TABLE,
+        ONSET_TABLE,
+        EXCLUSIONS_TABLE,
     )
 }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import pytest
@@ -33,6 +34,28 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data not found in {folder} (set CRS_SC_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def fake() -> Any:
+    """The module that makes the cohort."""
+    path = Path(__file__).parent / "report" / "fake_cohort.py"
+    spec = importlib.util.spec_from_file_location("fake_cohort", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def tables(fake: Any) -> dict[str, Any]:
+    return fake.tables()
+
+
+@pytest.fixture(scope="session")
+def cells(fake: Any) -> Any:
+    return fake.cells()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from crs_sc.io._absolute import read_absolute_counts
 from crs_sc.io._atomic import atomic_path, write_json, write_text
+from crs_sc.io._lazy import open_h5ad
 from crs_sc.io._read import FileDescription, describe_file, empty_droplet_profile, read
 from crs_sc.io._sheet import source_files
 from crs_sc.io._state import MatrixState, matrix_state
@@ -16,7 +18,9 @@ __all__ = [
     "describe_file",
     "empty_droplet_profile",
     "matrix_state",
+    "open_h5ad",
     "read",
+    "read_absolute_counts",
     "read_table",
     "source_files",
     "write_h5ad",

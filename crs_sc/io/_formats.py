@@ -58,7 +58,7 @@ class RawFile:
 
 
 @contextlib.contextmanager
-def _one_error(path: Path) -> Iterator[None]:
+def one_error(path: Path) -> Iterator[None]:
     """Turn whatever a damaged file makes the libraries raise into one error that names it."""
     try:
         yield
@@ -122,7 +122,7 @@ def file_kind(path: Path) -> Kind:
     if path.stat().st_size == 0:
         msg = f"'{path}' is empty (0 bytes). Copy or write it again."
         raise InputError(msg)
-    with _one_error(path):
+    with one_error(path):
         with path.open("rb") as stream:
             stream.read(1)
         if not h5py.is_hdf5(path):
@@ -170,7 +170,7 @@ def open_file(path: Path, *, keep: bool = True, corrected: bool = False) -> RawF
     """
     kind = file_kind(path)
     readers = {"h5ad": _open_h5ad, "10x-h5": _open_tenx_h5, "10x-mtx": _open_mtx}
-    with _one_error(path):
+    with one_error(path):
         raw = readers[kind](path, keep=keep, corrected=corrected)
     return _gene_expression_only(raw)
 

@@ -82,13 +82,18 @@ def _arm_facts(tables: Mapping[str, pd.DataFrame], gene: str, arm: str) -> dict[
         "sources": shares.to_dict("records"),
         "producers": None,
         "power": None,
+        "everywhere": False,
     }
     production = tables.get("production")
     if production is not None and not production.empty:
         own = production.loc[(production["gene"] == gene) & (production["condition"] == arm)]
+        is_made = own.loc[own["n_cells"] > 0, "state"] == keys.PRODUCER
+        facts["everywhere"] = bool(is_made.all()) and len(is_made) > 2
         if not (own["state"] == keys.PRODUCER).any():
             facts["sources"] = []
             cells = float(own["n_cells"].sum())
+            # The ledger gives all of it to the soup; here the reader compares.
+            facts["soup"] = float(own["expected_ambient_umi"].sum())
             facts["power"] = float((own["power"] * own["n_cells"]).sum() / max(cells, 1.0))
     producers = tables.get("producers")
     if producers is not None and not producers.empty:
@@ -151,6 +156,12 @@ def _arm_sentence(gene: str, facts: dict[str, Any]) -> str:
     sentence += _producer_clause(facts["producers"], str(first["population"]))
     sentence += f"; {_subject_clause(gene, seen, facts['subjects'])}."
     sentence += _runner_up(first, facts["sources"][1:])
+    if facts["everywhere"]:
+        sentence += (
+            f" But every population holds more {gene} than the soup explains, which is more often "
+            "RNA of cells that were not captured, in a soup profile pooled from those that were, "
+            "than production by all of them: give the empty droplets."
+        )
     if facts["corrected"] < FEW_UMI:
         umi = amount(round(facts["corrected"], 1))
         sentence += f" Only {umi} UMI in all: too few to rank the sources."

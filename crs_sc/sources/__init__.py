@@ -3,12 +3,15 @@
 from crs_sc.sources.ledger import ledger, ledger_by_condition
 from crs_sc.sources.producers import call_producers, producers, production
 from crs_sc.sources.receivers import receivers
+from crs_sc.sources.weights import check_absolute_counts, weigh_cells
 
 __all__ = [
     "call_producers",
+    "check_absolute_counts",
     "ledger",
     "ledger_by_condition",
     "producers",
     "production",
     "receivers",
+    "weigh_cells",
 ]

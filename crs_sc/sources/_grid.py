@@ -37,6 +37,10 @@ class PopulationGrid:
         n = self.shape[0] * self.shape[1]
         return np.bincount(self._cells, weights=np.asarray(values, dtype=np.float64), minlength=n)
 
+    def matrix(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Sum a value per cell; shape `(n_populations, n_samples)`."""
+        return self.sums(values).reshape(self.shape)
+
     def frame(self, gene: str, samples: pd.DataFrame) -> pd.DataFrame:
         """Identify the rows of the grid for one gene.
 

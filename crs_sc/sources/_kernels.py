@@ -15,7 +15,7 @@ __all__ = [
     "detection_power",
     "producers_upper",
     "production_rate",
-    "share_intervals",
+    "soup_pvalues",
     "source_shares",
 ]
 
@@ -146,59 +146,17 @@ def call_states(
     return states.astype(np.int8)
 
 
-def share_intervals(
-    umi: NDArray[np.float64],
-    umi_squared: NDArray[np.float64],
-    ambient: NDArray[np.float64],
-    weight: NDArray[np.float64],
-    *,
-    ambient_error: float,
-    n_draws: int,
-    level: float,
-    rng: np.random.Generator,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Interval of the source shares of one sample: which cells and UMI were drawn, and the soup.
-
-    The total of a population is a sum over producers that came in by chance, so its variance is
-    the sum of the squared UMI of its cells (a compound Poisson sum); it is drawn from a gamma
-    distribution with that mean and variance. The soup of all populations is drawn too large or
-    too small together. Where the soup could be all, the interval begins at 0.
+def soup_pvalues(
+    umi: NDArray[np.float64], largest: NDArray[np.float64], n_cells: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Probability that the soup alone gives as many UMI; missing without cells.
 
     Parameters
     ----------
-    umi, umi_squared
-        Sum of the UMI and of their squares by population, shape `(n_populations,)`.
-    ambient
-        UMI that the soup is expected to add, same shape.
-    weight
-        Cells of the specimen for each sequenced cell, same shape.
-    ambient_error
-        Relative standard error of the contamination.
-    n_draws
-        Draws.
-    level
-        Confidence level.
-    rng
-        Source of chance.
-
-    Returns
-    -------
-    Lower and upper end, missing where the sample has no corrected UMI.
+    umi, largest, n_cells
+        Sums over the cells of a population: UMI, the largest soup, cells; same shape.
     """
-    tail = (1 - level) / 2
-    # Half a UMI: a population without any may still make some.
-    mean, variance = umi + 0.5, umi_squared + 0.5
-    drawn = rng.gamma(mean**2 / variance, variance / mean, size=(n_draws, len(umi)))
-    soup = ambient * np.maximum(0.0, 1 + ambient_error * rng.standard_normal((n_draws, 1)))
-    made = np.maximum(0.0, drawn - 0.5 - soup) * weight
-    shares = source_shares(made)
-    if not np.maximum(0.0, umi - ambient).any() or not np.isfinite(shares).any():
-        missing = np.full(len(umi), np.nan)
-        return missing, missing
-    low, high = np.nanquantile(shares, [tail, 1 - tail], axis=0)
-    largest = ambient * (1 + ambient_error * stats.norm.ppf(1 - tail))
-    low[stats.poisson.sf(umi - 1, largest) > tail] = 0.0
-    return low, high
+    return np.where(n_cells > 0, stats.poisson.sf(umi - 1, largest), np.nan)
 
 
 def source_shares(corrected: NDArray[np.float64]) -> NDArray[np.float64]:

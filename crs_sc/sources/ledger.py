@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._checks import check_obs, sample_table
+from crs_sc._checks import check_fraction, check_obs, sample_table
 from crs_sc._soup import take_counts
-from crs_sc._stats import bootstrap_expansion
+from crs_sc._stats import benjamini_hochberg, bootstrap_expansion
 from crs_sc.errors import InputError
 from crs_sc.sources._grid import PopulationGrid
-from crs_sc.sources._kernels import share_intervals, source_shares
+from crs_sc.sources._kernels import soup_pvalues, source_shares
+from crs_sc.sources._share_intervals import SampleSources, burst_sizes, share_intervals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
+
+    from crs_sc._soup import CellCounts
 
 __all__ = ["ledger", "ledger_by_condition"]
 
@@ -34,12 +38,16 @@ def ledger(
     condition_key: str = keys.CONDITION,
     weight_key: str | None = None,
     layer: str = keys.COUNTS,
+    alpha: float = 0.05,
     n_draws: int = 1000,
     random_state: int = 0,
 ) -> pd.DataFrame:
     """Attribute each cytokine's UMI to populations, the soup taken out, sample by sample.
 
-    Raw UMI are used, because counts per 10,000 erase the larger RNA content of monocytes.
+    Raw UMI are used, because counts per 10,000 erase the larger RNA content of monocytes. A
+    population whose UMI in all samples of its arm the soup can explain, as :func:`production`
+    tells, is no source: its UMI are the soup's. Without this rule the chance remainder of the
+    soup in many silent populations is the largest error of the shares.
 
     Parameters
     ----------
@@ -54,6 +62,8 @@ def ledger(
         sorted or depleted samples. None: every cell counts once.
     layer
         Layer with raw counts.
+    alpha
+        False discovery rate of the sources.
     n_draws
         Draws for the interval of the share.
     random_state
@@ -73,6 +83,7 @@ def ledger(
     InputError
         If no gene is in the data, or a weight is not a positive number.
     """
+    check_fraction("alpha", alpha)
     check_obs(adata, population_key=population_key)
     samples = sample_table(
         adata, sample_key=sample_key, subject_key=subject_key, condition_key=condition_key
@@ -80,62 +91,133 @@ def ledger(
     cells = take_counts(adata, genes, sample_key=sample_key, layer=layer)
     weight = _weights(adata, weight_key)
     grid = PopulationGrid(adata.obs[population_key], adata.obs[sample_key])
+    arms = samples.loc[grid.samples, keys.CONDITION].to_numpy(dtype=str)
     rng = np.random.default_rng(random_state)
-    weighted_cells = grid.sums(weight).reshape(grid.shape)
+    weighted_cells = grid.matrix(weight)
     cell_share = (weighted_cells / weighted_cells.sum(axis=0)).ravel()
-    n_cells = grid.sums(np.ones(adata.n_obs)).astype(np.int64)
+    n_cells = grid.matrix(np.ones(adata.n_obs))
+    found = [
+        _GeneSums.of(grid, cells, column, n_cells=n_cells, weight=weight)
+        for column in range(len(cells.genes))
+    ]
+    made = _made(found, arms, alpha=alpha)
     tables = []
-    for column, gene in enumerate(cells.genes):
-        umi, expected = cells.umi[:, column], cells.expected[:, column]
-        weighted = np.maximum(0.0, grid.sums(weight * (umi - expected)))
+    for gene, sums, sources in zip(cells.genes, found, made, strict=True):
         table = grid.frame(gene, samples)
-        table["n_cells"] = n_cells
-        table["umi"] = grid.sums(umi).astype(np.int64)
-        table["ambient_umi"] = grid.sums(expected)
+        table["n_cells"] = n_cells.ravel().astype(np.int64)
+        table["umi"] = sums.umi.ravel().astype(np.int64)
+        table["ambient_umi"] = np.where(sources, sums.ambient, sums.umi).ravel()
         table["corrected_umi"] = np.maximum(0.0, table["umi"] - table["ambient_umi"])
-        table["share"] = source_shares(weighted.reshape(grid.shape).T).T.ravel()
+        output = np.maximum(0.0, sums.output) * sources
+        table["share"] = source_shares(output.T).T.ravel()
         table["cell_share"] = cell_share
         table["enrichment"] = _ratio(table["share"].to_numpy(), cell_share)
         table["ci_low"], table["ci_high"] = _intervals(
-            grid, umi, expected, weight, cells.soup_error, n_draws=n_draws, rng=rng
+            sums, sources, arms, cells.soup_error, n_draws=n_draws, rng=rng
         )
         tables.append(table)
     return pd.concat(tables, ignore_index=True)[keys.LEDGER_TABLE.names]
 
 
+@dataclass(frozen=True)
+class _GeneSums:
+    """Sums over the cells of each population and sample, shape `(n_populations, n_samples)`.
+
+    Attributes
+    ----------
+    umi, umi_squared
+        UMI of the gene, and their squares.
+    ambient, largest
+        UMI that the soup is expected to add, and at most.
+    output
+        Weighted UMI beyond the expected soup.
+    n_cells, mean_weight
+        Cells, and their mean weight.
+    """
+
+    umi: NDArray[np.float64]
+    umi_squared: NDArray[np.float64]
+    ambient: NDArray[np.float64]
+    largest: NDArray[np.float64]
+    output: NDArray[np.float64]
+    n_cells: NDArray[np.float64]
+    mean_weight: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls,
+        grid: PopulationGrid,
+        cells: CellCounts,
+        column: int,
+        *,
+        n_cells: NDArray[np.float64],
+        weight: NDArray[np.float64],
+    ) -> _GeneSums:
+        umi, expected = cells.umi[:, column], cells.expected[:, column]
+        total = grid.matrix(weight)
+        return cls(
+            umi=grid.matrix(umi),
+            umi_squared=grid.matrix(umi**2),
+            ambient=grid.matrix(expected),
+            largest=grid.matrix(cells.largest[:, column]),
+            output=grid.matrix(weight * (umi - expected)),
+            n_cells=n_cells,
+            mean_weight=np.divide(total, n_cells, out=np.ones(grid.shape), where=n_cells > 0),
+        )
+
+
+def _made(
+    found: list[_GeneSums], arms: NDArray[np.str_], *, alpha: float
+) -> list[NDArray[np.bool_]]:
+    """Which populations make each gene, as :func:`production` says; shape of the grid."""
+    names, codes = np.unique(arms, return_inverse=True)
+    in_arm = np.equal.outer(codes, np.arange(len(names))).astype(np.float64)
+    pvalues = [
+        soup_pvalues(sums.umi @ in_arm, sums.largest @ in_arm, sums.n_cells @ in_arm)
+        for sums in found
+    ]
+    adjusted = benjamini_hochberg(np.ravel(pvalues)).reshape(np.shape(pvalues))
+    return [
+        (of_gene <= alpha)[:, codes] & (sums.umi @ in_arm > 0)[:, codes]
+        for of_gene, sums in zip(adjusted, found, strict=True)
+    ]
+
+
 def _intervals(
-    grid: PopulationGrid,
-    umi: NDArray[np.int64],
-    expected: NDArray[np.float64],
-    weight: NDArray[np.float64],
+    sums: _GeneSums,
+    made: NDArray[np.bool_],
+    arms: NDArray[np.str_],
     soup_error: NDArray[np.float64],
     *,
     n_draws: int,
     rng: np.random.Generator,
 ) -> NDArray[np.float64]:
     """Compute both ends of the interval of each share, shape `(2, n_rows)`, rows of the grid."""
-    n_umi, squared, soup = (grid.sums(v).reshape(grid.shape) for v in (umi, umi**2, expected))
-    n_cells = grid.sums(np.ones(len(umi))).reshape(grid.shape)
-    mean_weight = np.divide(
-        grid.sums(weight).reshape(grid.shape), n_cells, out=np.ones(grid.shape), where=n_cells > 0
-    )
-    ends = np.empty((2, *grid.shape))
-    for s in range(grid.shape[1]):
-        ends[:, :, s] = share_intervals(
-            n_umi[:, s],
-            squared[:, s],
-            soup[:, s],
-            mean_weight[:, s],
-            ambient_error=float(soup_error[s]),
-            n_draws=n_draws,
-            level=0.95,
-            rng=rng,
+    ends = np.empty((2, *sums.umi.shape))
+    for s, arm in enumerate(arms):
+        alike = arms == arm
+        burst = burst_sizes(
+            umi=sums.umi[:, alike],
+            umi_squared=sums.umi_squared[:, alike],
+            ambient=sums.ambient[:, alike],
+            n_cells=sums.n_cells[:, alike],
+            made=made[:, s],
         )
+        sample = SampleSources(
+            umi=sums.umi[:, s],
+            ambient=sums.ambient[:, s],
+            made=made[:, s],
+            burst=burst,
+            weight=sums.mean_weight[:, s],
+            ambient_error=float(soup_error[s]),
+            n_samples=int(alike.sum()),
+        )
+        ends[:, :, s] = share_intervals(sample, n_draws=n_draws, level=0.95, rng=rng)
     return ends.reshape(2, -1)
 
 
 def ledger_by_condition(
-    table: pd.DataFrame, *, n_bootstrap: int = 2000, level: float = 0.95, random_state: int = 0
+    table: pd.DataFrame, *, n_bootstrap: int = 2000, random_state: int = 0
 ) -> pd.DataFrame:
     """Mean source shares of each condition, with a bootstrap interval over subjects.
 
@@ -148,64 +230,81 @@ def ledger_by_condition(
         Result of :func:`ledger`.
     n_bootstrap
         Resamplings of the subjects.
-    level
-        Confidence level of the percentile interval, which is widened for the small number of
-        subjects (Hesterberg 2015).
     random_state
         Seed.
 
     Returns
     -------
-    DataFrame with the columns of `keys.LEDGER_BY_CONDITION_TABLE`. The interval is empty with
-    fewer than two subjects.
+    DataFrame with the columns of `keys.LEDGER_BY_CONDITION_TABLE`. The 95 % percentile interval is
+    widened for the small number of subjects (Hesterberg 2015), and never narrower than the counting
+    noise of the samples: a share of 0 in every subject is not known exactly. It is empty with fewer
+    than two subjects.
     """
     rng = np.random.default_rng(random_state)
+    noise = {
+        "below": (table["share"] - table["ci_low"]) ** 2,
+        "above": (table["ci_high"] - table["share"]) ** 2,
+    }
     rows = []
-    for gene in table["gene"].unique():
-        for condition, part in table[table["gene"] == gene].groupby("condition", sort=True):
-            means = part.groupby(["subject", "population"], sort=True)[
-                ["share", "cell_share"]
-            ].mean()
-            share = means["share"].unstack("population")
-            known = share.notna().any(axis=1)
-            share = share[known]
-            cell_share = means["cell_share"].unstack("population")[known]
-            low, high = _bootstrap_interval(
-                share.to_numpy(), n_bootstrap=n_bootstrap, level=level, rng=rng
+    for gene, of_gene in table.assign(**noise).groupby("gene", sort=False):
+        for condition, part in of_gene.groupby("condition", sort=True):
+            of_subject = part.groupby(["population", "subject"], sort=True)
+            share = of_subject["share"].mean().unstack("subject")
+            cell_share = of_subject["cell_share"].mean().unstack("subject")
+            known = share.columns[share.notna().any()]
+            # Half widths of independent intervals add up as their squares.
+            half = of_subject[["below", "above"]].sum().div(of_subject.size() ** 2, axis=0)
+            low, high = _interval_of_mean(
+                share[known].to_numpy(),
+                half["below"].unstack("subject")[known].to_numpy(),
+                half["above"].unstack("subject")[known].to_numpy(),
+                n_bootstrap=n_bootstrap,
+                rng=rng,
             )
-            rows.append(
-                pd.DataFrame(
-                    {
-                        "gene": gene,
-                        "population": share.columns.astype(str),
-                        "condition": condition,
-                        "n_subjects": len(share),
-                        "share": share.mean().to_numpy(),
-                        "ci_low": low,
-                        "ci_high": high,
-                        "cell_share": cell_share.mean().to_numpy(),
-                    }
-                )
-            )
+            of_arm = {
+                "gene": gene,
+                "population": share.index.astype(str),
+                "condition": condition,
+                "n_subjects": len(known),
+                "share": share[known].mean(axis=1).to_numpy(),
+                "ci_low": low,
+                "ci_high": high,
+                "cell_share": cell_share[known].mean(axis=1).to_numpy(),
+            }
+            rows.append(pd.DataFrame(of_arm))
     result = pd.concat(rows, ignore_index=True)
     result["enrichment"] = _ratio(result["share"].to_numpy(), result["cell_share"].to_numpy())
     return result[keys.LEDGER_BY_CONDITION_TABLE.names]
 
 
-def _bootstrap_interval(
-    values: NDArray[np.float64], *, n_bootstrap: int, level: float, rng: np.random.Generator
+def _interval_of_mean(
+    share: NDArray[np.float64],
+    below: NDArray[np.float64],
+    above: NDArray[np.float64],
+    *,
+    n_bootstrap: int,
+    rng: np.random.Generator,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Interval of the column means, rows resampled; NaN with fewer than two rows."""
-    n_rows, n_columns = values.shape
-    if n_rows < 2:
-        empty = np.full(n_columns, np.nan)
+    """95 % interval of the mean over subjects; missing with fewer than two.
+
+    Parameters
+    ----------
+    share
+        Shape `(n_populations, n_subjects)`.
+    below, above
+        Squared half widths of the interval of each share, same shape.
+    """
+    n = share.shape[1]
+    if n < 2:
+        empty = np.full(len(share), np.nan)
         return empty, empty
-    draws = values[rng.integers(n_rows, size=(n_bootstrap, n_rows))].mean(axis=1)
-    mean = values.mean(axis=0)
-    draws = mean + bootstrap_expansion(n_rows, n_rows - 1, level=level) * (draws - mean)
-    tail = (1 - level) / 2
-    low, high = np.clip(np.quantile(draws, [tail, 1 - tail], axis=0), 0.0, 1.0)
-    return low, high
+    mean = share.mean(axis=1)
+    draws = share[:, rng.integers(n, size=(n_bootstrap, n))].mean(axis=2).T
+    draws = mean + bootstrap_expansion(n, n - 1) * (draws - mean)
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    low = np.minimum(low, mean - np.sqrt(below.sum(axis=1)) / n)
+    high = np.maximum(high, mean + np.sqrt(above.sum(axis=1)) / n)
+    return np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
 
 
 def _weights(adata: AnnData, weight_key: str | None) -> NDArray[np.float64]:

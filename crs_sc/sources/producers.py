@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from crs_sc import keys
 from crs_sc._checks import (
@@ -25,6 +24,7 @@ from crs_sc.sources._kernels import (
     detection_power,
     producers_upper,
     production_rate,
+    soup_pvalues,
 )
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def call_producers(
     states, rates = {}, {}
     for column, gene in enumerate(cells.genes):
         umi = cells.umi[:, column]
-        rejected = soup_rejections(umi, cells.expected[:, column], cells.sample_codes, alpha=alpha)
+        rejected = soup_rejections(umi, cells.soup[:, column], cells.sample_codes, alpha=alpha)
         rate = production_rate(umi, cells.depth, rejected, fallback=typical_rate)
         codes = call_states(umi, cells.depth, rejected, rate=rate, max_missed=max_missed)
         rates[gene] = rate
@@ -165,7 +165,7 @@ def producers(
         table["umi"] = grid.sums(cells.umi[:, column]).astype(np.int64)
         table["expected_ambient_umi"] = grid.sums(cells.expected[:, column])
         power = detection_power(
-            cells.expected[:, column],
+            cells.soup[:, column],
             cells.depth,
             (states[gene] == keys.PRODUCER).to_numpy(),
             cells.sample_codes,
@@ -177,13 +177,12 @@ def producers(
         table["n_producers_upper"] = producers_upper(
             is_state[keys.PRODUCER], n_cells, table["power"].to_numpy()
         )
+        table["largest_ambient_umi"] = grid.sums(cells.largest[:, column])
         tables.append(table)
     return pd.concat(tables, ignore_index=True)[keys.PRODUCERS_TABLE.names]
 
 
-def production(
-    table: pd.DataFrame, contamination: pd.DataFrame, *, alpha: float = 0.05
-) -> pd.DataFrame:
+def production(table: pd.DataFrame, *, alpha: float = 0.05) -> pd.DataFrame:
     """Ask of each population in each condition whether it makes more than the soup explains.
 
     The UMI of all samples of the condition together are held against the largest soup that the
@@ -193,8 +192,6 @@ def production(
     ----------
     table
         Result of :func:`producers`.
-    contamination
-        Indexed by sample, columns `ambient_fraction` and `ambient_upper`.
     alpha
         False discovery rate.
 
@@ -206,12 +203,7 @@ def production(
     empty without cells.
     """
     check_fraction("alpha", alpha)
-    names = table["sample"]
-    fraction = contamination["ambient_fraction"].reindex(names).to_numpy(dtype=np.float64)
-    upper = contamination["ambient_upper"].reindex(names).to_numpy(dtype=np.float64)
-    largest = np.divide(upper, fraction, out=np.ones(len(fraction)), where=fraction > 0)
     parts = table.assign(
-        largest_ambient_umi=table["expected_ambient_umi"] * largest,
         seen=table["power"].fillna(0) * table["n_cells"],
         sampled=table["subject"].where(table["n_cells"] > 0),
     )
@@ -220,8 +212,9 @@ def production(
     result = groups[[*summed, "seen"]].sum().reset_index()
     result["n_subjects"] = groups["sampled"].nunique().to_numpy()
     result["power"] = result["seen"] / result["n_cells"].where(result["n_cells"] > 0)
-    result["pvalue"] = stats.poisson.sf(result["umi"] - 1, result["largest_ambient_umi"])
-    result.loc[result["n_cells"] == 0, "pvalue"] = np.nan
+    result["pvalue"] = soup_pvalues(
+        *(result[name].to_numpy(np.float64) for name in ("umi", "largest_ambient_umi", "n_cells"))
+    )
     result["padj"] = benjamini_hochberg(result["pvalue"])
     state = np.where(result["power"] >= 1 - alpha, keys.NEGATIVE, keys.UNDETERMINED)
     state = np.where(result["umi"] > 0, keys.AMBIENT_COMPATIBLE, state)

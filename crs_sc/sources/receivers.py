@@ -185,9 +185,10 @@ class _Units:
     def measure(self, cells: CellCounts, column: int, *, alpha: float) -> pd.DataFrame:
         """Rows of one gene: every population and condition."""
         umi, expected = cells.umi[:, column], cells.expected[:, column]
-        largest = expected * (1 + stats.norm.ppf(0.975) * cells.soup_error)[cells.sample_codes]
         above = soup_rejections(umi, expected, cells.sample_codes, alpha=alpha)
-        seen, soup, most = self.sums(umi), self.sums(expected), self.sums(largest)
+        seen, soup, most = (
+            self.sums(values) for values in (umi, expected, cells.largest[:, column])
+        )
         with np.errstate(invalid="ignore", divide="ignore"):
             fraction = self.sums(above) / self.n_cells
         level = native_cpm(seen, soup, self.native)

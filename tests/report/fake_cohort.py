@@ -157,6 +157,11 @@ def _qc(rng: np.random.Generator) -> pd.DataFrame:
     return table[keys.QC_TABLE.names]
 
 
+def _frame(rows: list[tuple[object, ...]], spec: keys.TableSpec) -> pd.DataFrame:
+    """Rows with the first columns of a table; the later ones are empty."""
+    return pd.DataFrame(rows, columns=spec.names[: len(rows[0])]).reindex(columns=spec.names)
+
+
 def _populations() -> pd.DataFrame:
     names = list(LINEAGES)
     return pd.DataFrame(
@@ -203,6 +208,7 @@ def _sources(rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
     table["ci_high"] = np.clip(table["producer_fraction"] + 0.05, 0, 1)
     table["power"] = 0.9
     table["n_producers_upper"] = table["n_producers"] + 3.0
+    table["largest_ambient_umi"] = 1.1 * table["expected_ambient_umi"]
     return (
         table[keys.LEDGER_TABLE.names].reset_index(drop=True),
         table[keys.PRODUCERS_TABLE.names].reset_index(drop=True),
@@ -217,7 +223,7 @@ def _by_condition(ledger: pd.DataFrame) -> pd.DataFrame:
         spread = seen["share"].std() if len(seen) > 1 else np.nan
         low, high = max(share - spread, 0), min(share + spread, 1)
         rows.append((gene, name, arm, len(seen), share, low, high, cells, share / cells))
-    return pd.DataFrame(rows, columns=keys.LEDGER_BY_CONDITION_TABLE.names)
+    return _frame(rows, keys.LEDGER_BY_CONDITION_TABLE)
 
 
 def _production(producers: pd.DataFrame) -> pd.DataFrame:
@@ -251,7 +257,7 @@ def _receivers(rng: np.random.Generator) -> pd.DataFrame:
                         cytokine, gene, role, name, arm, 4, 400, int(cpm), 0.9 * cpm,
                         0.4 if held else 0.0, cpm, low, high, 1e-6 if held else 0.5, state,
                     ))  # fmt: skip
-    return pd.DataFrame(rows, columns=keys.RECEIVERS_TABLE.names)
+    return _frame(rows, keys.RECEIVERS_TABLE)
 
 
 def _shifts(rng: np.random.Generator) -> pd.DataFrame:
@@ -274,7 +280,7 @@ def _shifts(rng: np.random.Generator) -> pd.DataFrame:
                         numbers = [value, value - 0.4, value + 0.4, value / 0.2, p, min(2 * p, 1)]
                         numbers += [permuted, 0.028571, 4, 4, value - 0.1, value + 0.1]
                     rows.append((name, kind, feature, population, *numbers, status))
-    return pd.DataFrame(rows, columns=keys.SHIFTS_TABLE.names)
+    return _frame(rows, keys.SHIFTS_TABLE)
 
 
 def _decomposition(rng: np.random.Generator, ledger: pd.DataFrame) -> pd.DataFrame:
@@ -295,7 +301,7 @@ def _decomposition(rng: np.random.Generator, ledger: pd.DataFrame) -> pd.DataFra
                     end for part in parts for end in (part - abs(part) / 2, part + abs(part) / 2)
                 ]
                 rows.append((contrast["name"], gene, name, *parts, *ends, keys.OK))
-    table = pd.DataFrame(rows, columns=keys.DECOMPOSITION_TABLE.names)
+    table = _frame(rows, keys.DECOMPOSITION_TABLE)
     absent = (table["contrast"] == "cart") & (table["population"] == "CAR T")
     table.loc[absent, "composition"] = table.loc[absent, "total"]
     table.loc[absent, "producer_fraction"] = 0.0
@@ -316,7 +322,7 @@ def _reversal(rng: np.random.Generator) -> pd.DataFrame:
                     value = (strength if (name, feature) in hit else 0.1) + rng.normal(0, 0.05)
                     numbers = (value, value - 0.2, value + 0.2, keys.OK)
                 rows.append((name, feature, population, *numbers))
-    return pd.DataFrame(rows, columns=keys.REVERSAL_TABLE.names)
+    return _frame(rows, keys.REVERSAL_TABLE)
 
 
 def _composition(rng: np.random.Generator) -> pd.DataFrame:
@@ -328,7 +334,7 @@ def _composition(rng: np.random.Generator) -> pd.DataFrame:
             rows.append(
                 (contrast["name"], name, share, share, value, value - 0.4, value + 0.4, *p, keys.OK)
             )
-    return pd.DataFrame(rows, columns=keys.COMPOSITION_TABLE.names)
+    return _frame(rows, keys.COMPOSITION_TABLE)
 
 
 def _expression(rng: np.random.Generator) -> pd.DataFrame:
@@ -357,7 +363,7 @@ def _expression(rng: np.random.Generator) -> pd.DataFrame:
                         keys.OK,
                     )
                 )
-    return pd.DataFrame(rows, columns=keys.EXPRESSION_TABLE.names)
+    return _frame(rows, keys.EXPRESSION_TABLE)
 
 
 def _enrichment(rng: np.random.Generator) -> pd.DataFrame:
@@ -369,7 +375,7 @@ def _enrichment(rng: np.random.Generator) -> pd.DataFrame:
                 p = 0.001 if abs(nes) > 1 else 0.5
                 numbers = [12, nes / 3, nes + rng.normal(0, 0.1), p, min(2 * p, 1.0)]
                 rows.append([contrast["name"], population, name, *numbers, "SOCS3,STAT3", keys.OK])
-    return pd.DataFrame(rows, columns=keys.ENRICHMENT_TABLE.names)
+    return _frame(rows, keys.ENRICHMENT_TABLE)
 
 
 def scores(seed: int = 0) -> pd.DataFrame:

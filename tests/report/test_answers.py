@@ -18,6 +18,12 @@ from crs_sc.report._hearing import hearing_sentences
 MONO, T = "Classical monocyte", "CD4 T"
 
 
+def rows_of(spec, rows, **more):
+    """Rows of a table, the first columns in order and some by name; the others are empty."""
+    table = pd.DataFrame(rows, columns=spec.names[: len(rows[0])])
+    return table.assign(**more).reindex(columns=spec.names)
+
+
 def ledger(umi, *, n_cells=100, gene="IL6"):
     """Ledger of two populations; `umi` maps (arm, subject) to (monocyte, T) corrected UMI."""
     rows = []
@@ -28,7 +34,7 @@ def ledger(umi, *, n_cells=100, gene="IL6"):
             row = (gene, population, f"s_{subject}_{arm}", subject, arm, n_cells)
             numbers = (int(value), 0.5, float(value), share, 0.5, share / 0.5, 0.0, 1.0)
             rows.append((*row, *numbers))
-    return pd.DataFrame(rows, columns=keys.LEDGER_TABLE.names)
+    return rows_of(keys.LEDGER_TABLE, rows)
 
 
 def by_condition(table, *, spread=0.1):
@@ -38,7 +44,7 @@ def by_condition(table, *, spread=0.1):
         n = int(part["share"].notna().sum())
         low, high = (share - spread, share + spread) if n > 1 else (np.nan, np.nan)
         rows.append((gene, population, arm, n, share, low, high, 0.5, share / 0.5))
-    return pd.DataFrame(rows, columns=keys.LEDGER_BY_CONDITION_TABLE.names)
+    return rows_of(keys.LEDGER_BY_CONDITION_TABLE, rows)
 
 
 def made(umi, **settings):
@@ -52,8 +58,8 @@ def change(parts, *, status=keys.OK, relative=0.5, contrast="drug"):
     for population, values in parts.items():
         everything = (sum(values), *values)
         ends = [end for v in everything for end in (v - relative * abs(v), v + relative * abs(v))]
-        rows.append((contrast, "IL6", population, *everything, *ends, status))
-    return pd.DataFrame(rows, columns=keys.DECOMPOSITION_TABLE.names)
+        rows.append((contrast, "IL6", population, *everything, *ends))
+    return rows_of(keys.DECOMPOSITION_TABLE, rows, status=status)
 
 
 class TestSources:
@@ -113,7 +119,7 @@ class TestSources:
             ("IL6", name, "s", "a", "CART", 100, 0, 5, 0, 0.0, 0.0, 0.1, 9, 0.5, 0.9, 4.0)
             for name in (MONO, T)
         ]
-        tables["producers"] = pd.DataFrame(rows, columns=keys.PRODUCERS_TABLE.names)
+        tables["producers"] = rows_of(keys.PRODUCERS_TABLE, rows)
         (answer,) = source_answers(tables)
         assert "no single cell holds more UMI than the soup explains" in answer.lines[0][1]
 
@@ -122,7 +128,7 @@ class TestSources:
             ("IL6", name, arm, 2, 200, 0, 5, 4.0, 5.0, 0.5, 0.5, power, state)
             for (name, arm), state in states.items()
         ]
-        return pd.DataFrame(rows, columns=keys.PRODUCTION_TABLE.names)
+        return rows_of(keys.PRODUCTION_TABLE, rows)
 
     def test_no_producers_is_an_answer(self):
         # Noise above the expected soup gives shares, but no population makes the cytokine.
@@ -135,7 +141,7 @@ class TestSources:
             "No producers of IL6 were found in any arm: the soup explains what was seen."
         )
         assert answer.lines[0][1] == (
-            "No producers. 20 UMI seen, 2 expected from the soup, in 400 cells of 2 subjects. "
+            "No producers. 20 UMI seen, 8 expected from the soup, in 400 cells of 2 subjects. "
             "A typical producer would have been called with probability 95 %, so few can have "
             "been missed."
         )
@@ -252,7 +258,7 @@ class TestShifts:
 
     def test_p_is_given_with_its_floor(self):
         row = ("drug", "gene", "IL6", MONO, -1.4, -2.0, -0.8, -3.0, 0.001, 0.01, 0.1, 0.1, 3, 3)
-        shifts = pd.DataFrame([(*row, -1.6, -1.2, keys.OK)], columns=keys.SHIFTS_TABLE.names)
+        shifts = rows_of(keys.SHIFTS_TABLE, [row], loo_low=-1.6, loo_high=-1.2, status=keys.OK)
         tables = self.tables(change({MONO: (-0.02, -0.04, 0.0)}), shifts=shifts)
         (answer,) = shift_answers(tables, contrasts=self.CONTRAST)
         assert dict(answer.lines)["IL6 level"] == (
@@ -262,7 +268,7 @@ class TestShifts:
 
     def test_no_p_says_why(self):
         row = ("drug", "gene", "IL6", MONO, -1.4, *[math.nan] * 7, 1, 1, math.nan, math.nan)
-        shifts = pd.DataFrame([(*row, keys.TOO_FEW_SUBJECTS)], columns=keys.SHIFTS_TABLE.names)
+        shifts = rows_of(keys.SHIFTS_TABLE, [row], status=keys.TOO_FEW_SUBJECTS)
         tables = self.tables(change({MONO: (-0.02, -0.04, 0.0)}), shifts=shifts)
         (answer,) = shift_answers(tables, contrasts=self.CONTRAST)
         assert dict(answer.lines)["IL6 level"].endswith("no p (too few subjects for a test).")

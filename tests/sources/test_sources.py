@@ -13,14 +13,14 @@ from scipy import sparse, stats
 from crs_sc import keys
 from crs_sc._soup import soup_rejections
 from crs_sc.errors import InputError, MissingKeyError
-from crs_sc.sources import call_producers, ledger, ledger_by_condition, producers
+from crs_sc.sources import call_producers, ledger, ledger_by_condition, producers, production
 from crs_sc.sources._kernels import (
     _needed_umi,
     call_states,
     production_rate,
-    share_intervals,
     source_shares,
 )
+from crs_sc.sources._share_intervals import SampleSources, burst_sizes, share_intervals
 
 
 def cohort(counts: np.ndarray, genes: list[str], populations: list[str], samples: list[str], *,
@@ -217,6 +217,7 @@ def test_condition_means_and_bootstrap() -> None:
             "cell_share": [0.5, 0.5] * 4,
         }
     )
+    table = table.assign(ci_low=table["share"], ci_high=table["share"])
     found = ledger_by_condition(table).set_index(["condition", "population"])
     # m1 is one subject with the mean of its two libraries.
     assert found.loc[("x", "A"), "share"] == pytest.approx((0.7 + 0.9) / 2)
@@ -233,7 +234,7 @@ def test_condition_interval_is_close_to_that_of_student() -> None:
     names = [f"m{i}" for i in range(6)]
     table = pd.DataFrame(
         {"gene": "IL6", "population": "A", "sample": names, "subject": names, "condition": "x",
-         "share": values, "cell_share": 0.5}
+         "share": values, "cell_share": 0.5, "ci_low": values, "ci_high": values}
     )  # fmt: skip
     found = ledger_by_condition(table, n_bootstrap=20_000).iloc[0]
     low, high = stats.t.interval(0.95, 5, values.mean(), stats.sem(values))
@@ -241,29 +242,109 @@ def test_condition_interval_is_close_to_that_of_student() -> None:
     assert found["ci_high"] == pytest.approx(high, abs=0.01)
 
 
-def test_share_interval_covers_the_animal_not_only_its_sample() -> None:
-    # Two populations make 3:1 in the animal; cells are drawn, a producer has a burst of UMI.
+def test_condition_interval_is_never_narrower_than_the_counting_noise() -> None:
+    names = ["m1", "m2", "m3", "m4"]
+    table = pd.DataFrame(
+        {"gene": "IL6", "population": "A", "sample": names, "subject": names, "condition": "x",
+         "share": 0.0, "cell_share": 0.5, "ci_low": 0.0, "ci_high": 0.2}
+    )  # fmt: skip
+    found = ledger_by_condition(table).iloc[0]
+    assert found["ci_low"] == 0
+    assert found["ci_high"] == pytest.approx(0.2 / np.sqrt(4))
+
+
+def sample_of(umi: list[float], ambient: list[float], **changes: object) -> SampleSources:
+    values = {
+        "umi": np.array(umi, dtype=float),
+        "ambient": np.array(ambient, dtype=float),
+        "made": np.ones(len(umi), dtype=bool),
+        "burst": np.full(len(umi), 5.0),
+        "weight": np.ones(len(umi)),
+        "ambient_error": 0.0,
+        "n_samples": 1,
+    }
+    return SampleSources(**(values | changes))
+
+
+@pytest.mark.parametrize("n_producers", [(30, 10), (9, 3), (45, 1)])
+def test_share_interval_covers_the_animal_not_only_its_sample(n_producers: tuple[int, int]) -> None:
+    # Two populations make it; cells are drawn, a producer has a burst of UMI.
+    truth = n_producers[0] / sum(n_producers)
     covered = []
-    for seed in range(300):
+    for seed in range(400):
         rng = np.random.default_rng(seed)
-        bursts = [rng.poisson(4, rng.poisson(n)) + 1 for n in (30, 10)]
-        low, high = share_intervals(
-            np.array([b.sum() for b in bursts], dtype=float),
-            np.array([(b**2).sum() for b in bursts], dtype=float),
-            np.zeros(2), np.ones(2), ambient_error=0.0, n_draws=1000, level=0.95, rng=rng,
-        )  # fmt: skip
-        covered.append(low[0] <= 0.75 <= high[0])
-    assert 0.92 <= np.mean(covered) <= 0.98
+        bursts = [rng.poisson(4, rng.poisson(n)) + 1 for n in n_producers]
+        umi = np.array([[b.sum()] for b in bursts], dtype=float)
+        squared = np.array([[(b**2).sum()] for b in bursts], dtype=float)
+        silent = np.zeros((2, 1))
+        burst = burst_sizes(umi, squared, silent, np.full((2, 1), 1e6), umi.ravel() > 0)
+        sample = sample_of(umi.ravel(), [0, 0], burst=burst, made=umi.ravel() > 0)
+        low, high = share_intervals(sample, n_draws=1000, level=0.95, rng=rng)
+        if np.isfinite(low[0]):
+            covered.append(low[0] <= truth <= high[0])
+    assert 0.92 <= np.mean(covered) <= 0.99
 
 
 def test_share_interval_begins_at_zero_where_the_soup_could_be_all() -> None:
-    low, high = share_intervals(
-        np.array([200.0, 9.0]), np.array([900.0, 9.0]), np.array([5.0, 8.0]), np.ones(2),
-        ambient_error=0.1, n_draws=1000, level=0.95, rng=np.random.default_rng(0),
-    )  # fmt: skip
+    sample = sample_of([200, 9], [5, 8], ambient_error=0.1)
+    low, high = share_intervals(sample, n_draws=1000, level=0.95, rng=np.random.default_rng(0))
     assert low[1] == 0
-    assert 0 < high[1] < 0.1
-    assert low[0] > 0.9
+    assert 0 < high[1] < 0.2
+    assert low[0] > 0.8
+    assert high[0] == 1
+
+
+def test_an_arm_without_production_bounds_the_share_of_each_sample() -> None:
+    """The more samples of the arm are silent, the less a sample of it can hide."""
+    ends = []
+    for n_samples in (1, 8):
+        sample = sample_of([40, 0], [0, 0], made=np.array([True, False]), n_samples=n_samples)
+        _, high = share_intervals(sample, n_draws=4000, level=0.95, rng=np.random.default_rng(0))
+        ends.append(high[1])
+    assert ends[1] < ends[0] < 0.5
+
+
+def test_burst_is_the_variance_over_the_mean_of_a_binomial_number_of_producers() -> None:
+    umi = np.repeat([8.0, 0.0], [165, 135])
+    found = burst_sizes(
+        np.array([[umi.sum()]]), np.array([[(umi**2).sum()]]), np.zeros((1, 1)),
+        np.array([[300.0]]), np.array([True]),
+    )  # fmt: skip
+    assert found[0] == pytest.approx(8 * (1 - 0.55))
+
+
+def test_a_population_that_the_soup_explains_has_no_share() -> None:
+    adata, _ = simulated(np.random.default_rng(0))
+    call_producers(adata, genes=["IL6"])
+    state = production(producers(adata)).set_index(["population", "condition"])["state"]
+    table = ledger(adata, genes=["IL6"])
+    sources = table.set_index(["population", "condition"])["share"] > 0
+    pd.testing.assert_series_equal(
+        sources, (state == "producer").reindex(sources.index), check_names=False
+    )
+    silent = table[table["share"] == 0]
+    assert len(silent) == 2
+    np.testing.assert_array_equal(silent["ambient_umi"], silent["umi"])
+    assert (silent["umi"] > 0).all()
+    known = np.maximum(0, table["umi"] - table["ambient_umi"])
+    np.testing.assert_allclose(table["corrected_umi"], known)
+
+
+def test_counts_corrected_before_can_still_be_soup() -> None:
+    """Of corrected counts the fraction is 0 and the bound is what still shows."""
+    rng = np.random.default_rng(0)
+    n = 1000
+    is_source = np.arange(n) < 300
+    counts = np.column_stack([is_source * rng.poisson(6, n), np.full(n, 2000)])
+    counts[rng.choice(np.flatnonzero(~is_source), 3, replace=False), 0] = 1
+    adata = cohort(counts, ["IL6", "ACTB"], list(np.where(is_source, "Mono", "T")), ["a1"] * n)
+    adata.uns[keys.UNS]["contamination"]["ambient_upper"] = 0.02
+    call_producers(adata, genes=["IL6"])
+    state = production(producers(adata)).set_index("population")["state"]
+    assert state.to_dict() == {"Mono": "producer", "T": "ambient_compatible"}
+    called = adata.obsm["producer_state"]["IL6"] == "producer"
+    assert not called[~is_source].any()
+    assert called[is_source].mean() > 0.9
 
 
 def test_needed_umi_is_the_poisson_quantile() -> None:

@@ -1,0 +1,78 @@
+"""Open an h5ad whose counts stay on disk, for what goes over them once in chunks of cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crs_sc import keys
+from crs_sc.errors import InputError, MissingKeyError, listing
+from crs_sc.io._formats import file_kind, one_error
+
+if TYPE_CHECKING:
+    import os
+
+    from anndata import AnnData
+
+__all__ = ["open_h5ad"]
+
+_IN_MEMORY = ("obs", "var", "obsm", "varm", "uns")
+_MEND = "Read it with crs_sc.read, which finds the counts, and write it with crs_sc.io.write_h5ad."
+
+
+def open_h5ad(path: str | os.PathLike[str], *, layer: str = keys.COUNTS) -> AnnData:
+    """Open a cohort that this package wrote, its counts left on disk.
+
+    What passes over the counts (`tl.pseudobulk`) gives on it, bit for bit, what it gives on the
+    cohort in memory, and needs memory for one chunk of cells; the other functions read the counts
+    whole. anndata's own `backed="r"` leaves only `X` on disk.
+
+    Parameters
+    ----------
+    path
+        An h5ad, such as the `cohort.h5ad` of a run.
+    layer
+        Layer with raw counts, stored as CSR.
+
+    Returns
+    -------
+    New AnnData, cells x genes: `obs`, `var`, `obsm`, `varm` and `uns` in memory, `layers[layer]`
+    an `anndata.abc.CSRDataset`. `X`, other layers and graphs are left out. The file is open for
+    reading as long as the AnnData lives. `to_memory()` reads all counts, a subset its own.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, is no h5ad, or the counts are not stored as CSR.
+    MissingKeyError
+        If the layer is absent.
+    """
+    import anndata as ad
+    import h5py
+    from anndata.io import read_elem, sparse_dataset
+
+    path = Path(path).expanduser()
+    if file_kind(path) != "h5ad":
+        msg = f"'{path}' is not an h5ad. {_MEND}"
+        raise InputError(msg)
+    with one_error(path):
+        file = h5py.File(path, "r")
+        counts = _counts_group(file, path, layer)
+        parts = {name: read_elem(file[name]) for name in _IN_MEMORY if name in file}
+        return ad.AnnData(**parts, layers={layer: sparse_dataset(counts)})
+
+
+def _counts_group(file: Any, path: Path, layer: str) -> Any:
+    """Group of the layer with the counts, if they can be read cell by cell."""
+    layers = file.get("layers", {})
+    if layer not in layers:
+        msg = f"'{path}' has no layer '{layer}' (raw counts). Layers: {listing(layers)}. {_MEND}"
+        raise MissingKeyError(msg)
+    kind = str(layers[layer].attrs.get("encoding-type", "no known encoding"))
+    if kind != "csr_matrix":
+        msg = (
+            f"layers['{layer}'] of '{path}' is stored as {kind}; only csr_matrix can be read cell "
+            f"by cell. {_MEND}"
+        )
+        raise InputError(msg)
+    return layers[layer]
