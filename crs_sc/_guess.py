@@ -12,10 +12,14 @@ from crs_sc.config import STAGE_FUNCTIONS, parameter_help, settings_of
 from crs_sc.errors import InputError, listing
 from crs_sc.genesets import target_cytokines
 from crs_sc.io import describe_file, write_text
+from crs_sc.io._formats import open_file
+from crs_sc.preprocessing import estimate_ambient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from crs_sc.io import FileDescription
 
 __all__ = ["guess_columns", "guess_contrasts", "write_guessed_config"]
 
@@ -70,14 +74,16 @@ def write_guessed_config(files: Sequence[Path], out: Path, *, overwrite: bool) -
     first = found[0]
     obs = pd.concat([item.obs for item in found], ignore_index=True)
     columns = guess_columns(obs)
+    fractional = next(filter(None, map(_corrected_counts, found)), None)
     organism = first.organism or "human"
+    where = first.counts or fractional or "none of its matrices"
     folder = out.resolve().parent
     paths = [_relative(path.resolve(), folder) for path in files]
     lines = [
         "# Settings of a crs_sc run. Every line is a guess or a default: read it before you run.",
         (
             f"# {len(files)} file(s), {sum(item.n_cells for item in found)} cells; the first has "
-            f"{first.n_genes} genes, counts in {first.counts or 'none of its matrices'}."
+            f"{first.n_genes} genes, counts in {where}."
         ),
         *_yaml({"input": paths[0] if len(paths) == 1 else paths}),
         "",
@@ -88,6 +94,10 @@ def write_guessed_config(files: Sequence[Path], out: Path, *, overwrite: bool) -
         "",
         *_contrast_lines(obs, columns),
         "",
+        "# Cells per microlitre of blood, if they were counted, make the ledger that of the blood:",
+        "# a TSV with the columns sample, population (or lineage) and cells_per_ul.",
+        "# absolute_counts: counts.tsv",
+        "",
         "# Cytokines of the ledger.",
         *_yaml({"genes": target_cytokines(organism="mouse" if organism == "mouse" else "human")}),
         *_yaml({"organism": organism}),
@@ -95,10 +105,21 @@ def write_guessed_config(files: Sequence[Path], out: Path, *, overwrite: bool) -
         *_yaml({"seed": 0}),
         "",
         "# Everything below is a default. Take the comment signs away to change a value.",
-        *_default_lines(),
+        *_default_lines(corrected_in=fractional),
     ]
     write_text("\n".join(lines) + "\n", out)
     return out
+
+
+def _corrected_counts(found: FileDescription) -> str | None:
+    """Where the counts are if they have fractions, as a correction for ambient RNA leaves them."""
+    if found.counts is not None:
+        return None
+    try:
+        return open_file(found.path, corrected=True).where
+    except InputError:
+        # Nor can they be read as such: `crs-sc check` will say why.
+        return None
 
 
 def guess_columns(obs: pd.DataFrame) -> dict[str, str]:
@@ -268,29 +289,39 @@ def _transgene_lines(var_names: Sequence[str]) -> list[str]:
     return ["# transgene: [CAR]   # features of the CAR construct, if they are in the reference"]
 
 
-def _default_lines() -> list[str]:
+def _default_lines(*, corrected_in: str | None) -> list[str]:
     lines = []
     for stage, functions in STAGE_FUNCTIONS.items():
         lines.append(f"# --- {stage} ---")
         for function in functions:
-            lines.extend(_section_lines(function))
+            if function is estimate_ambient and corrected_in is not None:
+                lines += [
+                    f"# The counts in {corrected_in} have fractions, as CellBender or SoupX leave",
+                    "# them: taken as corrected for ambient RNA, rounded, and not corrected again.",
+                    "# If they are something else, give the raw counts and delete `corrected`.",
+                ]
+                lines.extend(_section_lines(function, chosen={"corrected": True}))
+            else:
+                lines.extend(_section_lines(function, chosen={}))
     return lines
 
 
-def _section_lines(function: Callable[..., Any]) -> list[str]:
+def _section_lines(function: Callable[..., Any], *, chosen: dict[str, Any]) -> list[str]:
+    """Defaults of a function as comments, and the values that differ from them as settings."""
     settings = settings_of(function)
     if not settings:
         return []
     about = parameter_help(function)
     rows = []
     for name, parameter in settings.items():
-        default = parameter.default
+        default = chosen.get(name, parameter.default)
         value = yaml.safe_dump(
             list(default) if isinstance(default, tuple) else default, default_flow_style=True
         )
         value = value.replace("\n...", "").strip()
-        rows.append(f"#   {name}: {value}   # {about.get(name, '')}".rstrip(" #"))
-    return [f"# {function.__name__}:", *rows]
+        sign = " " if name in chosen else "#"
+        rows.append(f"{sign}   {name}: {value}   # {about.get(name, '')}".rstrip(" #"))
+    return [f"{'' if chosen else '# '}{function.__name__}:", *rows]
 
 
 def _yaml(content: dict[str, Any]) -> list[str]:

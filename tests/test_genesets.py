@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from crs_sc import genesets, keys
 from crs_sc.errors import InputError
 from crs_sc.genesets._tables import packaged_table
+from crs_sc.preprocessing.ambient import MARKERS, PANELS
 
 POPULATIONS = {
     "Classical monocyte": "Monocyte",
@@ -216,13 +217,18 @@ def test_packaged_symbols_are_current() -> None:
 def test_orthologues_cover_the_human_tables() -> None:
     pairs = genesets.orthologs()
     human = set(genesets.load_cell_types()["symbol"]) | set(genesets.load_signatures()["symbol"])
-    assert human | set(genesets.TARGET_CYTOKINES) <= set(pairs["human"])
+    receptors = genesets.load_receptors()
+    human |= {*genesets.TARGET_CYTOKINES, *receptors["cytokine"], *receptors["gene"]}
+    human |= {gene for genes in (PANELS | MARKERS).values() for gene in genes}
+    assert human <= set(pairs["human"])
     none = pairs.loc[pairs["mouse"] == "", "human"]
     assert not set(none) & set(pairs.loc[pairs["mouse"] != "", "human"])
     by_gene = pairs.groupby("human")["mouse"].agg(list)
     assert by_gene["FCGR3A"] == ["Fcgr4"]
     assert by_gene["LYZ"] == ["Lyz2"]
     assert by_gene["CXCL8"] == [""]
+    assert by_gene["CD2"] == ["Cd2"]
+    assert by_gene["TRBC1"] == ["Trbc1", "Trbc2"]
     assert by_gene["HLA-DRB1"] == ["H2-Eb1"]
 
 

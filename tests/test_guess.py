@@ -11,7 +11,10 @@ import pytest
 import yaml
 from scipy import sparse
 
+from crs_sc import preprocessing, read
+from crs_sc._check_run import check_report
 from crs_sc._guess import guess_columns, guess_contrasts, write_guessed_config
+from crs_sc.config import load_config, settings_for
 from crs_sc.genesets import target_cytokines
 
 if TYPE_CHECKING:
@@ -92,3 +95,43 @@ def test_a_file_of_several_conditions_without_samples_is_pointed_out(tmp_path: P
     path = put(tmp_path / "one.h5ad", ["CD3D", "LYZ", "IL1B"], arm=arms)
     text = write_guessed_config([path], tmp_path / "c.yaml", overwrite=False).read_text("utf-8")
     assert "more than one condition: name the library's column" in text
+
+
+def fractional(path: Path, *, share: float = 1.0) -> Path:
+    """Counts from which a part was taken off, as SoupX leaves them."""
+    put(path, ["CD3D", "LYZ", "IL1B"], lib="l1", mouse="m1", arm="PBS")
+    adata = ad.read_h5ad(path)
+    rng = np.random.default_rng(1)
+    taken = 0.3 * rng.random(adata.X.nnz) * (rng.random(adata.X.nnz) < share)
+    adata.X.data = (adata.X.data * 9 - taken).astype(np.float32)
+    adata.write_h5ad(path)
+    return path
+
+
+def test_counts_with_fractions_are_suggested_as_corrected(tmp_path: Path) -> None:
+    path = fractional(tmp_path / "soupx.h5ad")
+    out = write_guessed_config([path], tmp_path / "c.yaml", overwrite=False)
+    text = out.read_text(encoding="utf-8")
+    assert "counts in X." in text
+    assert "CellBender or SoupX" in text
+    assert yaml.safe_load(text)["estimate_ambient"] == {"corrected": True}
+    config = load_config(out)
+    settings = settings_for(config, preprocessing.estimate_ambient)
+    adata = read(path, columns={"sample": "lib"}, corrected=settings["corrected"])
+    np.testing.assert_array_equal(adata.layers["counts"].data, np.rint(ad.read_h5ad(path).X.data))
+    report, _ = check_report(config)
+    assert "rounded to whole UMI" in report
+
+
+def test_other_counts_are_not_declared_corrected(tmp_path: Path) -> None:
+    genes = ["CD3D", "LYZ", "IL1B"]
+    whole = put(tmp_path / "whole.h5ad", genes)
+    log = put(tmp_path / "log.h5ad", genes)
+    adata = ad.read_h5ad(log)
+    adata.X = adata.X.log1p()
+    adata.write_h5ad(log)
+    for path in (whole, log):
+        out = write_guessed_config([path], path.with_suffix(".yaml"), overwrite=False)
+        text = out.read_text(encoding="utf-8")
+        assert "estimate_ambient" not in yaml.safe_load(text)
+        assert "# estimate_ambient:" in text

@@ -9,6 +9,7 @@ import pandas as pd
 
 from crs_sc.datasets._cohort import plant
 from crs_sc.datasets._planted import ARMS, TRANSGENE
+from crs_sc.datasets._receptors import receptor_umi
 from crs_sc.datasets._sample import Sample, Subject, World
 from crs_sc.datasets.profiles import make_profiles
 from crs_sc.datasets.truth import (
@@ -206,6 +207,7 @@ def describe(world: World) -> dict[str, Any]:
             | {"producer_share_by_arm": list(entry.share), "umi_by_arm": list(entry.umi)}
             for entry in cohort.production
         ],
+        "receptor_umi_per_million": {p.name: receptor_umi(p) for p in cohort.populations},
         "log2_shift_by_arm": {
             signature: {
                 population: list(shift)

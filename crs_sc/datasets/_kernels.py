@@ -153,14 +153,16 @@ def soup_counts(
 
     Returns
     -------
-    CSR of int32, shape `(n_droplets, n_genes)`.
+    CSR of int32 with sorted indices, shape `(n_droplets, n_genes)`.
     """
     rows = np.repeat(np.arange(len(n_umi), dtype=np.int32), n_umi)
     cumulative = np.cumsum(profile)
     genes = np.searchsorted(cumulative, rng.random(len(rows)) * cumulative[-1], side="right")
     where = (rows, genes.astype(np.int32))
     shape = (len(n_umi), len(profile))
-    return sparse.coo_matrix((np.ones(len(rows), dtype=np.int32), where), shape).tocsr()
+    counts = sparse.coo_matrix((np.ones(len(rows), dtype=np.int32), where), shape).tocsr()
+    counts.sort_indices()
+    return counts
 
 
 def shifted_probability(probability: float, shift: float) -> float:

@@ -242,15 +242,17 @@ class Sample:
         soup = self.soup
         for part, rows in enumerate(self._rows):
             droplets, cells = self.droplets[rows], self._cells(part)
-            shape = (len(droplets.kind), len(cells.droplet))
-            ones = np.ones(len(cells.droplet), dtype=np.int32)
-            where = (cells.droplet, np.arange(len(cells.droplet)))
-            native = sparse.csr_matrix(sparse.csr_matrix((ones, where), shape) @ cells.counts)
+            # Each droplet's first cell comes in the order of the droplets, then the second cells.
+            n, second = len(droplets.kind), cells.droplet[len(droplets.kind) :]
+            where = (second, np.arange(len(second)))
+            ones = np.ones(len(second), dtype=np.int32)
+            partners = sparse.csr_matrix((ones, where), (n, len(second))) @ cells.counts[n:]
+            partners.sort_indices()
+            native = sparse.csr_matrix(cells.counts[:n] + partners)
             rng = np.random.default_rng(self._seeds[part][1])
             native_umi = np.asarray(native.sum(axis=1)).ravel()
             n_soup = soup_umi(native_umi, contamination=self.contamination, rng=rng)
             counts = sparse.csr_matrix(native + soup_counts(n_soup, soup, rng=rng))
-            counts.sort_indices()
             yield Part(range(rows.start, rows.stop), droplets, counts, native)
 
     def empty_droplets(self) -> sparse.csr_matrix:

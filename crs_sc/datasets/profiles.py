@@ -12,6 +12,7 @@ import pandas as pd
 
 from crs_sc import genesets
 from crs_sc.datasets._planted import ARMS, TRANSGENE, Population
+from crs_sc.datasets._receptors import receptor_umi
 from crs_sc.errors import InputError
 
 if TYPE_CHECKING:
@@ -146,6 +147,9 @@ def gene_universe(cohort: Cohort, *, n_background_genes: int) -> pd.DataFrame:
     """
     roles, level = _read_genes(cohort.species, n_background_genes)
     rest: dict[tuple[str, str], float] = {}
+    for population in cohort.populations:
+        for symbol in receptor_umi(population):
+            roles.setdefault((population.species, symbol), ["receptor"])
     _add_sets(roles, rest, "human")
     if cohort.species == "mouse":
         _add_sets(roles, rest, "mouse")
@@ -320,6 +324,9 @@ def _rates(
         rate[mine] *= budget / rate[mine].sum()
         free &= ~mine
     rate[free] *= (1 - sum(BUDGETS.values()) - rate[at_rest].sum()) / rate[free].sum()
+    heard = genes["symbol"].map(receptor_umi(population)).to_numpy(dtype=np.float64)
+    own_genome = (genes["species"] == population.species).to_numpy()
+    rate = np.where(own_genome & ~np.isnan(heard), heard / 1e6, rate)
     return np.asarray(population.umi * rate)
 
 

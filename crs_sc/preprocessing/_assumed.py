@@ -18,17 +18,27 @@ _QUARTILE = 0.75
 # Cells of the other species that give a share, and the error of that share (two standard errors).
 _MIN_CELLS = 10
 _SPECIES_ERROR = 0.15
+# Share of a cell's reads that map to the wrong genome, 0.8 % on average (BMC Bioinformatics 2022,
+# 23:157): it looks like soup.
+_MISMAPPED = 0.008
 # Soup in corrected counts from which a note is worth it.
 _RESIDUAL = 0.02
 
 
 def from_species(
-    *, own_in_other: float, other_in_own: float, n_other: int, umi_own: float, umi_other: float
+    *,
+    own_in_other: float,
+    other_in_own: float,
+    n_other: int,
+    umi_own: float,
+    umi_other: float,
+    scaling: float,
+    scaling_error: float,
 ) -> tuple[float, float, float] | None:
     """Contamination of one species' cells from what the soup brings into those of the other.
 
-    Whether a droplet's soup grows with its cell or is the same in all is not known; the two give
-    the ends of the interval, and their mean the estimate.
+    The soup of a droplet is somewhere between the same in all of them and in proportion to the
+    cell. How it grows with the cells of the sample carries it over to cells of another size.
 
     Parameters
     ----------
@@ -38,6 +48,8 @@ def from_species(
         Cells of the other species.
     umi_own, umi_other
         Mean UMI of the cells of each species, over both genomes.
+    scaling, scaling_error
+        Power of a cell's UMI with which its soup grows, and its standard error.
 
     Returns
     -------
@@ -46,9 +58,15 @@ def from_species(
     """
     if n_other < _MIN_CELLS or not umi_own > 0:
         return None
-    grows = own_in_other / (1 - other_in_own)
-    ends = sorted([grows, min(grows * umi_other / umi_own, 1.0)])
-    return sum(ends) / 2, (1 - _SPECIES_ERROR) * ends[0], min(1.0, (1 + _SPECIES_ERROR) * ends[1])
+
+    def at(power: float) -> float:
+        same_size = own_in_other / (1 - other_in_own)
+        larger = (umi_own / umi_other) ** (min(max(power, 0.0), 1.0) - 1)
+        return float(min(same_size * larger, 1.0))
+
+    low, high = sorted([at(scaling - 2 * scaling_error), at(scaling + 2 * scaling_error)])
+    low = max(0.0, (1 - _SPECIES_ERROR) * low - _MISMAPPED)
+    return at(scaling), low, min(1.0, (1 + _SPECIES_ERROR) * high)
 
 
 def from_cohort(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

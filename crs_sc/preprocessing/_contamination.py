@@ -27,6 +27,10 @@ _ALPHA = 0.05
 _NO_SOUP = 0.01
 
 
+# Estimate, lower and upper 95 % bound.
+Interval = tuple[float, float, float]
+
+
 @dataclass(frozen=True)
 class Rate:
     """Contamination as one panel reads it.
@@ -37,6 +41,10 @@ class Rate:
         Maximum likelihood and exact 95 % interval.
     count, exposure
         Panel UMI seen, and expected at a contamination of 1, in the cells that were used.
+    n_cells
+        Cells that were used.
+    refused
+        Share of the candidate cells with a count that the soup cannot give.
     """
 
     estimate: float
@@ -44,6 +52,8 @@ class Rate:
     high: float
     count: int
     exposure: float
+    n_cells: int
+    refused: float
 
 
 def largest_ambient_count(mean: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -57,9 +67,9 @@ def panel_rate(
 ) -> Rate:
     """Contamination from one panel in cells that should not express it.
 
-    The cut starts at `max_fraction` and is drawn in to three times the estimate, which removes
-    doublets with few panel counts; the truncated likelihood makes up for what the cut takes from
-    honest cells.
+    The cut is drawn in to twice the estimate, which removes doublets with few panel counts;
+    the truncated likelihood makes up for what the cut takes from honest cells. It starts from a
+    reading in which no cell weighs much, since doublets alone can hold the cut open.
 
     Parameters
     ----------
@@ -70,13 +80,14 @@ def panel_rate(
     max_fraction
         Largest contamination considered.
     """
-    bound = max_fraction
+    bound = _bound(_middle(counts, exposure, max_fraction), max_fraction)
     for _ in range(4):
         cut = largest_ambient_count(bound * exposure)
-        kept = (counts <= cut) & (cut > 0)
+        informative = cut > 0
+        kept = (counts <= cut) & informative
         total, mine, limits = counts[kept].sum(), exposure[kept], cut[kept]
         estimate = _solve(total, mine, limits, max_fraction)
-        tighter = min(max_fraction, max(3 * estimate, 0.03))
+        tighter = _bound(estimate, max_fraction)
         if tighter >= 0.9 * bound:
             break
         bound = tighter
@@ -88,7 +99,33 @@ def panel_rate(
         _solve(high, mine, limits, max_fraction),
         int(total),
         float(mine.sum()),
+        int(kept.sum()),
+        float(1 - kept.sum() / informative.sum()) if informative.any() else 0.0,
     )
+
+
+def _bound(estimate: float, most: float) -> float:
+    """Contamination beyond which a count is impossible."""
+    return min(most, max(2 * estimate, 0.03))
+
+
+def _middle(counts: NDArray[np.float64], exposure: NDArray[np.float64], most: float) -> float:
+    """Contamination at which the counts rank in the middle of what Poisson would give.
+
+    The rank of a count is `P(Y < y) + P(Y = y) / 2`, with mean 1/2 in honest cells. It is at most
+    1 however large the count, so a tenth of the cells being doublets moves it little.
+    """
+
+    def excess(rho: float) -> float:
+        mean = rho * exposure
+        below = stats.poisson.cdf(counts - 1, mean)
+        return float(np.mean(below + stats.poisson.cdf(counts, mean)) - 1)
+
+    if not (counts > 0).any():
+        return 0.0
+    if excess(most) >= 0:
+        return most
+    return float(optimize.brentq(excess, 0.0, most, xtol=1e-4))
 
 
 def _solve(
@@ -139,6 +176,78 @@ def combine_rates(
             break
         used.pop()
     return *_weighted(rates, weights, used), sorted(used)
+
+
+def agreeing_cells(
+    counts: NDArray[np.float64],
+    exposure: NDArray[np.float64],
+    groups: list[NDArray[np.bool_]],
+    *,
+    max_fraction: float,
+    max_ratio: float,
+) -> NDArray[np.bool_]:
+    """Cells of the groups that read one contamination; a group that makes the panel is left out.
+
+    Soup brings the same share of a panel into all cells, and expression only adds to it. So the
+    groups are taken in from the lowest reading up to the first whose lower bound is more than
+    `max_ratio` times the upper bound of those before.
+
+    Parameters
+    ----------
+    counts, exposure
+        As for `panel_rate`, shape `(n_cells,)`.
+    groups
+        Masks over the cells, shape `(n_cells,)` each; a cell may be in several.
+    max_fraction, max_ratio
+        As for `panel_rate` and `combine_rates`.
+    """
+    rated = [
+        (panel_rate(counts[group], exposure[group], max_fraction=max_fraction), group)
+        for group in groups
+        if exposure[group].sum() > 0
+    ]
+    rated.sort(key=lambda pair: pair[0].estimate)
+    believed = np.zeros(len(counts), dtype=bool)
+    refused = np.zeros(len(counts), dtype=bool)
+    upper = max_fraction
+    for rate, group in rated:
+        if believed.any() and rate.low > max_ratio * upper:
+            refused |= group
+            continue
+        believed |= group
+        both = panel_rate(counts[believed], exposure[believed], max_fraction=max_fraction)
+        upper = both.high
+    return believed & ~refused
+
+
+def combine_evidence(panels: Interval, species: Interval) -> tuple[Interval, bool, bool]:
+    """Contamination from genes that cells cannot express and from cells of the other species.
+
+    Both err upwards if they err: a cell may express the gene after all, a droplet may hold a
+    second cell. So of two that contradict each other the lower is taken; else their mean, weighted
+    by precision.
+
+    Parameters
+    ----------
+    panels, species
+        Estimate, lower and upper 95 % bound.
+
+    Returns
+    -------
+    Estimate and bounds, whether the panels are used, whether the other species is.
+    """
+    if panels[1] > species[2]:
+        return species, False, True
+    if species[1] > panels[2]:
+        return panels, True, False
+    precision = [1 / max(one[2] - one[1], 1e-6) ** 2 for one in (panels, species)]
+    weight = precision[0] / sum(precision)
+    mean = weight * panels[0] + (1 - weight) * species[0]
+    below, above = (
+        float(np.hypot(weight * (panels[0] - panels[k]), (1 - weight) * (species[0] - species[k])))
+        for k in (1, 2)
+    )
+    return (mean, max(mean - below, 0.0), mean + above), True, True
 
 
 def relative_lysis(rate: Rate, mean: float, *, most: float) -> float:

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crs_sc.preprocessing._contamination import (
+    Interval,
     Rate,
+    agreeing_cells,
+    combine_evidence,
     combine_rates,
     largest_ambient_count,
     panel_rate,
@@ -22,7 +25,14 @@ if TYPE_CHECKING:
 _MIN_SHARE = 0.003
 _MIN_B_SHARE = 0.01
 _MIN_ERYTHROID_SHARE = 0.1
+# And a T, NK or B cell this share on its core markers, which other cells leak a UMI or two of.
+_MIN_CORE_SHARE = 0.001
 _MIN_UMI = 2
+SPECIES = "species"
+# Evidence is more than a few stray cells, and most of the candidates bear it: else they are not
+# what they were taken for, and make the panel themselves.
+_MIN_CELLS = 5
+_MAX_REFUSED = 0.5
 # Panels may differ this much: with the true profile by chance only, with a pooled one because
 # lineages lyse unequally.
 _MAX_RATIO_DROPLETS = 2.0
@@ -35,6 +45,8 @@ _SATURATED = 0.95
 # quite the soup. Relative, as two standard errors: simulated and real samples were this far off.
 _DROPLET_ERROR = 0.07
 _POOL_ERROR = 0.1
+# A lineage without a panel may lyse unlike those with one: error where it is all of the sample.
+_UNSEEN_ERROR = 0.5
 
 
 # Cells that hardly make a gene make some of it, which looks like this much soup.
@@ -72,8 +84,9 @@ def sample_soup(
     pooled: bool,
     max_fraction: float,
     min_exposure: float,
+    species: Interval | None = None,
 ) -> SampleSoup | None:
-    """Contamination of one sample from its panels; None without evidence.
+    """Contamination of one sample from its panels and the other species; None without evidence.
 
     Parameters
     ----------
@@ -87,45 +100,76 @@ def sample_soup(
         Whether the profile is that of the pooled cells.
     max_fraction, min_exposure
         See `estimate_ambient`.
+    species
+        Contamination as the cells of the other species tell it, where there are any.
     """
     lineages = _lineages(counts, totals, shares, max_fraction)
-    candidates = {
-        "myeloid": lineages["T"] | lineages["NK"] | lineages["B"],
-        "immunoglobulin": (lineages["T"] | lineages["NK"] | lineages["M"]) & ~lineages["B"],
-        "t_cell": (lineages["B"] | lineages["M"]) & ~lineages["NK"],
-        "haemoglobin": lineages["T"] | lineages["NK"] | lineages["B"] | lineages["M"],
-    }
-    rates: dict[str, Rate] = {}
-    for name, cells in candidates.items():
-        exposure = totals[cells] * shares[name]
-        if exposure.sum() < min_exposure:
-            continue
-        rate = panel_rate(counts[name][cells], exposure, max_fraction=max_fraction)
-        saturated = pooled and rate.estimate > _SATURATED * max_fraction
-        if rate.exposure >= min_exposure and not saturated:
-            rates[name] = rate
-    if not rates:
-        return None
+    rates = _panel_rates(
+        counts, totals, shares, lineages,
+        pooled=pooled, max_fraction=max_fraction, min_exposure=min_exposure,
+    )  # fmt: skip
     groups = _panel_cells(lineages)
+    weights = {name: rate.exposure for name, rate in rates.items()}
     if pooled:
         weights = {name: float(totals[groups[name]].sum()) for name in rates}
-        ratio = _MAX_RATIO_POOLED
         if sum(weights.values()) < _MIN_WEIGHT * totals.sum():
-            return None
-    else:
-        weights = {name: rate.exposure for name, rate in rates.items()}
-        ratio = _MAX_RATIO_DROPLETS
-    estimate, lower, upper, used = combine_rates(rates, weights, max_ratio=ratio)
-    beyond = (_POOL_ERROR if pooled else _DROPLET_ERROR) * estimate
-    lower = estimate - float(np.hypot(estimate - lower, beyond)) - _LEAK
-    upper = estimate + float(np.hypot(upper - estimate, beyond))
+            rates = {}
     lysis = np.ones(len(totals))
-    for name in used:
+    if not rates:
+        return None if species is None else SampleSoup(*species, [SPECIES], lysis)
+    ratio = _MAX_RATIO_POOLED if pooled else _MAX_RATIO_DROPLETS
+    estimate, lower, upper, used = combine_rates(rates, weights, max_ratio=ratio)
+    beyond = _DROPLET_ERROR * estimate
+    if pooled:
+        unseen = 1 - sum(weights[name] for name in used) / totals.sum()
+        beyond = float(np.hypot(_POOL_ERROR, _UNSEEN_ERROR * unseen)) * estimate
+    lower = max(0.0, estimate - float(np.hypot(estimate - lower, beyond)) - _LEAK)
+    upper = min(1.0, estimate + float(np.hypot(upper - estimate, beyond)))
+    if species is not None:
+        (estimate, lower, upper), by_panels, by_species = combine_evidence(
+            (estimate, lower, upper), species
+        )
+        used = [*(used if by_panels else []), *([SPECIES] if by_species else [])]
+    for name in set(used) - {SPECIES}:
         lysis[groups[name]] = relative_lysis(rates[name], estimate, most=_MAX_RATIO_POOLED)
     # The pool holds the soup besides the cells: a lineage with `w` times its share of the pool in
     # the soup has `w / (1 - fraction * w)` times its share of what is not soup.
     lysis = lysis / (1 - np.minimum(estimate * lysis, _MAX_LINEAGE_SOUP))
-    return SampleSoup(estimate, max(lower, 0.0), min(upper, 1.0), used, lysis)
+    return SampleSoup(estimate, lower, upper, used, lysis)
+
+
+def _panel_rates(
+    counts: dict[str, NDArray[np.float64]],
+    totals: NDArray[np.float64],
+    shares: dict[str, float],
+    lineages: dict[str, NDArray[np.bool_]],
+    *,
+    pooled: bool,
+    max_fraction: float,
+    min_exposure: float,
+) -> dict[str, Rate]:
+    """Contamination as each panel reads it, in the lineages that cannot express it."""
+    t, nk, b, m = (lineages[name] for name in ("T", "NK", "B", "M"))
+    candidates = {
+        "myeloid": [t, nk, b],
+        "immunoglobulin": [t & ~b, nk & ~b, m & ~b],
+        "t_cell": [b & ~nk, m & ~nk],
+        "haemoglobin": [t, nk, b, m],
+    }
+    rates: dict[str, Rate] = {}
+    for name, groups in candidates.items():
+        exposure = totals * shares[name]
+        if exposure[np.any(groups, axis=0)].sum() < min_exposure:
+            continue
+        cells = agreeing_cells(
+            counts[name], exposure, groups, max_fraction=max_fraction, max_ratio=_MAX_RATIO_POOLED
+        )
+        rate = panel_rate(counts[name][cells], exposure[cells], max_fraction=max_fraction)
+        saturated = pooled and rate.estimate > _SATURATED * max_fraction
+        is_sound = rate.n_cells >= _MIN_CELLS and rate.refused <= _MAX_REFUSED
+        if rate.exposure >= min_exposure and is_sound and not saturated:
+            rates[name] = rate
+    return rates
 
 
 def _lineages(
@@ -142,7 +186,7 @@ def _lineages(
         return found
 
     own = np.maximum(_MIN_SHARE * totals, _MIN_UMI)
-    few = np.full(len(totals), float(_MIN_UMI))
+    few = np.maximum(_MIN_CORE_SHARE * totals, _MIN_UMI)
     return {
         "M": beyond("myeloid", own),
         "E": beyond("haemoglobin", np.maximum(_MIN_ERYTHROID_SHARE * totals, _MIN_UMI)),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,6 +41,9 @@ class SpeciesSoup:
         Cells that are clearly of one species.
     umi_own, umi_other
         Their mean UMI over both genomes; missing without a cell.
+    scaling, scaling_error
+        Power of a cell's UMI with which its soup grows (0: the same soup in every droplet, 1: in
+        proportion), and its standard error. See `soup_scaling`.
     """
 
     other_in_own: float
@@ -49,9 +52,13 @@ class SpeciesSoup:
     n_other: int
     umi_own: float
     umi_other: float
+    scaling: float
+    scaling_error: float
 
 
-def minor_rate(minor: NDArray[np.float64], total: NDArray[np.float64]) -> tuple[float, int]:
+def minor_rate(
+    minor: NDArray[np.float64], total: NDArray[np.float64]
+) -> tuple[float, NDArray[np.bool_]]:
     """Share of the other genome in cells of one species, without droplets that hold two cells.
 
     Starts from the lower quartile of the cells and takes in those that counting noise around the
@@ -64,22 +71,58 @@ def minor_rate(minor: NDArray[np.float64], total: NDArray[np.float64]) -> tuple[
 
     Returns
     -------
-    The share (0 without a cell) and how many cells it comes from.
+    The share (0 without a cell) and which cells it comes from, shape `(n_cells,)`.
     """
+    kept = np.ones(len(total), dtype=bool)
     if not len(total):
-        return 0.0, 0
-    rate, kept = float(np.quantile(minor / total, 0.25)), np.ones(len(total), dtype=bool)
+        return 0.0, kept
+    rate = float(np.quantile(minor / total, 0.25))
     for _ in range(10):
         expected = rate * total
         limit = np.maximum(stats.poisson.isf(_ALPHA, expected), _SPREAD * expected) + _STRAY
         kept = minor <= limit
         if not kept.any():
-            return rate, 0
+            break
         found = float(minor[kept].sum() / total[kept].sum())
         if abs(found - rate) <= 1e-6:
             break
         rate = found
-    return rate, int(kept.sum())
+    return rate, kept
+
+
+def soup_scaling(
+    groups: list[tuple[NDArray[np.float64], NDArray[np.float64]]],
+) -> tuple[float, float]:
+    """Power of a cell's UMI with which its soup grows, by Poisson likelihood.
+
+    A cell of `n` UMI of its own genome holds `a * n**b` UMI of the other one; `a` differs between
+    the species, `b` does not.
+
+    Parameters
+    ----------
+    groups
+        Minor and major UMI of the cells of each species, shape `(n_cells,)` each.
+
+    Returns
+    -------
+    `b` within 0 and 1, and its standard error from counting noise; 0.5 and infinity without a UMI.
+    """
+    known = [(minor, np.log(major)) for minor, major in groups if minor.sum() > 0]
+
+    def moments(b: float, size: NDArray[np.float64]) -> tuple[float, float]:
+        weight = np.exp(b * (size - size.max()))
+        mean = float(np.average(size, weights=weight))
+        return mean, float(np.average((size - mean) ** 2, weights=weight))
+
+    def score(b: float) -> float:
+        return float(sum(minor @ size - minor.sum() * moments(b, size)[0] for minor, size in known))
+
+    information = sum(float(minor.sum()) * moments(0.5, size)[1] for minor, size in known)
+    if information <= 0:
+        return 0.5, np.inf
+    if score(0.0) <= 0 or score(1.0) >= 0:
+        return float(score(1.0) >= 0), information**-0.5
+    return float(optimize.brentq(score, 0.0, 1.0, xtol=1e-6)), information**-0.5
 
 
 def species_soup(own: NDArray[np.float64], other: NDArray[np.float64]) -> SpeciesSoup:
@@ -97,15 +140,22 @@ def species_soup(own: NDArray[np.float64], other: NDArray[np.float64]) -> Specie
     """
     total = own + other
     if not len(total):
-        return SpeciesSoup(0.0, 0.0, 0, 0, np.nan, np.nan)
+        return SpeciesSoup(0.0, 0.0, 0, 0, np.nan, np.nan, 0.5, np.inf)
     # The median UMI lies in a droplet of usual size, however many poor barcodes there are.
     order = np.sort(total)
     usual = order[np.searchsorted(np.cumsum(order), 0.5 * order.sum())]
     whole = total >= _WHOLE_CELL * usual
     own, other, total = own[whole], other[whole], total[whole]
     is_own = own >= other
-    rate_own, n_own = minor_rate(other[is_own], total[is_own])
-    rate_other, n_other = minor_rate(own[~is_own], total[~is_own])
+    rate_own, kept_own = minor_rate(other[is_own], total[is_own])
+    rate_other, kept_other = minor_rate(own[~is_own], total[~is_own])
+    n_own, n_other = int(kept_own.sum()), int(kept_other.sum())
+    scaling = soup_scaling(
+        [
+            (other[is_own][kept_own], own[is_own][kept_own]),
+            (own[~is_own][kept_other], other[~is_own][kept_other]),
+        ]
+    )
     share = float(other.sum() / total.sum())
     if max(n_own, n_other) < _MIN_CELLS:
         rate_own = rate_other = 0.0
@@ -117,7 +167,8 @@ def species_soup(own: NDArray[np.float64], other: NDArray[np.float64]) -> Specie
         rate_own = _bounded(rate_own, n_own, predicted)
     scale = min(1.0, _MAX_SOUP / max(rate_own + rate_other, 1e-12))
     means = [float(total[m].mean()) if m.any() else np.nan for m in (is_own, ~is_own)]
-    return SpeciesSoup(rate_own * scale, rate_other * scale, n_own, n_other, means[0], means[1])
+    rates = (rate_own * scale, rate_other * scale)
+    return SpeciesSoup(*rates, n_own, n_other, means[0], means[1], *scaling)
 
 
 def _bounded(rate: float, n_cells: int, predicted: float) -> float:

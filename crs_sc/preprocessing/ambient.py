@@ -68,6 +68,11 @@ def estimate_ambient(
     soup can give; cells with an impossible panel count and cells called doublets are left out,
     and the rate is fitted to the Poisson truncated at that cut. Target cytokines are never used.
 
+    Evidence from cells that make the panel after all is refused: soup brings the same share of a
+    panel into all lineages, so one that reads grossly more than the others is left out, and so is
+    a panel of which most candidate cells hold more than soup, or of fewer than five cells. Mouse
+    macrophages beside human T cells thus leave NK cells, and the other species.
+
     With a pooled profile, panels are averaged with the share of the sample's UMI that their
     lineage holds, which gives the contamination also where one lineage lyses more easily than
     another; the pool is then weighted by what the panels say of each lineage. A panel that reads
@@ -76,10 +81,13 @@ def estimate_ambient(
     both cases a panel grossly above the others is left out, since real expression raises one
     panel and soup raises all.
 
-    A sample without enough of these genes or cells falls back, in this order, on what the soup
-    brings into cells of the other species (two genomes); on the other samples, if at least three
-    were measured: upper quartile of their fractions, largest of their upper bounds; and on
-    `assumed_fraction`. The source says which.
+    Where the file has two genomes, cells of the other species tell the soup without any such
+    genes: from ten of them on, the two answers are averaged by their precision, or the lower one
+    taken where they contradict each other, since both can only err upwards.
+
+    A sample without enough of these genes or cells falls back on the other samples, if at least
+    three were measured: upper quartile of their fractions, largest of their upper bounds; and
+    else on `assumed_fraction`. The source says which.
 
     Parameters
     ----------
@@ -116,10 +124,11 @@ def estimate_ambient(
     -----
     Sets `varm['ambient_profile']` (genes x samples, each column sums to 1) and
     `uns['crs_sc']['contamination']` (by sample: `ambient_fraction`, `ambient_upper`,
-    `ambient_source`, `ambient_lower`). The source is the profile, then the panels used, `species`,
-    or a text that ends with `assumed`; or `declared_corrected`. The bounds are those of a 95 %
-    interval: counting noise, and the error of the method as found in simulated samples. Where the
-    fraction is assumed, they are 0 and the largest known upper bound or `max_fraction`.
+    `ambient_source`, `ambient_lower`). The source is the profile, then the panels and `species` as
+    far as they were used, or a text that ends with `assumed`; or `declared_corrected`. The bounds
+    are those of a 95 % interval: counting noise, and the error of the method as found in simulated
+    samples. Where the fraction is assumed, they are 0 and the largest known upper bound or
+    `max_fraction`.
 
     References
     ----------
@@ -152,14 +161,11 @@ def estimate_ambient(
             pooled=given is None,
             max_fraction=max_fraction,
             min_exposure=min_exposure,
+            species=_species_evidence(adata, str(sample), organism),
         )
         source = "pooled_cells" if given is None else "empty_droplets"
         if soup is None:
-            by_species = _species_evidence(adata, str(sample), organism)
-            fraction, lower, upper = by_species or (assumed_fraction, 0.0, max_fraction)
-            rows.append(
-                (fraction, upper, f"{source}; {'species' if by_species else ASSUMED}", lower)
-            )
+            rows.append((assumed_fraction, max_fraction, f"{source}; {ASSUMED}", 0.0))
             continue
         rows.append((soup.fraction, soup.upper, f"{source}; {', '.join(soup.panels)}", soup.lower))
         if given is None:
@@ -192,6 +198,8 @@ def _species_evidence(
         n_other=int(row[f"n_{other}"]),
         umi_own=float(row[f"umi_{organism}"]),
         umi_other=float(row[f"umi_{other}"]),
+        scaling=float(row["scaling"]),
+        scaling_error=float(row["scaling_error"]),
     )
 
 

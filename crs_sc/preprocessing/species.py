@@ -72,7 +72,8 @@ def call_species(
 
     - `species_soup`: by sample, `mouse_in_human` and `human_in_mouse` (share of the UMI of a cell
       that the soup brings from the other genome), `n_human` and `n_mouse` (cells that were used),
-      `umi_human` and `umi_mouse` (mean UMI of cells with more human or mouse UMI);
+      `umi_human` and `umi_mouse` (mean UMI of cells with more human or mouse UMI), `scaling` and
+      `scaling_error` (the soup of a cell grows with this power of its UMI, and standard error);
     - `droplets`: by barcode that was called, `sample`, `umi_analysed`, `umi_other` and `species`.
     """
     analysed = analysed_species(organism)
@@ -203,8 +204,11 @@ def _species(
             f"n_{second}": soup.n_other,
             f"umi_{analysed}": soup.umi_own,
             f"umi_{second}": soup.umi_other,
+            "scaling": soup.scaling,
+            "scaling_error": soup.scaling_error,
         }
     columns = ["mouse_in_human", "human_in_mouse", "n_human", "n_mouse", "umi_human", "umi_mouse"]
+    columns += ["scaling", "scaling_error"]
     table = pd.DataFrame.from_dict(rows, orient="index")[columns]
     table.index.name = keys.SAMPLE
     return species, table

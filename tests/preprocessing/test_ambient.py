@@ -16,11 +16,14 @@ from crs_sc.preprocessing import call_species, estimate_ambient, quality_control
 from crs_sc.preprocessing._assumed import from_species
 from crs_sc.preprocessing._contamination import (
     Rate,
+    agreeing_cells,
+    combine_evidence,
     combine_rates,
     largest_ambient_count,
     panel_rate,
     relative_lysis,
 )
+from crs_sc.preprocessing._species_kernels import soup_scaling
 from crs_sc.preprocessing.ambient import MARKERS, PANELS
 
 if TYPE_CHECKING:
@@ -199,21 +202,26 @@ def test_expressing_cells_do_not_count() -> None:
 
 
 def test_panels_are_averaged_and_a_gross_one_is_left_out() -> None:
-    rates = {"a": Rate(0.1, 0.09, 0.11, 100, 1e3), "b": Rate(0.06, 0.05, 0.07, 60, 1e3)}
+    rates = {
+        "a": Rate(0.1, 0.09, 0.11, 100, 1e3, 50, 0.0),
+        "b": Rate(0.06, 0.05, 0.07, 60, 1e3, 50, 0.0),
+    }
     estimate, lower, upper, used = combine_rates(rates, {"a": 1.0, "b": 3.0}, max_ratio=3)
     assert estimate == pytest.approx(0.07)
     assert upper == pytest.approx(0.07 + 0.01 * np.hypot(0.25, 0.75))
     assert lower == pytest.approx(0.07 - 0.01 * np.hypot(0.25, 0.75))
     assert used == ["a", "b"]
-    rates["c"] = Rate(0.45, 0.4, 0.5, 400, 1e3)
+    rates["c"] = Rate(0.45, 0.4, 0.5, 400, 1e3, 50, 0.0)
     assert combine_rates(rates, {"a": 1.0, "b": 3.0, "c": 1.0}, max_ratio=3)[3] == ["a", "b"]
     assert combine_rates(rates, {"a": 1.0, "b": 3.0, "c": 9.0}, max_ratio=3)[3] == ["a", "b", "c"]
 
 
 def test_lysis_is_shrunk_by_its_error() -> None:
-    assert relative_lysis(Rate(0.2, 0.199, 0.201, 1, 1), 0.1, most=3) == pytest.approx(2, abs=0.01)
-    assert relative_lysis(Rate(0.12, 0.02, 0.3, 1, 1), 0.1, most=3) == 1
-    assert relative_lysis(Rate(0.9, 0.89, 0.91, 1, 1), 0.1, most=3) == 3
+    assert relative_lysis(Rate(0.2, 0.199, 0.201, 1, 1, 50, 0.0), 0.1, most=3) == pytest.approx(
+        2, abs=0.01
+    )
+    assert relative_lysis(Rate(0.12, 0.02, 0.3, 1, 1, 50, 0.0), 0.1, most=3) == 1
+    assert relative_lysis(Rate(0.9, 0.89, 0.91, 1, 1, 50, 0.0), 0.1, most=3) == 3
 
 
 def test_real_soup_of_pbmc4k(shared_data: Path) -> None:
@@ -314,9 +322,64 @@ def test_human_cells_tell_the_soup_of_mouse_macrophages(rho: float) -> None:
 
 def test_soup_by_species_spans_both_ways_in_which_soup_may_scale() -> None:
     numbers = {"own_in_other": 0.1, "other_in_own": 0.5, "umi_own": 1000.0, "umi_other": 2000.0}
-    found = from_species(**numbers, n_other=10)
-    assert found == pytest.approx((0.3, 0.85 * 0.2, 1.15 * 0.4))
-    assert from_species(**numbers, n_other=9) is None
+    unknown = {"scaling": 0.5, "scaling_error": np.inf}
+    found = from_species(**numbers, **unknown, n_other=10)
+    assert found == pytest.approx((0.2 * 2**0.5, 0.85 * 0.2 - 0.008, 1.15 * 0.4))
+    assert from_species(**numbers, **unknown, n_other=9) is None
+    known = {"scaling": 1.0, "scaling_error": 0.05}
+    found = from_species(**numbers, **known, n_other=10)
+    assert found == pytest.approx((0.2, 0.85 * 0.2 - 0.008, 1.15 * 0.2 * 2**0.1))
+
+
+@pytest.mark.parametrize("power", [0.0, 0.4, 1.0])
+def test_growth_of_the_soup_with_the_cell_is_found(power: float) -> None:
+    rng = np.random.default_rng(0)
+    groups = []
+    for level in (0.05, 0.2):
+        size = 3000 * rng.lognormal(0, 0.4, 150)
+        groups.append((rng.poisson(level * 3000 * (size / 3000) ** power).astype(float), size))
+    found, error = soup_scaling(groups)
+    assert found == pytest.approx(power, abs=3 * error + 1e-9)
+    assert 0.005 < error < 0.05
+    assert soup_scaling([(np.zeros(5), np.ones(5))]) == (0.5, np.inf)
+
+
+def test_groups_that_make_the_panel_are_left_out() -> None:
+    rng = np.random.default_rng(0)
+    exposure = np.full(300, 10.0)
+    counts = rng.poisson(0.1 * exposure).astype(float)
+    first, second, third = (np.arange(300) // 100 == k for k in range(3))
+    counts[third] = rng.poisson(0.45 * exposure[third])
+    settings = {"max_fraction": 0.5, "max_ratio": 2.0}
+    believed = agreeing_cells(counts, exposure, [third, first, second], **settings)
+    np.testing.assert_array_equal(believed, first | second)
+    counts[third] = rng.poisson(0.15 * exposure[third])
+    assert agreeing_cells(counts, exposure, [third, first, second], **settings).all()
+
+
+@pytest.mark.parametrize("doublets", [0.0, 0.1, 0.2])
+def test_doublets_do_not_hold_the_cut_open(doublets: float) -> None:
+    rng = np.random.default_rng(0)
+    exposure = rng.uniform(20, 80, 600)
+    counts = rng.poisson(0.1 * exposure).astype(float)
+    double = rng.random(600) < doublets
+    # Half of each is a cell that makes the panel.
+    counts[double] = rng.poisson(0.5 * exposure[double])
+    rate = panel_rate(counts, exposure, max_fraction=0.5)
+    assert rate.estimate == pytest.approx(0.1, abs=0.006)
+    assert rate.refused == pytest.approx(double.mean(), abs=0.03)
+
+
+def test_two_kinds_of_evidence_are_weighed_and_the_lower_believed_in_conflict() -> None:
+    narrow, wide = (0.10, 0.09, 0.11), (0.13, 0.08, 0.18)
+    (mean, low, high), *used = combine_evidence(narrow, wide)
+    weight = 0.02**-2 / (0.02**-2 + 0.1**-2)
+    assert mean == pytest.approx(weight * 0.10 + (1 - weight) * 0.13)
+    assert 0.09 < low < mean < high < 0.112
+    assert used == [True, True]
+    low_one, high_one = (0.05, 0.04, 0.06), (0.3, 0.2, 0.4)
+    assert combine_evidence(high_one, low_one) == (low_one, False, True)
+    assert combine_evidence(low_one, high_one) == (low_one, True, False)
 
 
 def test_profile_of_two_genomes_is_found_under_the_names_of_the_file() -> None:

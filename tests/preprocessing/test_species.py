@@ -169,8 +169,12 @@ def test_rate_ignores_droplets_with_two_cells() -> None:
     total = np.full(200, 3000.0)
     minor = rng.poisson(0.1 * total).astype(float)
     minor[:60] = rng.uniform(0.25, 0.5, 60) * 3000
-    assert minor_rate(minor, total)[0] == pytest.approx(0.1, abs=0.005)
-    assert minor_rate(minor[:0], total[:0]) == (0.0, 0)
+    rate, kept = minor_rate(minor, total)
+    assert rate == pytest.approx(0.1, abs=0.005)
+    assert not kept[:60].any()
+    assert kept[60:].mean() > 0.95
+    rate, kept = minor_rate(minor[:0], total[:0])
+    assert (rate, len(kept)) == (0.0, 0)
 
 
 def test_tables_of_two_genomes_are_kept_before_any_filter() -> None:
