@@ -9,6 +9,7 @@ import numpy as np
 from crs_sc import genesets, keys
 from crs_sc._checks import counts_matrix, sample_table
 from crs_sc._stages import (
+    absolute_counts,
     analysed_names,
     analysed_organism,
     chosen_genes,
@@ -61,6 +62,7 @@ def check_report(config: RunConfig) -> tuple[str, bool]:
         *_soup_lines(adata, config),
         "",
         *_sample_lines(adata, samples),
+        *_count_lines(adata, samples, config),
         "",
         *gene_lines,
         "",
@@ -111,6 +113,24 @@ def _sample_lines(adata: AnnData, samples: pd.DataFrame) -> list[str]:
     if keys.SAMPLING_WEIGHT in adata.obs:
         low, high = adata.obs[keys.SAMPLING_WEIGHT].agg(["min", "max"])
         lines.append(f"Cells are weighted by sampling_weight ({low:g} to {high:g}).")
+    return lines
+
+
+def _count_lines(adata: AnnData, samples: pd.DataFrame, config: RunConfig) -> list[str]:
+    """Say what the absolute counts count; which populations there are, a run finds out later."""
+    counts = absolute_counts(config, samples=samples.index)
+    if counts is None:
+        return []
+    names = counts[keys.POPULATION].unique()
+    known = {*genesets.lineages(), *genesets.lineages().values()}
+    if keys.LABEL in adata.obs:
+        known |= set(adata.obs[keys.LABEL].astype(str))
+    lines = [f"Cells are weighted by absolute counts of {listing(names, most=30)}."]
+    if unknown := [name for name in names if name not in known]:
+        lines.append(
+            f"Absolute counts of no population, lineage or label: {listing(unknown)}. Names that "
+            f"a run gives: {listing(sorted(known), most=60)}."
+        )
     return lines
 
 

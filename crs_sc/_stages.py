@@ -8,12 +8,12 @@ import pandas as pd
 
 from crs_sc import annotation, clustering, comparison, genesets, keys, preprocessing, sources
 from crs_sc._checks import sample_table
-from crs_sc.config import settings_for
+from crs_sc.config import STAGE_FUNCTIONS, settings_for
 from crs_sc.errors import DesignError, InputError, listing
-from crs_sc.io import read
+from crs_sc.io import read, read_absolute_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from anndata import AnnData
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from crs_sc.config import RunConfig
 
 __all__ = [
+    "absolute_counts",
     "analysed_names",
     "annotate_cohort",
     "attribute_sources",
@@ -29,12 +30,16 @@ __all__ = [
     "cluster_cohort",
     "compare_arms",
     "empty_table",
+    "order_of_onset",
     "qc_sample",
     "raw_matrices",
     "read_input",
     "refuse_confounded",
     "refuse_missing_genes",
 ]
+
+# Table of a function that does not bear its name.
+_TABLE_OF = {"decompose": "decomposition"}
 
 
 def analysed_organism(config: RunConfig) -> Literal["human", "mouse"]:
@@ -99,6 +104,20 @@ def refuse_missing_genes(adata: AnnData, config: RunConfig) -> None:
                 f"{listing(sorted(names)[:3])}). Is the organism right, and are these symbols?"
             )
             raise InputError(msg)
+
+
+def absolute_counts(config: RunConfig, *, samples: Iterable[str]) -> pd.DataFrame | None:
+    """Cells per microlitre of these samples, None if the config names no table.
+
+    Raises
+    ------
+    InputError
+        If the table cannot be used, or lacks a sample.
+    """
+    if config.absolute_counts is None:
+        return None
+    table = read_absolute_counts(config.absolute_counts)
+    return sources.check_absolute_counts(table, samples=samples)
 
 
 def chosen_signatures(config: RunConfig) -> dict[str, list[str]]:
@@ -172,7 +191,10 @@ def annotate_cohort(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFrame
 
 
 def attribute_sources(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFrame]:
-    """Call producers and write the ledger; returns the tables."""
+    """Weigh the cells, call producers and write the ledger; returns the tables."""
+    counts = absolute_counts(config, samples=adata.obs[keys.SAMPLE].unique())
+    if counts is not None:
+        sources.weigh_cells(adata, absolute_counts=counts)
     weight_key = keys.SAMPLING_WEIGHT if keys.SAMPLING_WEIGHT in adata.obs else None
     genes = chosen_genes(config)
     sources.call_producers(adata, genes=genes, **settings_for(config, sources.call_producers))
@@ -186,11 +208,7 @@ def attribute_sources(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFra
     producers = sources.producers(adata)
     return {
         "producers": producers,
-        "production": sources.production(
-            producers,
-            adata.uns[keys.UNS][keys.CONTAMINATION],
-            **settings_for(config, sources.production),
-        ),
+        "production": sources.production(producers, **settings_for(config, sources.production)),
         "receivers": sources.receivers(
             adata,
             organism=analysed_organism(config),
@@ -213,43 +231,45 @@ def compare_arms(
     producers: pd.DataFrame,
     n_jobs: int,
 ) -> dict[str, pd.DataFrame]:
-    """Test every contrast; returns the tables, empty ones without a contrast."""
+    """Test every contrast; returns the tables, empty ones where there is nothing to test."""
     contrasts = list(config.contrasts)
-    names = ("shifts", "decomposition", "reversal", "composition", "expression", "enrichment")
+    samples = sample_table(adata)
+    onset = order_of_onset(ledger, samples, config)
     if not contrasts:
-        return {name: empty_table(name) for name in names}
+        names = [function.__name__ for function in STAGE_FUNCTIONS["compare"]]
+        tables = [_TABLE_OF.get(name, name) for name in names]
+        empty = {name: empty_table(name) for name in [*tables, "exclusions"]}
+        return empty | {"onset": onset}
     signatures = chosen_signatures(config)
     genes = list(dict.fromkeys(ledger["gene"]))
-    bulk = comparison.pseudobulk(adata)
-
+    covariates = sorted({name for contrast in contrasts for name in contrast.covariates})
+    min_cells = settings_for(config, comparison.shifts)["min_cells"]
+    bulk = comparison.pseudobulk(adata, covariates=covariates, min_cells=min_cells)
     expression = comparison.expression(
         bulk, contrasts=contrasts, **settings_for(config, comparison.expression)
     )
-    return {
-        "shifts": comparison.shifts(
+    scored = {
+        function.__name__: function(
             bulk,
             contrasts=contrasts,
             genes=genes,
             signatures=signatures,
             random_state=config.seed,
-            **settings_for(config, comparison.shifts),
-        ),
+            **settings_for(config, function),
+        )
+        for function in (comparison.shifts, comparison.reversal, comparison.arm_by_time)
+    }
+    return scored | {
         "decomposition": comparison.decompose(
             ledger,
             producers,
             contrasts=contrasts,
-            samples=sample_table(adata),
+            samples=samples,
             random_state=config.seed,
             **settings_for(config, comparison.decompose),
         ),
-        "reversal": comparison.reversal(
-            bulk,
-            contrasts=contrasts,
-            genes=genes,
-            signatures=signatures,
-            random_state=config.seed,
-            **settings_for(config, comparison.reversal),
-        ),
+        "onset": onset,
+        "exclusions": comparison.exclusions(bulk, contrasts=contrasts, min_cells=min_cells),
         "composition": comparison.composition(
             bulk,
             contrasts=contrasts,
@@ -265,6 +285,22 @@ def compare_arms(
             **settings_for(config, comparison.enrichment),
         ),
     }
+
+
+def order_of_onset(ledger: pd.DataFrame, samples: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
+    """Order of two cytokines in each subject; empty without time points or without one of them."""
+    settings = settings_for(config, comparison.onset)
+    known = set(ledger["gene"])
+    for name in ("first", "second"):
+        genes = list(settings[name])
+        if analysed_organism(config) == "mouse":
+            pairs = genesets.orthologs()
+            genes += pairs.loc[pairs["human"].isin(genes), "mouse"].tolist()
+        settings[name] = [gene for gene in genes if gene in known]
+    has_times = keys.TIMEPOINT in samples and samples[keys.TIMEPOINT].nunique() > 1
+    if not (has_times and settings["first"] and settings["second"]):
+        return empty_table("onset")
+    return comparison.onset(ledger, samples=samples, random_state=config.seed, **settings)
 
 
 def empty_table(name: str) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import inspect
 import typing
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -21,6 +21,8 @@ from pydantic import (
     Field,
     ValidationError,
     create_model,
+    field_validator,
+    model_validator,
 )
 
 from crs_sc import annotation, clustering, comparison, genesets, preprocessing, sources
@@ -61,6 +63,8 @@ STAGE_FUNCTIONS: dict[str, tuple[Callable[..., Any], ...]] = {
     ),
     "compare": (
         comparison.shifts,
+        comparison.arm_by_time,
+        comparison.onset,
         comparison.decompose,
         comparison.reversal,
         comparison.composition,
@@ -113,6 +117,16 @@ def parameter_help(function: Callable[..., Any]) -> dict[str, str]:
     return found
 
 
+class _Settings(BaseModel):
+    model_config = _STRICT
+
+    @field_validator("*")
+    @classmethod
+    def _without_lists(cls, value: Any) -> Any:
+        """YAML has lists where signatures have tuples; the same settings must be equal."""
+        return tuple(value) if isinstance(value, list) else value
+
+
 def _section(function: Callable[..., Any]) -> type[BaseModel]:
     """Model whose fields, types and defaults are those of the function's settings."""
     names = {**vars(typing), **vars(collections.abc), **function.__globals__}
@@ -126,7 +140,7 @@ def _section(function: Callable[..., Any]) -> type[BaseModel]:
         for name, parameter in settings_of(function).items()
     }
     return create_model(
-        f"{function.__name__}_settings", __config__=_STRICT, __doc__=None, **definitions
+        f"{function.__name__}_settings", __base__=_Settings, __doc__=None, **definitions
     )
 
 
@@ -190,10 +204,23 @@ class _Base(BaseModel):
         None, description="Packaged signatures to use; all of them if left out."
     )
     gene_sets: Path | None = Field(default=None, description="Your own signatures (GMT or TSV).")
+    absolute_counts: Path | None = Field(
+        None, description="Cells per microlitre: TSV with sample, population, cells_per_ul."
+    )
     truth: Path | None = Field(
         None, description="Folder with the planted truth of a simulated cohort."
     )
     seed: int = Field(0, ge=0, description="Seed of everything random.")
+
+    @model_validator(mode="after")
+    def _weighted_once(self) -> Self:
+        if self.absolute_counts is not None and self.columns.sampling_weight is not None:
+            msg = (
+                "both `absolute_counts` and `columns: sampling_weight` say how many cells of the "
+                "specimen a sequenced cell stands for; leave one of them out"
+            )
+            raise ValueError(msg)
+        return self
 
 
 if TYPE_CHECKING:
@@ -258,7 +285,7 @@ def parse_config(content: dict[str, Any], *, folder: Path, name: str) -> RunConf
         files = [files]
     if isinstance(files, list):
         content["input"] = [str(folder / str(file)) for file in files]
-    for key in ("gene_sets", "truth"):
+    for key in ("gene_sets", "absolute_counts", "truth"):
         if isinstance(content.get(key), str):
             content[key] = str(folder / content[key])
     # An empty section in YAML is None; it means "all defaults".
@@ -268,8 +295,9 @@ def parse_config(content: dict[str, Any], *, folder: Path, name: str) -> RunConf
         return RunConfig(**content)
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
-            + ("" if item["type"] == "missing" else f" (got {item['input']!r})")
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}".removeprefix(": ")
+            # What is wrong with all settings together has no place, and no value to show.
+            + ("" if item["type"] == "missing" or not item["loc"] else f" (got {item['input']!r})")
             for item in error.errors()
         )
         msg = f"'{name}' has settings that cannot be used: {problems}."
@@ -278,7 +306,11 @@ def parse_config(content: dict[str, Any], *, folder: Path, name: str) -> RunConf
 
 def _require_there(content: dict[str, Any], *, name: str) -> None:
     """Raise now, not after an hour, if a file or folder that is named is not there."""
-    for key, is_there in (("gene_sets", Path.is_file), ("truth", Path.is_dir)):
+    for key, is_there in (
+        ("gene_sets", Path.is_file),
+        ("absolute_counts", Path.is_file),
+        ("truth", Path.is_dir),
+    ):
         if isinstance(content.get(key), str) and not is_there(Path(content[key])):
             msg = f"'{name}': {key} names '{content[key]}', which is not there."
             raise InputError(msg)

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from crs_sc import keys
 from crs_sc._checks import sample_table
 from crs_sc._stages import (
+    absolute_counts,
     annotate_cohort,
     attribute_sources,
     chosen_genes,
@@ -58,10 +59,12 @@ _READS = {
     "qc": ("columns", "organism", "transgene", "seed"),
     "cluster": ("genes", "transgene", "seed"),
     "annotate": ("columns", "organism", "transgene", "signatures", "gene_sets", "seed"),
-    "sources": ("columns", "genes", "organism", "seed"),
+    "sources": ("columns", "genes", "organism", "absolute_counts", "seed"),
     "compare": ("columns", "contrasts", "genes", "signatures", "gene_sets", "seed"),
     "report": ("columns", "organism", "contrasts", "signatures", "gene_sets", "truth"),
 }
+# Settings that name a file, of which the content counts.
+_FILES = ("gene_sets", "absolute_counts")
 
 
 class Run:
@@ -178,7 +181,9 @@ class Run:
         if self._input is None:
             logger.info("reading %s", listing(self.config.input))
             self._input = read_input(self.config)
-            refuse_confounded(sample_table(self._input), self.config)
+            samples = sample_table(self._input)
+            refuse_confounded(samples, self.config)
+            absolute_counts(self.config, samples=samples.index)
             refuse_missing_genes(self._input, self.config)
         return self._input
 
@@ -354,9 +359,7 @@ class Run:
         content = self.config.model_dump(mode="json")
         sections = [function.__name__ for function in STAGE_FUNCTIONS.get(stage, ())]
         settings = {name: content[name] for name in (*_READS[stage], *sections)}
-        if settings.get("gene_sets"):
-            settings["gene_sets"] = file_digest(Path(settings["gene_sets"]))
-        return settings
+        return settings | _digests(settings)
 
     def _provenance(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Versions, settings, seed, digests of the inputs, and the seconds of each stage."""
@@ -366,7 +369,7 @@ class Run:
             "crs_sc": package_version(),
             "versions": library_versions(),
             "seed": self.config.seed,
-            "inputs": self._inputs(),
+            "inputs": self._inputs() | {settings[n]: d for n, d in _digests(settings).items()},
             "settings": settings,
             "seconds": {name: stamp.get("seconds") for name, stamp in stamps.items()},
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -395,6 +398,11 @@ class Run:
                         f"Run `crs-sc {stage}` first, or `crs-sc run`."
                     )
                     raise InputError(msg)
+
+
+def _digests(settings: dict[str, Any]) -> dict[str, str]:
+    """Digests of the files that settings name, by setting."""
+    return {name: file_digest(Path(settings[name])) for name in _FILES if settings.get(name)}
 
 
 def _is_of_the_user(path: Path) -> bool:

@@ -72,6 +72,21 @@ def test_wrong_settings_are_named(tmp_path: Path, content: dict, words: str) -> 
         parse_config(content, folder=tmp_path, name="config.yaml")
 
 
+def test_counts_and_a_column_of_weights_exclude_each_other(tmp_path: Path) -> None:
+    (tmp_path / "counts.tsv").write_text("sample\tpopulation\tcells_per_ul\n", encoding="utf-8")
+    content = {"input": "a.h5ad", "absolute_counts": "counts.tsv"}
+    config = parse_config(content, folder=tmp_path, name="config.yaml")
+    assert config.absolute_counts == tmp_path / "counts.tsv"
+    content["columns"] = {"sampling_weight": "w"}
+    with pytest.raises(InputError, match="used: Value error, both `absolute_counts` and") as caught:
+        parse_config(content, folder=tmp_path, name="config.yaml")
+    assert "got" not in str(caught.value)
+    with pytest.raises(InputError, match=r"absolute_counts names '.*nothing.tsv', which is not"):
+        parse_config(
+            {"input": "a", "absolute_counts": "nothing.tsv"}, folder=tmp_path, name="config.yaml"
+        )
+
+
 def test_not_yaml(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("a: [1,", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -9,8 +10,8 @@ import pandas as pd
 
 from crs_sc import genesets, keys
 from crs_sc._arrays import as_csr, group_sums
-from crs_sc._checks import add_note, check_fraction, check_obs, store
-from crs_sc._soup import soup_rejections, take_counts
+from crs_sc._checks import add_note, check_fraction, check_obs, counts_matrix, store
+from crs_sc._soup import has_soup, soup_of, soup_rejections, take_counts
 from crs_sc.annotation._marker_scores import (
     Panel,
     panel_scores,
@@ -35,7 +36,7 @@ def annotate(
     cluster_key: str = keys.CLUSTER,
     label_key: str | None = None,
     min_markers: int = 3,
-    min_expression: float = 0.2,
+    min_expression: float = 0.3,
     min_score: float = 0.3,
     min_confidence: float = 0.5,
     n_resamples: int = 200,
@@ -44,9 +45,12 @@ def annotate(
     """Name the cell type of each cluster by the packaged marker panels.
 
     The score of a type in a cluster is the mean relative expression of its markers less that of
-    its negative markers. Its confidence is the share of marker resamplings in which it stays the
-    best. A cluster is `Unknown` if the best score is below `min_score`, or if its lineage is the
-    best in fewer than `min_confidence` of the resamplings.
+    its negative markers; of the expression, only the share that the soup does not explain counts,
+    where the soup is known. The lineage is that of the best type, markers of its own siblings not
+    held against it (a T cell with CD4 and CD8A is a T cell); then the best type of that lineage is
+    taken by the whole panel. The confidence is the share of marker resamplings in which it stays
+    the best. A cluster is `Unknown` if the score of the lineage is below `min_score`, or if it is
+    the best in fewer than `min_confidence` of the resamplings.
 
     Parameters
     ----------
@@ -92,14 +96,20 @@ def annotate(
         msg = "`X` is empty. Run crs_sc.pp.normalize first."
         raise MissingKeyError(msg)
     groups = _groups(adata, group_key)
-    types, lineages, panels, columns = _panels(adata, organism, min_markers=min_markers)
+    panels, columns = _panels(adata, organism, min_markers=min_markers)
     codes = groups.cat.codes.to_numpy()
     profile = _mean_profile(adata, columns, codes, len(groups.cat.categories))
+    if has_soup(adata):
+        profile *= _native_share(adata, columns, codes, len(groups.cat.categories))
     relative = relative_expression(profile, min_expression=min_expression)
-    resampled = resampled_scores(
-        relative, panels, n_resamples=n_resamples, rng=np.random.default_rng(random_state)
-    )
-    table = _call(panel_scores(relative, panels), resampled, types, lineages)
+    rng = np.random.default_rng(random_state)
+    # By lineage first, then by type.
+    scores = [panel_scores(relative, own) for own in (panels.of_lineage, panels.of_type)]
+    resampled = [
+        resampled_scores(relative, own, n_resamples=n_resamples, rng=rng)
+        for own in (panels.of_lineage, panels.of_type)
+    ]
+    table = _call(panels, scores, resampled)
     unknown = (table["score"] < min_score) | (table["lineage_confidence"] < min_confidence)
     table.loc[unknown, ["population", "lineage"]] = keys.UNKNOWN
     table["cluster"] = groups.cat.categories.astype(str)
@@ -182,33 +192,38 @@ def _groups(adata: AnnData, key: str) -> pd.Series:
     return groups.cat.remove_unused_categories()
 
 
+@dataclass(frozen=True)
+class _Panels:
+    """Cell types with enough markers in the data.
+
+    Attributes
+    ----------
+    types, lineages
+        Names, shape `(n_types,)`.
+    of_type
+        Panel of each type.
+    of_lineage
+        The same without the negative markers that are markers of another type of its lineage.
+    """
+
+    types: NDArray[np.str_]
+    lineages: NDArray[np.str_]
+    of_type: list[Panel]
+    of_lineage: list[Panel]
+
+
 def _panels(
     adata: AnnData, organism: Literal["human", "mouse"], *, min_markers: int
-) -> tuple[list[str], list[str], list[Panel], NDArray[np.intp]]:
-    """Types, their lineages and panels, and the genes of the panels as columns of `adata`."""
+) -> tuple[_Panels, NDArray[np.intp]]:
+    """Panels, and their genes as columns of `adata`."""
     table = genesets.load_cell_types(organism=organism)
     table = table[table["symbol"].isin(adata.var_names)]
     genes = pd.Index(table["symbol"].unique())
-    types, lineages, panels = [], [], []
-    too_few = []
-    for name, rows in table.groupby("set", sort=False):
-        is_positive = (rows["role"] == "marker").to_numpy()
-        position = genes.get_indexer(rows["symbol"])
-        weight = rows["weight"].to_numpy(dtype=np.float64)
-        if is_positive.sum() < min_markers:
-            too_few.append(str(name))
-            continue
-        types.append(str(name))
-        lineages.append(str(rows["lineage"].iloc[0]))
-        panels.append(
-            Panel(
-                position[is_positive],
-                position[~is_positive],
-                weight[is_positive],
-                weight[~is_positive],
-            )
-        )
-    if not panels:
+    markers = table[table["role"] == "marker"]
+    n_markers = markers.groupby("set").size()
+    names = [name for name in table["set"].unique() if n_markers.get(name, 0) >= min_markers]
+    too_few = [name for name in table["set"].unique() if name not in names]
+    if not names:
         msg = (
             f"No cell type has {min_markers} markers among the {adata.n_vars} genes "
             f"(such as {listing(adata.var_names[:3])}). Are these {organism} gene symbols?"
@@ -218,7 +233,27 @@ def _panels(
         add_note(
             adata, f"Too few markers in the data to call these cell types: {listing(too_few)}."
         )
-    return types, lineages, panels, adata.var_names.get_indexer(genes)
+    lineages, of_type, of_lineage = [], [], []
+    for name in names:
+        rows = table[table["set"] == name]
+        lineage = rows["lineage"].iloc[0]
+        siblings = markers.loc[markers["lineage"] == lineage, "symbol"]
+        tells_siblings_apart = (rows["role"] == "negative") & rows["symbol"].isin(siblings)
+        lineages.append(str(lineage))
+        of_type.append(_panel(rows, genes))
+        of_lineage.append(_panel(rows[~tells_siblings_apart], genes))
+    panels = _Panels(np.array(names, dtype=str), np.array(lineages), of_type, of_lineage)
+    return panels, adata.var_names.get_indexer(genes)
+
+
+def _panel(rows: pd.DataFrame, genes: pd.Index) -> Panel:
+    """One panel as positions in `genes`."""
+    is_positive = (rows["role"] == "marker").to_numpy()
+    position = genes.get_indexer(pd.Index(rows["symbol"]))
+    weight = rows["weight"].to_numpy(dtype=np.float64)
+    return Panel(
+        position[is_positive], position[~is_positive], weight[is_positive], weight[~is_positive]
+    )
 
 
 def _mean_profile(
@@ -229,27 +264,60 @@ def _mean_profile(
     return np.asarray(sums / np.maximum(np.bincount(codes, minlength=n_groups), 1)[:, None])
 
 
+def _native_share(
+    adata: AnnData, columns: NDArray[np.intp], codes: NDArray[np.integer], n_groups: int
+) -> NDArray[np.float64]:
+    """Share of the UMI that the soup does not explain, shape `(n_groups, n_columns)`."""
+    counts = counts_matrix(adata)
+    sample, names = pd.factorize(adata.obs[keys.SAMPLE].astype(str), sort=True)
+    fraction, profile = soup_of(adata, list(names))
+    soup = fraction[:, None] * profile.to_numpy(dtype=np.float64).T[:, columns]
+    depth = np.zeros((n_groups, len(names)))
+    np.add.at(depth, (codes, sample), np.asarray(counts.sum(axis=1), dtype=np.float64).ravel())
+    seen = group_sums(counts[:, columns], codes, n_groups)
+    expected = depth @ np.nan_to_num(soup)
+    # A gene without UMI has no share, and none is needed.
+    return np.asarray(1 - expected / np.maximum(np.maximum(seen, expected), 1e-12))
+
+
 def _call(
-    scores: NDArray[np.float64],
-    resampled: NDArray[np.float64],
-    types: list[str],
-    lineages: list[str],
+    panels: _Panels, scores: list[NDArray[np.float64]], resampled: list[NDArray[np.float64]]
 ) -> pd.DataFrame:
-    """Best type, runner-up, margin and confidences of each cluster."""
-    order = np.argsort(-scores, axis=1, kind="stable")
-    rows = np.arange(len(scores))
-    best = order[:, 0]
-    second = order[:, min(1, len(types) - 1)]
-    winners = resampled.argmax(axis=2)
-    type_names, lineage_names = np.asarray(types), np.asarray(lineages)
+    """Best type, runner-up, margin and confidences of each cluster.
+
+    Parameters
+    ----------
+    panels
+        Cell types.
+    scores
+        By lineage and by type, each of shape `(n_clusters, n_types)`.
+    resampled
+        The same, each of shape `(n_resamples, n_clusters, n_types)`.
+    """
+    by_lineage, by_type = scores
+    rows = np.arange(len(by_type))
+    lineage = panels.lineages[by_lineage.argmax(axis=1)]
+    is_sibling = panels.lineages == lineage[:, None]
+    best = np.where(is_sibling, by_type, -np.inf).argmax(axis=1)
+    # By how much each other type loses: a sibling by the whole panel, others by their lineage.
+    behind = np.where(
+        is_sibling,
+        by_type[rows, best][:, None] - by_type,
+        by_lineage.max(axis=1)[:, None] - by_lineage,
+    )
+    behind[rows, best] = np.inf
+    second = behind.argmin(axis=1)
+    margin = np.where(np.isfinite(behind[rows, second]), behind[rows, second], np.nan)
+    is_winner = panels.lineages[resampled[0].argmax(axis=2)] == lineage
+    winners = np.where(is_sibling, resampled[1], -np.inf).argmax(axis=2)
     return pd.DataFrame(
         {
-            "population": type_names[best],
-            "lineage": lineage_names[best],
-            "score": scores[rows, best],
-            "confidence": (winners == best).mean(axis=0),
-            "lineage_confidence": (lineage_names[winners] == lineage_names[best]).mean(axis=0),
-            "runner_up": type_names[second],
-            "margin": scores[rows, best] - scores[rows, second],
+            "population": panels.types[best],
+            "lineage": lineage,
+            "score": by_lineage.max(axis=1),
+            "confidence": (is_winner & (winners == best)).mean(axis=0),
+            "lineage_confidence": is_winner.mean(axis=0),
+            "runner_up": panels.types[second],
+            "margin": margin,
         }
     )

@@ -19,6 +19,8 @@ from crs_sc.errors import InputError, MissingKeyError
 TYPES = ("Classical monocyte", "Non-classical monocyte", "cDC2", "CD4 T", "CD8 T", "NK", "B",
          "B-ALL blast", "pDC")  # fmt: skip
 
+GRANULES = ("MPO", "AZU1", "ELANE", "PRTN3", "CTSG")
+
 
 def slow_rank_score(counts: np.ndarray, genes: np.ndarray, max_rank: int) -> float:
     """UCell of one cell by scipy ranks."""
@@ -109,6 +111,88 @@ def test_types_that_express_their_markers_are_named() -> None:
     assert list(table.columns) == keys.POPULATIONS_TABLE.names
     assert (table["margin"] > 0).all()
     assert set(adata.obs.loc[adata.obs["truth"] == "CD8 T", "lineage"]) == {"T"}
+
+
+def with_rates(rates: dict[str, dict[str, float]], *, n: int = 200, seed: int = 0) -> ad.AnnData:
+    """Groups of cells with these rates of UMI; every other marker is absent."""
+    rng = np.random.default_rng(seed)
+    genes = [*dict.fromkeys(genesets.load_cell_types()["symbol"]), "REST"]
+    table = pd.DataFrame(rates, index=genes).T.fillna(0.0)
+    table["REST"] = 2000.0
+    counts = rng.poisson(np.repeat(table.to_numpy(), n, axis=0)).astype(np.float32)
+    adata = ad.AnnData(
+        sparse.csr_matrix(np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4)),
+        obs=pd.DataFrame(
+            {"cluster": np.repeat(table.index, n), "sample": "s1"},
+            index=[f"c{i}" for i in range(n * len(table))],
+        ),
+        var=pd.DataFrame(index=genes),
+    )
+    adata.layers["counts"] = sparse.csr_matrix(counts)
+    return adata
+
+
+def markers_of(name: str, *, rate: float) -> dict[str, float]:
+    table = genesets.load_cell_types()
+    symbols = table.loc[(table["set"] == name) & (table["role"] == "marker"), "symbol"]
+    return dict.fromkeys(symbols, rate)
+
+
+def called(adata: ad.AnnData) -> dict[str, str]:
+    annotate(adata)
+    return adata.obs.groupby("cluster")["population"].first().astype(str).to_dict()
+
+
+def test_markers_of_siblings_do_not_take_a_cell_out_of_its_lineage() -> None:
+    # An activated T cell with both co-receptors, beside ordinary ones.
+    both = markers_of("CD4 T", rate=2.0) | markers_of("CD8 T", rate=4.0)
+    adata = with_rates(
+        {"cd4": markers_of("CD4 T", rate=4.0), "cd8": markers_of("CD8 T", rate=4.0), "both": both}
+    )
+    assert called(adata) == {"cd4": "CD4 T", "cd8": "CD8 T", "both": "CD8 T"}
+    table = adata.uns[keys.UNS]["populations"].set_index("cluster")
+    assert set(table["lineage"]) == {"T"}
+    # Which of the siblings it is, is less sure, and the table says so.
+    assert table.loc["both", "runner_up"] == "CD4 T"
+    assert table.loc["both", "margin"] < 0.5 * table.loc["cd8", "margin"]
+    assert (table["margin"] >= 0).all()
+
+
+def test_soup_is_no_evidence_of_a_type() -> None:
+    monocyte = markers_of("Classical monocyte", rate=40.0)
+    soup = {gene: 0.1 * rate for gene, rate in monocyte.items()}
+    odd = {gene: 0.1 * rate for gene, rate in markers_of("CD4 T", rate=4.0).items()}
+    adata = with_rates({"monocyte": monocyte, "t": markers_of("CD4 T", rate=4.0) | soup,
+                        "nothing": soup | odd})  # fmt: skip
+    annotate(adata)
+    before = adata.uns[keys.UNS]["populations"].set_index("cluster")
+    profile = pd.Series(monocyte).reindex(adata.var_names).fillna(0.0)
+    profile["REST"] = 2000.0
+    profile /= profile.sum()
+    adata.varm[keys.AMBIENT_PROFILE] = pd.DataFrame({"s1": profile})
+    adata.uns[keys.UNS]["contamination"] = pd.DataFrame(
+        {"ambient_fraction": 0.1, "ambient_upper": 0.12, "ambient_source": "test"}, index=["s1"]
+    )
+    annotate(adata)
+    after = adata.uns[keys.UNS]["populations"].set_index("cluster")
+    assert after["population"].to_dict() == {
+        "monocyte": "Classical monocyte", "t": "CD4 T", "nothing": "Unknown"
+    }  # fmt: skip
+    # Without the soup, monocyte markers speak for and against every cluster.
+    assert before.loc["nothing", "lineage"] == "Monocyte"
+    assert after.loc["t", "margin"] > before.loc["t", "margin"]
+
+
+def test_granules_tell_a_monocytic_blast_from_a_monocyte() -> None:
+    """THP-1: much of the programme of monocytes, and no monocyte to compare with."""
+    blast = markers_of("AML blast", rate=4.0)
+    blast |= dict.fromkeys(("LYZ", "FCN1", "CTSS", "CD36", "S100A8", "S100A9", "MS4A6A"), 4.0)
+    adata = with_rates({"blast": blast, "t": markers_of("CD4 T", rate=4.0)})
+    assert called(adata) == {"blast": "AML blast", "t": "CD4 T"}
+    monocyte = {gene: rate for gene, rate in blast.items() if gene not in GRANULES}
+    monocyte |= markers_of("Classical monocyte", rate=4.0)
+    adata = with_rates({"monocyte": monocyte, "t": markers_of("CD4 T", rate=4.0)})
+    assert called(adata)["monocyte"] == "Classical monocyte"
 
 
 def test_cells_without_any_marker_are_unknown() -> None:

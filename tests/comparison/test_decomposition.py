@@ -11,9 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import stats
 
 from crs_sc import keys
-from crs_sc.comparison._shapley import shapley_parts
+from crs_sc._stats import bootstrap_expansion
+from crs_sc.comparison._shapley import (
+    arm_means,
+    expansion,
+    jackknife_variance,
+    leave_one_out_weights,
+    shapley_parts,
+)
 from crs_sc.comparison.decomposition import decompose
 from crs_sc.comparison.design import Contrast
 from crs_sc.errors import InputError, MissingKeyError
@@ -68,6 +76,16 @@ def brute_force(reference, treated):
     return parts
 
 
+def check_and_drop_the_sum(table):
+    """The rows of the populations, after a look at those that add them up."""
+    total = table["population"] == keys.ALL_POPULATIONS
+    by = ["contrast", "gene"]
+    columns = ["total", *PARTS]
+    summed = table[~total].groupby(by, sort=False)[columns].sum().to_numpy()
+    np.testing.assert_allclose(table.loc[total, columns], summed, rtol=0, atol=1e-12)
+    return table[~total]
+
+
 factors = st.tuples(*[st.floats(1e-6, 1e3)] * 3)
 
 
@@ -98,6 +116,7 @@ def test_parts_of_a_cohort_add_up_to_the_change(seed):
     ledger, producers, samples = random_cohort(np.random.default_rng(seed))
     table = decompose(ledger, producers, contrasts=[CART], samples=samples, n_bootstrap=20)
     np.testing.assert_allclose(table[PARTS].sum(axis=1), table["total"], rtol=0, atol=1e-12)
+    table = check_and_drop_the_sum(table)
     # The change itself, subject by subject.
     joined = ledger.assign(
         n_producers=producers["n_producers"],
@@ -126,7 +145,7 @@ def test_table_has_the_columns_and_order_of_the_contract():
     table = decompose(ledger, producers, contrasts=[CART, back], samples=samples, n_bootstrap=20)
     assert list(table.columns) == keys.DECOMPOSITION_TABLE.names
     genes = list(ledger["gene"].unique())
-    expected = list(itertools.product(["cart", "back"], genes, ["P0", "P1", "P2"]))
+    expected = list(itertools.product(["cart", "back"], genes, ["P0", "P1", "P2", "All"]))
     assert list(table[["contrast", "gene", "population"]].itertuples(index=False, name=None)) == (
         expected
     )
@@ -151,6 +170,7 @@ def test_a_planted_change_of_one_factor_leaves_the_others_at_zero(changed):
     conditions = ["vehicle"] * n + ["CART"] * n
     ledger, calls, samples = cohort(cells, producers, umi, conditions=conditions)
     table = decompose(ledger, calls, contrasts=[CART], samples=samples, n_bootstrap=50)
+    table = check_and_drop_the_sum(table)
     for part in PARTS:
         if part == changed:
             np.testing.assert_allclose(table[part], table["total"], atol=1e-14)
@@ -249,20 +269,108 @@ def test_same_seed_same_bytes_and_a_second_to_run():
     assert one["total_ci_low"].to_list() != other["total_ci_low"].to_list()
 
 
-def test_interval_agrees_with_a_plain_bootstrap_loop():
-    ledger, producers, samples = random_cohort(np.random.default_rng(4))
-    table = decompose(ledger, producers, contrasts=[CART], samples=samples, n_bootstrap=4000)
+def outputs(ledger, producers, samples):
+    """UMI per sampled cell, shape (n_samples, n_populations)."""
     t = ledger.assign(made=producers["n_producers"])
     o = np.where(t["made"] > 0, t["cell_share"] * t["corrected_umi"] / t["n_cells"].clip(1), 0)
-    o = pd.Series(o, index=[t["sample"], t["population"]]).unstack().loc[samples.index].to_numpy()
+    o = pd.Series(o, index=[t["sample"], t["population"]]).unstack()
+    return o.loc[samples.index].to_numpy()
+
+
+def test_interval_is_a_widened_bootstrap():
+    """By a plain loop, and the factor of the sum of two means by Welch's own formula."""
+    ledger, producers, samples = random_cohort(np.random.default_rng(4))
+    table = decompose(ledger, producers, contrasts=[CART], samples=samples, n_bootstrap=4000)
+    o = outputs(ledger, producers, samples)
+    o = np.column_stack([o, o.sum(axis=1)])
     rng = np.random.default_rng(9)
     loop = [
         o[4:][rng.integers(0, 4, 4)].mean(0) - o[:4][rng.integers(0, 4, 4)].mean(0)
         for _ in range(4000)
     ]
-    expected = np.quantile(loop, [0.025, 0.975], axis=0)
+    welch = stats.ttest_ind(o[4:], o[:4], equal_var=False)
+    wider = np.sqrt(4 / 3) * stats.t.ppf(0.975, welch.df) / stats.norm.ppf(0.975)
+    estimate = o[4:].mean(0) - o[:4].mean(0)
+    expected = estimate + wider * (np.quantile(loop, [0.025, 0.975], axis=0) - estimate)
     found = table[["total_ci_low", "total_ci_high"]].to_numpy().T
     np.testing.assert_allclose(found, expected, atol=0.05 * np.ptp(expected, axis=0).max())
+
+
+def test_jackknife_variance_of_a_mean_is_its_squared_standard_error():
+    values = np.random.default_rng(5).normal(size=(6, 3))
+    left_out = arm_means(leave_one_out_weights(6), values)
+    expected = stats.sem(values, axis=0) ** 2
+    np.testing.assert_allclose(jackknife_variance(left_out), expected, rtol=1e-12)
+
+
+def test_expansion_of_two_alike_arms_is_hesterbergs():
+    same = expansion([np.array([2.0]), np.array([2.0])], [5, 5])
+    assert same[0] == pytest.approx(bootstrap_expansion(5, 8), rel=1e-12)
+    single = expansion([np.array([0.0, 1.0])], [5])
+    np.testing.assert_allclose(single, [1.0, bootstrap_expansion(5, 4)])
+
+
+def lognormal_cohort(rng, n, *, fewer=1.0, quieter=1.0):
+    """Simulated tables of a population P0 beside others: shares, producers and UMI vary."""
+    scale = np.repeat([[1.0, 1.0], [fewer, quieter]], n, axis=0)
+    shares = 0.2 * scale[:, 0] * np.exp(rng.normal(0, 0.3, 2 * n))
+    fraction = np.minimum(0.3 * scale[:, 1] * np.exp(rng.normal(0, 0.2, 2 * n)), 1)
+    cells = rng.binomial(1000, np.minimum(shares, 1))
+    made = rng.binomial(cells, fraction)
+    umi = made + rng.poisson(made * 2.0)
+    cells = np.column_stack([cells, 1000 - cells])
+    zero = np.zeros(2 * n)
+    conditions = ["vehicle"] * n + ["CART"] * n
+    return cohort(
+        cells, np.column_stack([made, zero]), np.column_stack([umi, zero]), conditions=conditions
+    )
+
+
+@pytest.mark.parametrize(
+    ("planted", "changed"),
+    [({"fewer": 0.25}, "composition"), ({"quieter": 0.25}, "producer_fraction")],
+)
+def test_fewer_monocytes_and_quieter_monocytes_are_told_apart(planted, changed):
+    """100 simulated cohorts of four an arm; the tolerance is three binomial standard errors."""
+    rng = np.random.default_rng(6)
+    found = []
+    for _ in range(100):
+        ledger, producers, samples = lognormal_cohort(rng, 4, **planted)
+        table = decompose(ledger, producers, contrasts=[CART], samples=samples, n_bootstrap=300)
+        row = table.set_index("population").loc["P0"]
+        assert row[PARTS].abs().idxmax() == changed
+        assert row[changed] < 0
+        other = [part for part in PARTS if part != changed]
+        over = [row[f"{part}_ci_low"] <= 0 <= row[f"{part}_ci_high"] for part in other]
+        found.append([row[f"{changed}_ci_high"] < 0, *over])
+    seen, *over = np.mean(found, axis=0)
+    assert seen > 0.9
+    assert min(over) >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 100)
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_intervals_cover_the_planted_change(n):
+    """200 simulated cohorts; all parts, and the sum over populations."""
+    rng = np.random.default_rng(7)
+    p, f, m = 0.2 * np.exp(0.3**2 / 2), 0.3 * np.exp(0.2**2 / 2), 3.0
+    truth = shapley_parts(
+        *(np.array([v]) for v in (p, p * f, p * f * m, p / 2, p / 2 * f, p / 2 * f * m))
+    )._asdict()
+    held = []
+    for _ in range(200):
+        ledger, producers, samples = lognormal_cohort(rng, n, fewer=0.5)
+        table = decompose(ledger, producers, contrasts=[CART], samples=samples, n_bootstrap=200)
+        table = table.set_index("population")
+        held.append(
+            [
+                table.loc[k, f"{part}_ci_low"] <= truth[part][0] <= table.loc[k, f"{part}_ci_high"]
+                for part in ("total", *PARTS)
+                for k in ("P0", keys.ALL_POPULATIONS)
+            ]
+        )
+    coverage = np.mean(held, axis=0)
+    assert coverage.min() >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 200)
+    assert coverage.mean() <= 0.99
 
 
 def test_tables_that_do_not_fit_are_refused():
@@ -276,5 +384,8 @@ def test_tables_that_do_not_fit_are_refused():
         decompose(pd.concat([ledger, ledger]), producers, **ask)
     with pytest.raises(InputError, match="not in `samples`: s7"):
         decompose(ledger, producers, contrasts=[CART], samples=samples.drop("s7"))
+    called = [t.replace({"population": {"P1": "All"}}) for t in (ledger, producers)]
+    with pytest.raises(InputError, match="the sum over all"):
+        decompose(*called, **ask)
     with pytest.raises(InputError, match="n_bootstrap"):
         decompose(ledger, producers, n_bootstrap=0, **ask)

@@ -99,7 +99,7 @@ def test_is_pydeseq2(units, formula, contrast):
     np.testing.assert_allclose(table["log2fc"], expected["log2FoldChange"], atol=2e-5)
     np.testing.assert_allclose(table["lfc_se"], expected["lfcSE"], rtol=1e-4)
     np.testing.assert_allclose(table["statistic"], expected["stat"], rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(table["pvalue"], expected["pvalue"], rtol=2e-3)
+    np.testing.assert_allclose(table["pvalue_wald"], expected["pvalue"], rtol=2e-3)
 
 
 def test_dispersion_is_at_the_minimum_of_the_criterion():
@@ -167,7 +167,7 @@ def test_null_p_are_near_uniform():
 def test_pairs_take_out_the_subject():
     units = pairs(6)
     fold = np.ones((12, 200))
-    fold[6:, :40] = 2.5
+    fold[6:, :40] = 4
     counts = simulate(4, units, fold=fold, n_genes=200, dispersion=0.03, spread=1.0)
     bulk = make_bulk(units, counts)
     bulk = bulk[:-1].copy()  # m5 loses its second arm and with it the first.
@@ -188,7 +188,7 @@ def test_batch_is_a_factor_and_an_aliased_batch_is_refused():
     units["batch"] = ["a", "b"] * 4
     fold = np.ones((8, 200))
     fold[1::2] *= np.random.default_rng(0).lognormal(0, 1.5, 200)
-    fold[4:, :20] *= 3
+    fold[4:, :20] *= 5
     counts = simulate(5, units, n_genes=200, fold=fold, dispersion=0.03)
     table = expression(make_bulk(units, counts), contrasts=[CART])
     assert (table["padj"].iloc[:20] < 0.05).mean() > 0.8
@@ -271,7 +271,7 @@ def test_outliers_are_replaced_in_larger_groups():
     expected = by_gene(counts, units.copy(), "~condition").loc[table.index]
     assert table.loc["G3", "status"] == keys.OK
     assert abs(table.loc["G3", "log2fc"]) < 1
-    np.testing.assert_allclose(table["pvalue"], expected["pvalue"], rtol=2e-3)
+    np.testing.assert_allclose(table["pvalue_wald"], expected["pvalue"], rtol=2e-3)
 
 
 def test_time_points_are_fitted_apart_and_pooled_where_not_asked():
@@ -399,5 +399,6 @@ def test_interferon_genes_of_real_monocytes_rise(shared_data):
     assert (table["n_treated"] == 8).all()
     published = ["ISG15", "IFIT1", "IFIT2", "IFIT3", "CXCL10", "CXCL11", "ISG20", "RSAD2", "IL1RN"]
     assert (table.loc[published, "log2fc"] > 4).all()
-    assert (table.loc[published, "padj"] < 1e-10).all()
+    assert (table.loc[published, "padj"] < 1e-2).all()
+    assert (table.loc[published, "pvalue_wald"] < 1e-10).all()
     assert table.loc["IL1B", "log2fc"] < -2

@@ -13,6 +13,7 @@ from crs_sc.comparison._linear import (
     hedges_correction,
     is_estimable,
     moderate,
+    squeeze,
 )
 
 
@@ -133,3 +134,36 @@ def test_hedges_g_of_two_groups() -> None:
     assert tests.hedges_g[0] == pytest.approx(d * (1 - 3 / (4 * 7 - 1)), rel=2e-3)
     # J for 4 degrees of freedom, Hedges 1981.
     assert hedges_correction(4.0) == pytest.approx(0.7979, abs=1e-4)
+
+
+def test_trust_bounds_the_weight_of_the_prior_and_variances_can_be_kept() -> None:
+    s2 = np.array([0.7, 0.9, 1.0, 1.1, 1.9])
+    plain = squeeze(s2, 4.0)
+    assert np.isinf(plain.prior_df)
+    np.testing.assert_allclose(plain.variance, s2.mean())
+    for trust in (1.0, 2.0):
+        bounded = squeeze(s2, 4.0, trust=trust)
+        np.testing.assert_allclose(bounded.variance, (trust * s2.mean() + s2) / (trust + 1))
+        np.testing.assert_allclose(bounded.df, 4 * (trust + 1))
+        kept = squeeze(s2, 4.0, trust=trust, never_lower=True)
+        np.testing.assert_allclose(kept.variance, np.maximum(bounded.variance, s2))
+    one = squeeze(np.array([2.0]), 4.0, trust=1.0, never_lower=True)
+    assert (one.variance[0], one.df[0]) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"trust": 2.0}, {"trust": 1.0, "never_lower": True}], ids=str
+)
+def test_null_p_of_families_are_honest(options: dict[str, float]) -> None:
+    """300 families of 80 tests at three an arm; the bounds are four binomial standard errors."""
+    rng = np.random.default_rng(12)
+    arm, nuisance = np.repeat([False, True], 3), np.ones((6, 1))
+    small, called = [], []
+    for _ in range(300):
+        Y = np.sqrt(8 / rng.chisquare(8, 80)) * rng.normal(size=(6, 80))
+        fit = fit_arm(Y, arm, nuisance)
+        p = moderate(fit.estimate, fit.variance, fit.unscaled, fit.df, **options).pvalue
+        small.append(p <= 0.05)
+        called.append((stats.false_discovery_control(p) <= 0.05).any())
+    assert 0.03 <= np.mean(small) <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / 24_000)
+    assert np.mean(called) <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / 300)

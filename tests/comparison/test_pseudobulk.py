@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from crs_sc._arrays import GroupSums
 from crs_sc.comparison import pseudobulk
-from crs_sc.comparison.pseudobulk import _sums
 from crs_sc.errors import InputError, MissingKeyError
 
 GENES = [f"G{i}" for i in range(6)]
@@ -153,10 +153,16 @@ def test_chunks_add_up() -> None:
     rng = np.random.default_rng(3)
     matrix = sparse.csr_matrix(rng.poisson(1.0, size=(50, 4)).astype(np.float32))
     codes = rng.integers(0, 5, size=50)
-    whole, depth = _sums([(matrix, codes)], 5, 4)
-    parts, depths = _sums(((matrix[i : i + 7], codes[i : i + 7]) for i in range(0, 50, 7)), 5, 4)
-    np.testing.assert_array_equal(whole, parts)
-    np.testing.assert_array_equal(depth, depths)
+    codes[:3] = -1
+    whole, parts = GroupSums(codes, 5, 4), GroupSums(codes, 5, 4)
+    whole.add(slice(0, 50), matrix)
+    for i in range(0, 50, 7):
+        parts.add(slice(i, min(i + 7, 50)), matrix[i : i + 7])
+    expected = np.array([matrix.toarray()[codes == k].sum(axis=0) for k in range(5)])
+    np.testing.assert_array_equal(whole.sums, expected)
+    np.testing.assert_array_equal(whole.sums, parts.sums)
+    np.testing.assert_array_equal(whole.row_sums, matrix.toarray().sum(axis=1))
+    np.testing.assert_array_equal(whole.row_sums, parts.row_sums)
 
 
 def test_result_survives_the_disk(tmp_path: object) -> None:

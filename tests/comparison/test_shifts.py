@@ -133,6 +133,25 @@ def test_estimate_agrees_with_statsmodels_with_batch_and_with_pairs() -> None:
     assert (row.n_reference, row.n_treated) == (6, 6)
 
 
+def test_covariates_are_in_the_model_of_statsmodels_and_in_the_blocks() -> None:
+    bulk = make_bulk(arms(6, 6), shift=0.5)
+    age = {f"{arm}{i}": 8 + (i * 7 % 5) + (arm == "c") for arm in "vc" for i in range(6)}
+    bulk.obs["age"] = bulk.obs["subject"].astype(str).map(age)
+    bulk.obs["sex"] = bulk.obs["subject"].str[1:].astype(int).mod(2).map({0: "f", 1: "m"})
+    mono = (bulk.obs["population"] == "Mono").to_numpy()
+    y = signature_scores(bulk, signatures=SIGNATURES).loc[mono, "up"].to_numpy()
+    units = bulk.obs[mono]
+    arm = (units["condition"] == "CART").to_numpy(dtype=float)
+    columns = {"age": units["age"].to_numpy(dtype=float), "sex": (units["sex"] == "f").to_numpy()}
+    for names, floor in ((("age",), np.nan), (("sex",), 2 / 400), (("age", "sex"), np.nan)):
+        contrast = Contrast("cart", "CART", "vehicle", covariates=names)
+        row = pick(shifts(bulk, contrasts=[contrast], signatures=SIGNATURES), "up", "Mono")
+        X = np.column_stack([arm, np.ones(12), *(columns[name] for name in names)])
+        assert row.estimate == pytest.approx(sm.OLS(y, X).fit().params[0], rel=1e-9)
+        assert row.pvalue_floor == pytest.approx(floor, nan_ok=True)
+        assert row.status == "ok"
+
+
 def test_one_subject_an_arm_gives_an_estimate_and_no_p() -> None:
     table = shifts(make_bulk(arms(3, 1)), contrasts=[CART], signatures=SIGNATURES)
     row = pick(table, "up", "Mono")

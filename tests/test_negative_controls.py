@@ -1,0 +1,211 @@
+"""Cohorts in which the answer is no: simulated, then read, annotated and judged as in a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from crs_sc import keys, load_config
+from crs_sc._stages import (
+    annotate_cohort,
+    attribute_sources,
+    cluster_cohort,
+    qc_sample,
+    raw_matrices,
+    read_input,
+)
+from crs_sc.datasets import simulate_cohort, write_cohort
+from crs_sc.io import empty_droplet_profile
+from crs_sc.preprocessing import merge_samples
+from crs_sc.report import source_answers
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    from anndata import AnnData
+
+    from crs_sc.config import RunConfig
+    from crs_sc.datasets import SimulatedCohort
+
+IL1_IL6 = ("IL1B", "IL6")
+GENES = (*IL1_IL6, "IFNG")
+T_CELLS = ("CD4 T", "CD8 T", "CAR T")
+NORMAL_MYELOID = ("Monocyte", "Macrophage", "DC", "pDC")
+SMALL: dict[str, Any] = {
+    "arms": ("vehicle", "CART"),
+    "n_subjects_per_arm": 2,
+    "cells_per_sample": 250,
+}
+
+
+class Analysed(NamedTuple):
+    """A cohort after the stage `sources`, as in a run but in memory."""
+
+    adata: AnnData
+    tables: dict[str, pd.DataFrame]
+
+    def states(self) -> pd.DataFrame:
+        """IL1B and IL6 in `production`."""
+        table = self.tables["production"]
+        return table[table["gene"].isin(IL1_IL6)]
+
+    def says_no_producers(self, gene: str) -> bool:
+        """Whether the report says so, of all arms together and of each."""
+        (answer,) = (a for a in source_answers(self.tables) if a.topic == gene)
+        lead = f"No producers of {gene} were found in any arm"
+        return answer.lead.startswith(lead) and all("No producers." in s for _, s in answer.lines)
+
+
+def analysed(config: RunConfig) -> Analysed:
+    """Everything up to the ledger with the settings of a config."""
+    adata = read_input(config)
+    parts = []
+    for sample in sorted(adata.obs[keys.SAMPLE].astype(str).unique()):
+        part = adata[adata.obs[keys.SAMPLE] == sample].copy()
+        empty = {
+            name: empty_droplet_profile(path, organism=config.organism)
+            for name, path in raw_matrices(part, config).items()
+        }
+        parts.append(qc_sample(part, config, empty_profiles=empty))
+    adata = merge_samples(parts)
+    cluster_cohort(adata, config)
+    return Analysed(adata, annotate_cohort(adata, config) | attribute_sources(adata, config))
+
+
+def simulated(cohort: SimulatedCohort, folder: Path) -> Analysed:
+    """Analyse a simulated cohort with the config that comes with it."""
+    config = load_config(write_cohort(cohort, folder))
+    return analysed(config.model_copy(update={"genes": GENES}))
+
+
+def add_soup(cohort: SimulatedCohort, gene: str, share: float, *, seed: int) -> None:
+    """Add a transcript to the soup, as of a source that is in no droplet whole."""
+    rng = np.random.default_rng(seed)
+    column = cohort.adata.var_names.get_loc(f"GRCh38_{gene}")
+    contamination = cohort.truth["samples"].set_index("sample")["contamination"]
+
+    def with_more(counts: sparse.csr_matrix, fraction: np.ndarray | float) -> sparse.csr_matrix:
+        depth = np.asarray(counts.sum(axis=1)).ravel()
+        more = rng.poisson(share * fraction * depth).astype(np.float32)
+        extra = sparse.csr_matrix(
+            (more, (np.arange(len(more)), np.full(len(more), column))), shape=counts.shape
+        )
+        return sparse.csr_matrix(counts + extra, dtype=np.float32)
+
+    fraction = contamination.loc[cohort.adata.obs["lib"].astype(str)].to_numpy()
+    cohort.adata.X = with_more(cohort.adata.X, fraction)
+    for name, empty in cohort.empty_droplets.items():
+        cohort.empty_droplets[name] = with_more(empty, 1.0)
+
+
+def test_t_cells_alone_make_no_il1b_and_no_il6(tmp_path: Path) -> None:
+    cohort = simulate_cohort(
+        **SMALL, populations=T_CELLS, leukaemia="none", contamination=0.1, random_state=0
+    )
+    found = simulated(cohort, tmp_path)
+    assert (found.adata.obs[keys.LINEAGE] == "T").mean() > 0.95
+    assert not (found.states()["state"] == keys.PRODUCER).any()
+    # The same cells are found to make what T cells make.
+    table = found.tables["production"]
+    made = table[(table["gene"] == "IFNG") & (table["condition"] == "CART")]
+    assert (made["state"] == keys.PRODUCER).any()
+    assert all(found.says_no_producers(gene) for gene in IL1_IL6)
+
+
+def test_soup_of_a_source_that_was_not_sampled_makes_no_producer(tmp_path: Path) -> None:
+    cohort = simulate_cohort(
+        **SMALL,
+        production_scale={"IL1B": 0, "IL6": 0},
+        contamination=0.1,
+        n_empty_droplets=3000,
+        random_state=0,
+    )
+    add_soup(cohort, "IL1B", 2e-3, seed=1)
+    add_soup(cohort, "IL6", 3e-4, seed=2)
+    found = simulated(cohort, tmp_path)
+    states = found.states()
+    # There is much to be taken for production: most populations show it.
+    seen = states.groupby("gene")["umi"].agg(["sum", lambda umi: (umi > 0).mean()])
+    assert seen["sum"]["IL1B"] > 300
+    assert (seen["<lambda_0>"] > 0.5).all()
+    assert set(states.loc[states["n_cells"] > 0, "state"]) <= {
+        keys.AMBIENT_COMPATIBLE, keys.UNDETERMINED, keys.NEGATIVE
+    }  # fmt: skip
+    assert all(found.says_no_producers(gene) for gene in IL1_IL6)
+
+
+def test_silent_monocytes_are_not_named_beside_real_producers(tmp_path: Path) -> None:
+    cohort = simulate_cohort(
+        **SMALL,
+        production_scale={"Monocyte": 0, "IL6": 0, "DC": 6},
+        contamination=0.1,
+        lysis={"DC": 10},
+        n_empty_droplets=3000,
+        random_state=0,
+    )
+    found = simulated(cohort, tmp_path)
+    states = found.states()
+    # cDC2 make the IL1B of this cohort and lyse easily; their soup is in the monocytes.
+    cart = states[(states["gene"] == "IL1B") & (states["condition"] == "CART")]
+    cart = cart.set_index("population")
+    assert cart.loc["cDC2", "state"] == keys.PRODUCER
+    silent = cart[cart.index.str.contains("monocyte")]
+    assert silent["umi"].sum() > 5
+    assert not (silent["state"] == keys.PRODUCER).any()
+
+
+@pytest.mark.parametrize(
+    "populations",
+    [
+        pytest.param(None, id="beside_monocytes"),
+        # Without a monocyte to compare with, the blasts have most of each monocyte marker.
+        pytest.param(("CD4 T", "CD8 T", "NK", "B", "AML blast"), id="without_monocytes"),
+    ],
+)
+def test_monocytic_blasts_are_not_called_monocytes(
+    populations: tuple[str, ...] | None, tmp_path: Path
+) -> None:
+    cohort = simulate_cohort(
+        **SMALL, leukaemia="monocytic", populations=populations, random_state=0
+    )
+    found = simulated(cohort, tmp_path)
+    planted = cohort.truth["cells"].set_index("cell")["population"].reindex(found.adata.obs_names)
+    is_blast = (planted == "AML blast").to_numpy()
+    assert is_blast.sum() > 80
+    lineage = found.adata.obs[keys.LINEAGE].astype(str)[is_blast]
+    assert lineage.isin(NORMAL_MYELOID).mean() <= 0.05
+    assert (lineage == "Blast").mean() > 0.9
+    # Nor are monocytes called blasts, which would hide a source.
+    monocytes = planted.str.contains("monocyte").to_numpy()
+    called = found.adata.obs[keys.LINEAGE].astype(str)[monocytes]
+    assert (called == "Monocyte").mean() > 0.95 or not monocytes.any()
+    # The table says what else the cluster could be, and by how much it is not.
+    table = found.tables["populations"]
+    blasts = table[table["population"] == "AML blast"]
+    assert (blasts["margin"] > 0.1).all()
+    assert (blasts["confidence"] > 0.5).all()
+    # Their IL1B and IL6 is soup.
+    made = found.states()
+    assert not (made.loc[made["population"] == "AML blast", "state"] == keys.PRODUCER).any()
+
+
+def test_real_t_and_nk_cells_make_no_il1b_and_no_il6(shared_data: Path, tmp_path: Path) -> None:
+    """Mostly T cells of a healthy donor (ECCITE-seq), with 35 monocytes."""
+    (tmp_path / "config.yaml").write_text(
+        f"input: {shared_data / 'ecciteseq_pbmc_500.h5ad'}\ngenes: [IL1B, IL6, IFNG]\n",
+        encoding="utf-8",
+    )
+    found = analysed(load_config(tmp_path / "config.yaml"))
+    lineage = found.tables["populations"].groupby("lineage")["n_cells"].sum()
+    assert lineage["T"] > 300
+    made = found.tables["production"]
+    made = made[made["state"] == keys.PRODUCER]
+    sources = made.groupby("gene")["population"].agg(set).to_dict()
+    assert set(sources) <= {"IL1B", "IFNG"}
+    assert sources["IL1B"] == {"Classical monocyte"}
+    assert "CD8 T" in sources["IFNG"]
+    assert found.says_no_producers("IL6")
