@@ -225,6 +225,7 @@ def sample_table(
     sample_key: str = keys.SAMPLE,
     subject_key: str = keys.SUBJECT,
     condition_key: str = keys.CONDITION,
+    covariates: Sequence[str] = (),
 ) -> pd.DataFrame:
     """One row a sample: its subject, condition and, where they exist, time point and batch.
 
@@ -234,16 +235,20 @@ def sample_table(
         Cells x genes.
     sample_key, subject_key, condition_key
         Columns of `obs`.
+    covariates
+        Further columns of `obs`, one value a sample.
 
     Returns
     -------
     DataFrame indexed by sample (sorted), columns `subject`, `condition` and, where the cohort has
-    them, `timepoint` and `batch`; all strings.
+    them, `timepoint` and `batch`, all strings; then the covariates as they are.
 
     Raises
     ------
+    MissingKeyError
+        If a column is absent.
     InputError
-        If one sample has two subjects, conditions, time points or batches.
+        If one sample has two subjects, conditions, time points, batches or values of a covariate.
     """
     check_obs(adata, sample_key=sample_key, subject_key=subject_key, condition_key=condition_key)
     sources = {keys.SUBJECT: subject_key, keys.CONDITION: condition_key}
@@ -264,7 +269,29 @@ def sample_table(
             "one condition; map a finer column to `sample`."
         )
         raise InputError(msg)
-    return unique.set_index(keys.SAMPLE).sort_index()
+    table = unique.set_index(keys.SAMPLE).sort_index()
+    for name in covariates:
+        table[name] = _by_sample(adata, name, sample_key=sample_key)
+    return table
+
+
+def _by_sample(adata: AnnData, name: str, *, sample_key: str) -> pd.Series:
+    """Value of a covariate in each sample, indexed by sample; missing where a sample has none."""
+    if name not in adata.obs.columns:
+        msg = f"`obs` has no column '{name}' (covariates). Columns: {listing(adata.obs.columns)}."
+        raise MissingKeyError(msg)
+    by_sample = adata.obs[name].groupby(adata.obs[sample_key].astype(str).to_numpy(), sort=True)
+    n_values = by_sample.nunique(dropna=False)
+    mixed = n_values.index[n_values > 1]
+    if len(mixed):
+        found = adata.obs.loc[(adata.obs[sample_key].astype(str) == mixed[0]).to_numpy(), name]
+        msg = (
+            f"Sample '{mixed[0]}' has more than one {name}: {listing(found.unique())}. "
+            "A covariate has one value a sample."
+        )
+        raise InputError(msg)
+    values: pd.Series = by_sample.first()
+    return values
 
 
 def store(adata: AnnData, name: str, value: Any) -> None:

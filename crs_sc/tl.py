@@ -3,14 +3,22 @@
 from crs_sc.annotation import annotate, call_myeloid_states, call_transgene, score_signatures
 from crs_sc.clustering import cluster, embed
 from crs_sc.comparison import (
+    arm_by_time,
     check_design,
     composition,
     decompose,
+    detectable_effect,
     enrichment,
+    exclusions,
+    export_counts,
     expression,
+    onset,
     pseudobulk,
     reversal,
     shifts,
+    smallest_effect,
+    subjects_per_arm,
+    trajectories,
 )
 from crs_sc.sources import (
     call_producers,
@@ -19,10 +27,12 @@ from crs_sc.sources import (
     producers,
     production,
     receivers,
+    weigh_cells,
 )
 
 __all__ = [
     "annotate",
+    "arm_by_time",
     "call_myeloid_states",
     "call_producers",
     "call_transgene",
@@ -30,11 +40,15 @@ __all__ = [
     "cluster",
     "composition",
     "decompose",
+    "detectable_effect",
     "embed",
     "enrichment",
+    "exclusions",
+    "export_counts",
     "expression",
     "ledger",
     "ledger_by_condition",
+    "onset",
     "producers",
     "production",
     "pseudobulk",
@@ -42,4 +56,8 @@ __all__ = [
     "reversal",
     "score_signatures",
     "shifts",
+    "smallest_effect",
+    "subjects_per_arm",
+    "trajectories",
+    "weigh_cells",
 ]

@@ -1,23 +1,36 @@
 """Does the treatment shift it: subjects are the replicates, and the design says what it can see."""
 
+from crs_sc.comparison.arm_by_time import arm_by_time
+from crs_sc.comparison.check import check_design, subjects_per_arm
 from crs_sc.comparison.composition import composition
 from crs_sc.comparison.decomposition import decompose
-from crs_sc.comparison.design import Contrast, check_design
+from crs_sc.comparison.design import Contrast
 from crs_sc.comparison.enrichment import enrichment
+from crs_sc.comparison.exclusions import exclusions
 from crs_sc.comparison.expression import expression
-from crs_sc.comparison.pseudobulk import pseudobulk
+from crs_sc.comparison.onset import onset, trajectories
+from crs_sc.comparison.power import detectable_effect, smallest_effect
+from crs_sc.comparison.pseudobulk import export_counts, pseudobulk
 from crs_sc.comparison.reversal import reversal
 from crs_sc.comparison.shifts import shifts, signature_scores
 
 __all__ = [
     "Contrast",
+    "arm_by_time",
     "check_design",
     "composition",
     "decompose",
+    "detectable_effect",
     "enrichment",
+    "exclusions",
+    "export_counts",
     "expression",
+    "onset",
     "pseudobulk",
     "reversal",
     "shifts",
     "signature_scores",
+    "smallest_effect",
+    "subjects_per_arm",
+    "trajectories",
 ]

@@ -1,4 +1,4 @@
-"""Kernel of the expression test: one PyDESeq2 fit, several Wald tests, arrays in and out."""
+"""Kernel of the expression test: one PyDESeq2 fit, several contrasts, arrays in and out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+
+from crs_sc.comparison._negative_binomial import GeneBatches
+from crs_sc.comparison._quasi import quasi_tests
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +22,8 @@ __all__ = ["WaldTests", "full_rank", "wald_tests"]
 class WaldTests(NamedTuple):
     """One contrast, each array of shape `(n_genes,)`.
 
-    `pvalue` is missing where a unit is a count outlier by Cook's distance, as in DESeq2.
+    `statistic` and `pvalue_wald` are those of DESeq2, `pvalue` is that of `quasi_tests`; both p are
+    missing where a unit is a count outlier by Cook's distance, as in DESeq2.
     """
 
     base_mean: NDArray[np.float64]
@@ -27,6 +31,7 @@ class WaldTests(NamedTuple):
     lfc_se: NDArray[np.float64]
     statistic: NDArray[np.float64]
     pvalue: NDArray[np.float64]
+    pvalue_wald: NDArray[np.float64]
 
 
 def full_rank(columns: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -76,8 +81,6 @@ def wald_tests(
         from pydeseq2.dds import DeseqDataSet
         from pydeseq2.ds import DeseqStats
 
-        from crs_sc.comparison._negative_binomial import GeneBatches
-
         inference = GeneBatches()
         units = [f"u{i}" for i in range(len(counts))]
         data = DeseqDataSet(
@@ -99,8 +102,15 @@ def wald_tests(
                 data, contrast, independent_filter=False, inference=inference, quiet=True
             )
             test.summary()
-            tests.append(_results(test.results_df))
-    return tests
+            tests.append(test.results_df)
+        pvalues = quasi_tests(
+            counts.astype(np.float64),
+            data.obs["size_factors"].to_numpy(dtype=np.float64),
+            design,
+            data.var["fitted_dispersions"].to_numpy(dtype=np.float64),
+            contrasts,
+        )
+    return [_results(frame, pvalue) for frame, pvalue in zip(tests, pvalues, strict=True)]
 
 
 def _size_factors(
@@ -110,7 +120,11 @@ def _size_factors(
     return "ratio" if int((counts > 0).all(axis=0).sum()) >= min_genes else "poscounts"
 
 
-def _results(frame: Any) -> WaldTests:
-    """Columns of PyDESeq2's result under our names."""
+def _results(frame: Any, pvalue: NDArray[np.float64]) -> WaldTests:
+    """Columns of PyDESeq2's result under our names, beside the quasi-likelihood p."""
     names = ("baseMean", "log2FoldChange", "lfcSE", "stat", "pvalue")
-    return WaldTests(*(frame[name].to_numpy(dtype=np.float64) for name in names))
+    base_mean, log2fc, lfc_se, statistic, wald = (
+        frame[name].to_numpy(dtype=np.float64) for name in names
+    )
+    pvalue = np.where(np.isnan(wald), np.nan, pvalue)
+    return WaldTests(base_mean, log2fc, lfc_se, statistic, pvalue, wald)

@@ -17,7 +17,10 @@ from crs_sc.comparison.design import REFERENCE, TREATED, model_matrix, permutati
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ArmTest", "finish", "test_arm", "withhold"]
+__all__ = ["CAUTION", "ArmTest", "finish", "test_arm", "withhold"]
+
+# The prior of a table comes from a few dozen tests: their spread at its upper 95 % bound.
+CAUTION = 2.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ def test_arm(
     paired: bool,
     status: str,
     random_state: int,
+    weights: NDArray[np.float64] | None = None,  # noqa: PT028
 ) -> ArmTest:
     """Fit and permute one set of units.
 
@@ -60,6 +64,9 @@ def test_arm(
         Status so far: `ok` is tested, else at the most an estimate is given.
     random_state
         Seed of the permutations where they are drawn.
+    weights
+        Precision of each unit, shape `(n_units,)`, which must not depend on its arm. None: all
+        alike.
     """
     columns = pd.DataFrame(np.nan, index=range(Y.shape[1]), columns=_COLUMNS)
     columns["n_reference"] = int((units["arm"] == REFERENCE).sum())
@@ -69,9 +76,11 @@ def test_arm(
     nuisance, arm = model_matrix(units, paired=paired)
     if not is_estimable(arm, nuisance):
         return ArmTest(columns, keys.CONFOUNDED)
-    fit = fit_arm(Y, arm, nuisance)
+    fit = fit_arm(Y, arm, nuisance, weights=weights)
     columns["estimate"] = fit.estimate
-    columns["loo_low"], columns["loo_high"] = _leave_one_out(Y, units, paired=paired)
+    columns["loo_low"], columns["loo_high"] = _leave_one_out(
+        Y, units, paired=paired, weights=weights
+    )
     if status == keys.OK and fit.df < 1:
         status = keys.TOO_FEW_SUBJECTS
     if status != keys.OK:
@@ -80,7 +89,8 @@ def test_arm(
     blocks = permutation_blocks(units, paired=paired)
     if blocks is not None:
         rng = np.random.default_rng(random_state)
-        columns["pvalue_permutation"] = permutation_test(Y, arm, blocks, rng=rng)
+        responses = Y if weights is None else _weighted_residuals(Y, blocks, weights)
+        columns["pvalue_permutation"] = permutation_test(responses, arm, blocks, rng=rng)
         columns["pvalue_floor"] = smallest_p(arm, blocks)
     return ArmTest(columns, status)
 
@@ -99,8 +109,28 @@ _COLUMNS = [
 ]
 
 
+def _weighted_residuals(
+    Y: NDArray[np.float64], blocks: NDArray[np.int64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Distance of each unit to the weighted mean of its block, times its weight.
+
+    Their sum over the treated is the score of the arm in weighted least squares; a unit keeps its
+    weight when arms are exchanged, so that the permutation stays exact.
+    """
+    result = np.empty_like(Y)
+    for block in np.unique(blocks):
+        rows = blocks == block
+        w = weights[rows, None]
+        result[rows] = w * (Y[rows] - (w * Y[rows]).sum(axis=0) / w.sum())
+    return result
+
+
 def _leave_one_out(
-    Y: NDArray[np.float64], units: pd.DataFrame, *, paired: bool
+    Y: NDArray[np.float64],
+    units: pd.DataFrame,
+    *,
+    paired: bool,
+    weights: NDArray[np.float64] | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Range of the estimate when each subject in turn is left out.
 
@@ -114,14 +144,22 @@ def _leave_one_out(
             continue
         nuisance, arm = model_matrix(units[rest], paired=paired)
         if is_estimable(arm, nuisance):
-            estimates.append(fit_arm(Y[rest], arm, nuisance).estimate)
+            kept = None if weights is None else weights[rest]
+            estimates.append(fit_arm(Y[rest], arm, nuisance, weights=kept).estimate)
     if not estimates:
         missing = np.full(Y.shape[1], np.nan)
         return missing, missing
     return np.min(estimates, axis=0), np.max(estimates, axis=0)
 
 
-def finish(table: pd.DataFrame, families: NDArray[np.object_]) -> pd.DataFrame:
+def finish(
+    table: pd.DataFrame,
+    families: NDArray[np.object_],
+    *,
+    caution: float = CAUTION,
+    trust: float = np.inf,
+    never_lower: bool = False,
+) -> pd.DataFrame:
     """Add moderated p, interval and Hedges' g, and the adjusted p of the whole table.
 
     Parameters
@@ -130,6 +168,8 @@ def finish(table: pd.DataFrame, families: NDArray[np.object_]) -> pd.DataFrame:
         Columns of `ArmTest`, one row a test.
     families
         Rows with the same entry share a prior variance, shape `(n_rows,)`.
+    caution, trust, never_lower
+        As in `squeeze`.
 
     Returns
     -------
@@ -144,7 +184,15 @@ def finish(table: pd.DataFrame, families: NDArray[np.object_]) -> pd.DataFrame:
         if not len(rows):
             continue
         part = result.iloc[rows]
-        tests = moderate(part["estimate"], part["variance"], part["unscaled"], part["df"])
+        tests = moderate(
+            part["estimate"],
+            part["variance"],
+            part["unscaled"],
+            part["df"],
+            caution=caution,
+            trust=trust,
+            never_lower=never_lower,
+        )
         for name in ("pvalue", "ci_low", "ci_high", "hedges_g"):
             result.loc[result.index[rows], name] = getattr(tests, name)
     result["padj"] = benjamini_hochberg(result["pvalue"])

@@ -10,13 +10,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
 
-__all__ = ["Parts", "arm_means", "resampling_weights", "shapley_parts"]
+__all__ = [
+    "Parts",
+    "arm_means",
+    "expansion",
+    "jackknife_variance",
+    "leave_one_out_weights",
+    "resampling_weights",
+    "shapley_parts",
+    "with_total",
+]
 
 
 class Parts(NamedTuple):
@@ -109,3 +119,57 @@ def resampling_weights(rng: np.random.Generator, n_subjects: int, n_replicates: 
     """
     draws = rng.multinomial(n_subjects, np.full(n_subjects, 1 / n_subjects), size=n_replicates)
     return draws / n_subjects
+
+
+def leave_one_out_weights(n_subjects: int) -> Floats:
+    """Weights that leave out one subject after another, shape `(n_subjects, n_subjects)`."""
+    return np.asarray((1 - np.eye(n_subjects)) / (n_subjects - 1))
+
+
+def with_total(parts: Parts) -> Parts:
+    """Append the sum over the populations, the last axis, to each part."""
+    return Parts(*(np.append(v, v.sum(axis=-1, keepdims=True), axis=-1) for v in parts))
+
+
+def jackknife_variance(left_out: Floats) -> Floats:
+    """Variance of an estimate from those without each subject in turn (Efron and Stein 1981).
+
+    Parameters
+    ----------
+    left_out
+        Shape `(n_subjects, n_columns)`.
+    """
+    n = len(left_out)
+    spread = ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0)
+    return np.asarray((n - 1) / n * spread)
+
+
+def expansion(variances: list[Floats], sizes: list[int], *, level: float = 0.95) -> Floats:
+    """Factor by which the bootstrap of few subjects is too narrow.
+
+    As `crs_sc._stats.bootstrap_expansion` (Hesterberg 2015), for arms whose spread differs:
+    resampling n subjects gives (n - 1) / n of the variance that their arm adds, and the tails are
+    those of t with the degrees of freedom of Welch and Satterthwaite.
+
+    Parameters
+    ----------
+    variances
+        What each arm (or the pairs) adds to the variance of an estimate, each `(n_columns,)`.
+    sizes
+        Subjects of each arm, at least 2.
+    level
+        Confidence level.
+
+    Returns
+    -------
+    Shape `(n_columns,)`; 1 where nothing varies.
+    """
+    v = np.array(variances)
+    n = np.array(sizes, dtype=np.float64)[:, None]
+    total = v.sum(axis=0)
+    varies = total > 0
+    safe = np.where(varies, v, 1.0)
+    df = safe.sum(axis=0) ** 2 / (safe**2 / (n - 1)).sum(axis=0)
+    scale = np.sqrt(safe.sum(axis=0) / (safe * (n - 1) / n).sum(axis=0))
+    tail = 0.5 + level / 2
+    return np.where(varies, scale * stats.t.ppf(tail, df) / stats.norm.ppf(tail), 1.0)

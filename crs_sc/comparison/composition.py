@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc.comparison._fit import finish, test_arm, withhold
-from crs_sc.comparison._units import check_bulk, gather, select_units
-from crs_sc.comparison.design import BASELINE, REFERENCE, TREATED, expand_contrasts
+from crs_sc.comparison._fit import finish, test_arm
+from crs_sc.comparison._linear import is_estimable, residual_maker
+from crs_sc.comparison._units import check_bulk, check_min_cells, gather
+from crs_sc.comparison.design import BASELINE, REFERENCE, TREATED, expand_contrasts, model_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,10 +21,7 @@ if TYPE_CHECKING:
 
     from crs_sc.comparison.design import Comparison, Contrast
 
-__all__ = ["composition"]
-
-# Said beside the test, not instead of it.
-_SAID = (keys.ABSENT_IN_REFERENCE, keys.ABSENT_IN_TREATED)
+__all__ = ["between_variance", "composition", "counting_variance", "logit_share"]
 
 
 def logit_share(share: ArrayLike, n_total: ArrayLike) -> NDArray[np.float64]:
@@ -41,12 +39,15 @@ def logit_share(share: ArrayLike, n_total: ArrayLike) -> NDArray[np.float64]:
 
 
 def composition(
-    bulk: AnnData, *, contrasts: Sequence[Contrast], random_state: int = 0
+    bulk: AnnData, *, contrasts: Sequence[Contrast], min_cells: int = 5, random_state: int = 0
 ) -> pd.DataFrame:
     """Test the share of each population among the cells of a subject.
 
-    Least squares on the logit of the share, with the design, moderation, permutation and
-    correction of `shifts`.
+    Least squares on the logit of the share, with the design, permutation and correction of
+    `shifts`. Each subject has the precision that its number of cells gives it: the variance of a
+    logit is that between subjects, common to all populations, and that of counting the cells. The
+    residual variances are moderated with caution, since there are few populations and they differ:
+    the prior weighs at most as much as a test itself, and no variance is lowered.
 
     Parameters
     ----------
@@ -54,6 +55,9 @@ def composition(
         From `pseudobulk`.
     contrasts
         What to compare.
+    min_cells
+        A unit is a replicate for a population if it should have at least this many cells of it,
+        and as many others, going by the share over all units; arms are not told apart in that.
     random_state
         Seed, used only where there are too many permutations to list.
 
@@ -61,13 +65,20 @@ def composition(
     -------
     DataFrame with the columns of `keys.COMPOSITION_TABLE`, a row for every contrast (and time
     point) and population. A population that one arm lacks altogether is tested all the same and
-    its status says `absent_in_reference` or `absent_in_treated`; the other statuses are
-    `too_few_cells` (neither arm has a cell of it), `too_few_subjects` and `confounded`.
+    its status says `absent_in_reference` or `absent_in_treated`. Where there is no test the status
+    says why:
+
+    - `too_few_cells`: fewer than two units of an arm are replicates (none: no estimate either);
+    - `only_population`: there are no other cells for it to be a share of;
+    - `too_few_subjects`: the arm has one subject: an estimate and no p; or none;
+    - `confounded`: batch and condition cannot be told apart.
 
     Raises
     ------
     DesignError
         As in `shifts`.
+    InputError
+        If `min_cells` is below 1.
 
     Notes
     -----
@@ -75,44 +86,165 @@ def composition(
     sampling weights the shares are those of the specimen, and still shares.
     """
     check_bulk(bulk)
-    comparisons = expand_contrasts(contrasts, bulk.obs)
-    blocks = [_comparison_rows(bulk, c, random_state=random_state) for c in comparisons]
-    if not blocks:
+    check_min_cells(min_cells)
+    tables = [
+        _comparison_rows(bulk, c, min_cells=min_cells, random_state=random_state)
+        for c in expand_contrasts(contrasts, bulk.obs)
+    ]
+    if not tables:
         return pd.DataFrame(columns=keys.COMPOSITION_TABLE.names)
-    table = pd.concat(blocks, ignore_index=True)
-    table = finish(table, np.zeros(len(table), dtype=object))
+    table = pd.concat(tables, ignore_index=True)
+    family = np.zeros(len(table), dtype=object)
+    table = finish(table, family, trust=1.0, never_lower=True)
     return table[keys.COMPOSITION_TABLE.names]
 
 
-def _comparison_rows(bulk: AnnData, comparison: Comparison, *, random_state: int) -> pd.DataFrame:
+class _Population(NamedTuple):
+    """One population: its replicates, their logits and counting variances, and the status."""
+
+    used: NDArray[np.bool_]
+    logit: NDArray[np.float64]
+    noise: NDArray[np.float64]
+    status: str
+
+
+def _comparison_rows(
+    bulk: AnnData, comparison: Comparison, *, min_cells: int, random_state: int
+) -> pd.DataFrame:
     """Rows of one comparison, one a population."""
     data = gather(bulk, comparison, np.zeros(0, dtype=np.int64))
     tested = (data.units["arm"] != BASELINE).to_numpy()
     units = data.units[tested].reset_index(drop=True)
-    n_cells, share = data.n_cells[tested], data.share[tested]
-    answerable = comparison.status != keys.CONFOUNDED and units["arm"].nunique() == 2
-    used = np.full(len(units), answerable)
-    result = test_arm(
-        logit_share(share, data.n_cells_total[tested])[used],
-        units[used].reset_index(drop=True),
-        paired=comparison.contrast.paired,
-        status=comparison.status,
-        random_state=random_state,
-    )
-    table = result.columns
-    table.insert(0, "contrast", comparison.name)
-    table.insert(1, "population", data.populations)
-    for name, arm in (("share_reference", REFERENCE), ("share_treated", TREATED)):
-        rows = (units["arm"] == arm).to_numpy()
-        table[name] = share[rows].mean(axis=0) if rows.any() else np.nan
+    n_cells, n_total = data.n_cells[tested], data.n_cells_total[tested]
+    share = data.share[tested]
     found = [
-        select_units(units, n_cells[:, k], paired=False, min_cells=1)[1]
+        _population(
+            units, n_cells[:, k], n_total[:, k], share[:, k], comparison, min_cells=min_cells
+        )
         for k in range(len(data.populations))
     ]
-    table["status"] = [
-        said if result.status == keys.OK and said in _SAID else result.status for said in found
-    ]
-    nowhere = n_cells.sum(axis=0) == 0
-    if answerable and nowhere.any():
-        withhold(table, nowhere, keys.TOO_FEW_CELLS)
-    return table
+    paired = comparison.contrast.paired
+    between = _between(found, units, paired=paired)
+    tables = []
+    for k, (population, own) in enumerate(zip(data.populations, found, strict=True)):
+        result = test_arm(
+            own.logit[:, None],
+            units[own.used].reset_index(drop=True),
+            paired=paired,
+            status=own.status,
+            random_state=random_state,
+            weights=np.asarray(1 / (between + own.noise)),
+        )
+        table = result.columns
+        table.insert(0, "contrast", comparison.name)
+        table.insert(1, "population", population)
+        for name, arm in (("share_reference", REFERENCE), ("share_treated", TREATED)):
+            rows = (units["arm"] == arm).to_numpy()
+            table[name] = share[rows, k].mean() if rows.any() else np.nan
+        table["status"] = _said(result.status, units, n_cells[:, k])
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _population(
+    units: pd.DataFrame,
+    n_cells: NDArray[np.int64],
+    n_total: NDArray[np.int64],
+    share: NDArray[np.float64],
+    comparison: Comparison,
+    *,
+    min_cells: int,
+) -> _Population:
+    """Replicates of a population and what can be said with them."""
+    expected = n_total * (int(n_cells.sum()) / max(int(n_total.sum()), 1))
+    used = np.minimum(expected, n_total - expected) >= min_cells
+    if comparison.contrast.paired:
+        both = units.loc[used].groupby(keys.SUBJECT)["arm"].nunique() == 2
+        used &= units[keys.SUBJECT].isin(both.index[both]).to_numpy()
+    arms = [(units["arm"] == arm).to_numpy() for arm in (REFERENCE, TREATED)]
+    left = min(int((used & arm).sum()) for arm in arms)
+    status = comparison.status
+    if status != keys.CONFOUNDED and not min(int(arm.sum()) for arm in arms):
+        status = keys.TOO_FEW_SUBJECTS
+    elif status == keys.OK and left < 2:
+        status = keys.ONLY_POPULATION if n_cells.sum() == n_total.sum() else keys.TOO_FEW_CELLS
+    if left == 0 or status == keys.CONFOUNDED:
+        used = np.zeros(len(units), dtype=bool)
+        if status == keys.OK:
+            status = keys.TOO_FEW_CELLS
+    return _Population(
+        used,
+        logit_share(share[used], n_total[used]),
+        counting_variance(expected[used], n_total[used]),
+        status,
+    )
+
+
+def counting_variance(expected: ArrayLike, n_total: ArrayLike) -> NDArray[np.float64]:
+    """Binomial variance of the logit of a share.
+
+    By the cells that a unit should have, not by those that it has: a unit would otherwise lose
+    precision by chance, and the more so the lower its share came out.
+
+    Parameters
+    ----------
+    expected
+        Expected cells of the population.
+    n_total
+        Cells they are counted among.
+    """
+    own, n = np.asarray(expected, dtype=np.float64), np.asarray(n_total, dtype=np.float64)
+    return np.asarray(1 / own + 1 / (n - own))
+
+
+def between_variance(
+    logit: NDArray[np.float64],
+    noise: NDArray[np.float64],
+    arm: NDArray[np.bool_],
+    nuisance: NDArray[np.float64],
+) -> float:
+    """Variance between subjects by moments: the residual one less that of counting.
+
+    Parameters
+    ----------
+    logit, noise
+        Responses and their counting variances, shape `(n_units,)`.
+    arm, nuisance
+        As in `fit_arm`.
+
+    Returns
+    -------
+    Can be below zero by chance; missing without residual degrees of freedom.
+    """
+    M = residual_maker(np.column_stack([nuisance, arm]))
+    df = round(float(np.trace(M)))
+    if df < 1:
+        return float("nan")
+    return float((logit @ M @ logit - np.diag(M) @ noise) / df)
+
+
+def _between(found: list[_Population], units: pd.DataFrame, *, paired: bool) -> float:
+    """Median over the populations that are tested; 0 where there is no more than counting noise."""
+    estimates = []
+    for population in found:
+        if population.status == keys.OK:
+            nuisance, arm = model_matrix(units[population.used], paired=paired)
+            if is_estimable(arm, nuisance):
+                estimates.append(
+                    between_variance(population.logit, population.noise, arm, nuisance)
+                )
+    known = [estimate for estimate in estimates if np.isfinite(estimate)]
+    return max(float(np.median(np.array(known))), 0.0) if known else 0.0
+
+
+def _said(status: str, units: pd.DataFrame, n_cells: NDArray[np.int64]) -> str:
+    """Status of the test, or which arm has no cell of the population, beside the test."""
+    if status != keys.OK:
+        return status
+    for arm, absent in (
+        (REFERENCE, keys.ABSENT_IN_REFERENCE),
+        (TREATED, keys.ABSENT_IN_TREATED),
+    ):
+        if n_cells[(units["arm"] == arm).to_numpy()].sum() == 0:
+            return absent
+    return status

@@ -8,13 +8,22 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc.comparison._shapley import Parts, arm_means, resampling_weights, shapley_parts
+from crs_sc.comparison._shapley import (
+    Parts,
+    arm_means,
+    expansion,
+    jackknife_variance,
+    leave_one_out_weights,
+    resampling_weights,
+    shapley_parts,
+    with_total,
+)
 from crs_sc.comparison._tables import as_table
 from crs_sc.comparison.design import REFERENCE, TREATED, arms_of, expand_contrasts
 from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -57,14 +66,16 @@ def decompose(
         One row a sample, indexed by sample, with columns `subject`, `condition` and, where they
         exist, `timepoint` and `batch`.
     n_bootstrap
-        Bootstrap samples of subjects for the 95 % percentile intervals.
+        Bootstrap samples of subjects for the 95 % percentile intervals, which are widened for
+        the small number of subjects (Hesterberg 2015).
     random_state
         Seed.
 
     Returns
     -------
     DataFrame with the columns of table `decomposition`, one row for each contrast (in the order
-    given), gene (in the order of the ledger) and population (sorted). Status: `ok`;
+    given), gene (in the order of the ledger) and population (sorted), and after them one for
+    "All": each part summed over the populations, with an interval of its own. Status: `ok`;
     `absent_in_reference`, `absent_in_treated` (parts of producer share and intensity are 0,
     without intervals); `intensity_not_identified` (one arm has no producer: the intensity part is
     0, without an interval); `no_producers` (in neither arm: all parts 0, no intervals);
@@ -77,7 +88,7 @@ def decompose(
         If a table has not the columns that are needed.
     InputError
         If a table has two rows for one gene, population and sample, a ledger row has no row in
-        the producers, or a sample of the ledger is not in `samples`.
+        the producers, a sample of the ledger is not in `samples`, or a population is called "All".
     DesignError
         As `expand_contrasts`.
     """
@@ -86,13 +97,14 @@ def decompose(
         raise InputError(msg)
     cohort = _cohort(ledger, producers, samples)
     rng = np.random.default_rng(random_state)
+    rows = [*cohort.populations, keys.ALL_POPULATIONS]
     parts: list[dict[str, Any]] = []
     for comparison in expand_contrasts(contrasts, samples):
         arms = _arms(cohort, comparison)
-        weights = _weights(rng, arms, comparison, n_bootstrap)
+        resampling = _resampling(rng, arms, comparison, n_bootstrap)
         for g, gene in enumerate(cohort.genes):
-            columns = _decompose_gene(arms, g, comparison.status, weights)
-            identity = {"contrast": comparison.name, "gene": gene, "population": cohort.populations}
+            columns = _decompose_gene(arms, g, comparison.status, resampling)
+            identity = {"contrast": comparison.name, "gene": gene, "population": rows}
             parts.append(identity | columns)
     return as_table(parts, keys.DECOMPOSITION_TABLE)
 
@@ -157,6 +169,9 @@ def _cohort(ledger: pd.DataFrame, producers: pd.DataFrame, samples: pd.DataFrame
         raise InputError(msg)
     genes = [str(gene) for gene in joined["gene"].unique()]
     populations = sorted(joined["population"].astype(str).unique())
+    if keys.ALL_POPULATIONS in populations:
+        msg = f"A population is called '{keys.ALL_POPULATIONS}', the name of the sum over all."
+        raise InputError(msg)
     position = (
         order.get_indexer(pd.Index(joined["sample"].astype(str))),
         pd.Index(genes).get_indexer(pd.Index(joined["gene"].astype(str))),
@@ -204,58 +219,99 @@ def _pooled(cohort: _Cohort, masks: list[NDArray[np.bool_]], total: NDArray[np.f
     return _Arm(p, per_cell * producers, output)
 
 
-def _weights(
+class _Resampling(NamedTuple):
+    """Weights of the subjects of both arms, one row a replicate, and the sizes of the arms.
+
+    `jackknife` leaves out subjects of one arm after another while the other arm is whole; of pairs
+    it leaves out the pair.
+    """
+
+    bootstrap: tuple[NDArray[np.float64], NDArray[np.float64]]
+    jackknife: list[tuple[NDArray[np.float64], NDArray[np.float64]]]
+    sizes: list[int]
+
+
+def _resampling(
     rng: np.random.Generator, arms: dict[str, _Arm], comparison: Comparison, n_bootstrap: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Bootstrap weights of the subjects of both arms; None where there can be no interval."""
-    n = {name: len(arm.p) for name, arm in arms.items()}
-    if comparison.status != keys.OK or min(n.values()) < 2:
+) -> _Resampling | None:
+    """How subjects are resampled; None where there can be no interval."""
+    n0, n1 = (len(arms[name].p) for name in (REFERENCE, TREATED))
+    if comparison.status != keys.OK or min(n0, n1) < 2:
         return None
-    reference = resampling_weights(rng, n[REFERENCE], n_bootstrap)
+    reference = resampling_weights(rng, n0, n_bootstrap)
+    without = leave_one_out_weights(n0)
     if comparison.contrast.paired:
-        return reference, reference
-    return reference, resampling_weights(rng, n[TREATED], n_bootstrap)
+        return _Resampling((reference, reference), [(without, without)], [n0])
+    treated = resampling_weights(rng, n1, n_bootstrap)
+    whole0, whole1 = np.full((n1, n0), 1 / n0), np.full((n0, n1), 1 / n1)
+    return _Resampling(
+        (reference, treated),
+        [(without, whole1), (whole0, leave_one_out_weights(n1))],
+        [n0, n1],
+    )
 
 
 def _decompose_gene(
-    arms: dict[str, _Arm],
-    gene: int,
-    status: str,
-    weights: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+    arms: dict[str, _Arm], gene: int, status: str, resampling: _Resampling | None
 ) -> dict[str, Any]:
-    """Parts, intervals and status of all populations for one gene."""
+    """Parts, intervals and status of all populations, and of their sum, for one gene."""
     reference, treated = ([v[:, gene] for v in arms[name]] for name in (REFERENCE, TREATED))
-    n_populations = reference[0].shape[1]
+    n_rows = reference[0].shape[1] + 1
     columns: dict[str, Any] = {
-        f"{part}{end}": np.full(n_populations, np.nan)
+        f"{part}{end}": np.full(n_rows, np.nan)
         for part in Parts._fields
         for end in ("", "_ci_low", "_ci_high")
     }
     n_subjects = min(len(reference[0]), len(treated[0]))
     if n_subjects == 0:
-        return columns | {"status": [keys.TOO_FEW_SUBJECTS] * n_populations}
+        return columns | {"status": [keys.TOO_FEW_SUBJECTS] * n_rows}
     p0, q0, o0 = (value.mean(axis=0) for value in reference)
     p1, q1, o1 = (value.mean(axis=0) for value in treated)
-    columns |= shapley_parts(p0, q0, o0, p1, q1, o1)._asdict()
-    # The first that holds.
+    parts = with_total(shapley_parts(p0, q0, o0, p1, q1, o1))
+    columns |= parts._asdict()
+    verdict = _verdict(p0, q0, p1, q1, status=status, n_subjects=n_subjects)
+    if resampling is not None:
+
+        def resampled(weights: tuple[NDArray[np.float64], NDArray[np.float64]]) -> Parts:
+            means = [arm_means(weights[0], v) for v in reference]
+            means += [arm_means(weights[1], v) for v in treated]
+            return with_total(shapley_parts(*means))
+
+        columns |= _intervals(parts, resampled, resampling, verdict)
+    return columns | {"status": verdict.astype(str)}
+
+
+def _verdict(
+    p0: NDArray[np.float64],
+    q0: NDArray[np.float64],
+    p1: NDArray[np.float64],
+    q1: NDArray[np.float64],
+    *,
+    status: str,
+    n_subjects: int,
+) -> NDArray[Any]:
+    """Status of each population and of their sum: the first that holds."""
+    # The sum over populations lacks a part only where all of them do.
+    some = (q0.sum() > 0) or (q1.sum() > 0)
+    p0, q0, p1, q1 = (np.append(v, float(some)) for v in (p0, q0, p1, q1))
     reasons = {
-        keys.CONFOUNDED: np.full(n_populations, status == keys.CONFOUNDED),
-        keys.TOO_FEW_SUBJECTS: np.full(n_populations, n_subjects < 2),
+        keys.CONFOUNDED: np.full(len(p0), status == keys.CONFOUNDED),
+        keys.TOO_FEW_SUBJECTS: np.full(len(p0), n_subjects < 2),
         keys.NO_PRODUCERS: (q0 == 0) & (q1 == 0),
         keys.ABSENT_IN_REFERENCE: p0 == 0,
         keys.ABSENT_IN_TREATED: p1 == 0,
         keys.INTENSITY_NOT_IDENTIFIED: (q0 == 0) | (q1 == 0),
     }
-    verdict = np.select(list(reasons.values()), list(reasons), default=keys.OK)
-    if weights is not None:
-        means = [arm_means(weights[0], v) for v in reference]
-        means += [arm_means(weights[1], v) for v in treated]
-        columns |= _intervals(shapley_parts(*means), verdict)
-    return columns | {"status": verdict.astype(str)}
+    return np.select(list(reasons.values()), list(reasons), default=keys.OK)
 
 
-def _intervals(replicates: Parts, verdict: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
-    """Percentile intervals of the parts, empty where a part is not identified."""
+def _intervals(
+    parts: Parts,
+    resampled: Callable[[tuple[NDArray[np.float64], NDArray[np.float64]]], Parts],
+    resampling: _Resampling,
+    verdict: NDArray[Any],
+) -> dict[str, NDArray[np.float64]]:
+    """Widened percentile intervals of the parts, empty where a part is not identified."""
     absent = np.isin(verdict, [keys.ABSENT_IN_REFERENCE, keys.ABSENT_IN_TREATED])
     silent = verdict == keys.NO_PRODUCERS
     unknown = {
@@ -264,9 +320,14 @@ def _intervals(replicates: Parts, verdict: NDArray[Any]) -> dict[str, NDArray[np
         "producer_fraction": silent | absent,
         "intensity": silent | absent | (verdict == keys.INTENSITY_NOT_IDENTIFIED),
     }
+    drawn = resampled(resampling.bootstrap)._asdict()
+    left_out = [resampled(weights)._asdict() for weights in resampling.jackknife]
     columns = {}
-    for part, values in replicates._asdict().items():
-        low, high = np.quantile(values, [0.025, 0.975], axis=0)
-        columns[f"{part}_ci_low"] = np.where(unknown[part], np.nan, low)
-        columns[f"{part}_ci_high"] = np.where(unknown[part], np.nan, high)
+    for part, estimate in parts._asdict().items():
+        variances = [jackknife_variance(values[part]) for values in left_out]
+        wider = expansion(variances, resampling.sizes)
+        ends = np.quantile(drawn[part], [0.025, 0.975], axis=0)
+        for name, end in zip(("low", "high"), ends, strict=True):
+            bound = estimate + wider * (end - estimate)
+            columns[f"{part}_ci_{name}"] = np.where(unknown[part], np.nan, bound)
     return columns

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,18 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
+from crs_sc.comparison._covariates import (
+    PREFIX,
+    check_covariates,
+    covariate_matrix,
+    covariate_names,
+    factor_names,
+    numbers_or_names,
+    of_units,
+    slope_names,
+)
 from crs_sc.comparison._linear import is_estimable
-from crs_sc.comparison._permutation import smallest_p
+from crs_sc.comparison._times import time_order
 from crs_sc.errors import DesignError, listing
 
 if TYPE_CHECKING:
@@ -26,7 +35,6 @@ __all__ = [
     "Comparison",
     "Contrast",
     "arms_of",
-    "check_design",
     "expand_contrasts",
     "model_matrix",
     "permutation_blocks",
@@ -53,6 +61,9 @@ class Contrast:
         "timepoint": one comparison a time point, named NAME@TIME.
     baseline
         A third condition; the contrast is then also reported as a reversal towards it.
+    covariates
+        Columns of the samples that are in the model beside batch and pairs: numbers as a slope,
+        anything else as a factor. They adjust shifts, composition and expression.
     """
 
     name: str
@@ -61,6 +72,7 @@ class Contrast:
     paired: bool = False
     within: str | None = None
     baseline: str | None = None
+    covariates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +90,9 @@ class Comparison:
     timepoint
         Time point, or None for all samples.
     units
-        Columns `subject`, `arm` ("reference", "treated", "baseline") and `batch`, sorted by arm
-        in that order and subject; in a paired contrast the complete pairs only, and of the
-        baseline whoever was seen there.
+        Columns `subject`, `arm` ("reference", "treated", "baseline"), `batch` and one for each
+        covariate (see `_covariates`), sorted by arm in that order and subject; in a paired contrast
+        the complete pairs only, and of the baseline whoever was seen there.
     status
         `ok`, `too_few_subjects` or `confounded`.
     note
@@ -104,12 +116,6 @@ class Comparison:
         return self.units.loc[self.units["arm"] != BASELINE].reset_index(drop=True)
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Key for sorting day 2 before day 10."""
-    parts = re.split(r"(\d+)", name)
-    return [(1, int(p), "") if p.isdigit() else (0, 0, p) for p in parts]
-
-
 def _check_contrasts(contrasts: Sequence[Contrast], samples: pd.DataFrame) -> None:
     """Raise for contrasts that name what is not there or contradict themselves."""
     for column in (keys.SUBJECT, keys.CONDITION):
@@ -123,6 +129,7 @@ def _check_contrasts(contrasts: Sequence[Contrast], samples: pd.DataFrame) -> No
         raise DesignError(msg)
     found = sorted(samples[keys.CONDITION].astype(str).unique())
     for contrast in contrasts:
+        check_covariates(contrast, samples.columns)
         arms = {"treated": contrast.treated, "reference": contrast.reference}
         if contrast.baseline is not None:
             arms["baseline"] = contrast.baseline
@@ -161,7 +168,7 @@ def expand_contrasts(contrasts: Sequence[Contrast], samples: pd.DataFrame) -> li
         What was asked, in the order of the answer.
     samples
         One row a sample (or finer) with columns `subject`, `condition` and, where they exist,
-        `timepoint` and `batch`, as from the sample table or the `obs` of a pseudobulk.
+        `timepoint`, `batch` and covariates, as from the sample table or the `obs` of a pseudobulk.
 
     Returns
     -------
@@ -171,18 +178,21 @@ def expand_contrasts(contrasts: Sequence[Contrast], samples: pd.DataFrame) -> li
     Raises
     ------
     DesignError
-        If a condition or column is not in the data, names repeat, or a subject is in both arms of
-        an unpaired contrast.
+        If a condition or column is not in the data, names repeat, a covariate is empty for a
+        subject, or a subject is in both arms of an unpaired contrast.
     """
     _check_contrasts(contrasts, samples)
-    rows = samples[[c for c in _COLUMNS if c in samples.columns]].astype(str).drop_duplicates()
+    rows = samples[[c for c in _COLUMNS if c in samples.columns]].astype(str)
+    for name in dict.fromkeys(name for contrast in contrasts for name in contrast.covariates):
+        rows[PREFIX + name] = numbers_or_names(samples[name])
+    rows = rows.drop_duplicates()
     result = []
     for contrast in contrasts:
         if contrast.within is None:
             result.append(_comparison(contrast, rows, None))
             continue
         arms = rows[keys.CONDITION].isin([contrast.treated, contrast.reference])
-        times = sorted(rows.loc[arms, keys.TIMEPOINT].unique(), key=_natural)
+        times = time_order(rows.loc[arms, keys.TIMEPOINT])
         result += [_comparison(contrast, rows[rows[keys.TIMEPOINT] == t], t) for t in times]
     return result
 
@@ -237,8 +247,14 @@ def _units(contrast: Contrast, rows: pd.DataFrame) -> pd.DataFrame:
     )
     grouped = frame.groupby(["arm", keys.SUBJECT], observed=True, sort=True)[keys.BATCH]
     units = grouped.agg(lambda values: "+".join(sorted(set(values)))).reset_index()
+    if contrast.covariates:
+        names = [PREFIX + name for name in contrast.covariates]
+        given = pd.concat([frame, rows[names]], axis=1)
+        given = given[given["arm"] != BASELINE]
+        values = of_units(given, ["arm", keys.SUBJECT], contrast.covariates, contrast=contrast)
+        units = units.join(values, on=["arm", keys.SUBJECT])
     units["arm"] = units["arm"].astype(str)
-    return units[[keys.SUBJECT, "arm", keys.BATCH]]
+    return units[[keys.SUBJECT, "arm", keys.BATCH, *(PREFIX + n for n in contrast.covariates)]]
 
 
 def _judge(contrast: Contrast, tested: pd.DataFrame) -> tuple[str, list[str]]:
@@ -253,12 +269,36 @@ def _judge(contrast: Contrast, tested: pd.DataFrame) -> tuple[str, list[str]]:
         return keys.TOO_FEW_SUBJECTS, [what]
     nuisance, arm = model_matrix(tested, paired=contrast.paired)
     if not is_estimable(arm, nuisance):
-        return keys.CONFOUNDED, ["batch and condition cannot be told apart"]
+        return keys.CONFOUNDED, [f"{_aliased(contrast, tested)} and condition cannot be told apart"]
     if few:
         return keys.TOO_FEW_SUBJECTS, [f"subjects: {', '.join(few)}; an estimate and no p"]
-    if permutation_blocks(tested, paired=contrast.paired) is None:
-        return keys.OK, ["pairs straddle batches: batch is in the model, no permutation p"]
-    return keys.OK, []
+    if len(tested) - np.linalg.matrix_rank(nuisance) < 2:
+        what = "subjects, batches and covariates leave no degree of freedom; an estimate and no p"
+        return keys.TOO_FEW_SUBJECTS, [what]
+    if permutation_blocks(tested, paired=contrast.paired) is not None:
+        return keys.OK, []
+    if slope_names(tested) and not contrast.paired:
+        told = listing(slope_names(tested))
+        return keys.OK, [f"covariates that are numbers ({told}) are in the model, no permutation p"]
+    within = listing(_within_pairs(tested))
+    return keys.OK, [f"pairs straddle {within}: in the model, no permutation p"]
+
+
+def _aliased(contrast: Contrast, tested: pd.DataFrame) -> str:
+    """Say what cannot be told from the condition: batch alone, or only with the covariates."""
+    columns = [PREFIX + name for name in covariate_names(tested)]
+    nuisance, arm = model_matrix(tested.drop(columns=columns), paired=contrast.paired)
+    if not is_estimable(arm, nuisance):
+        return "batch"
+    batch = ["batch"] if tested[keys.BATCH].nunique() > 1 else []
+    return listing([*batch, *covariate_names(tested)])
+
+
+def _within_pairs(units: pd.DataFrame) -> list[str]:
+    """Batch and covariates that differ between the two units of a pair."""
+    names = {keys.BATCH: keys.BATCH} | {name: PREFIX + name for name in covariate_names(units)}
+    by = units.groupby(keys.SUBJECT)
+    return [name for name, column in names.items() if (by[column].nunique() > 1).any()]
 
 
 def _time_note(contrast: Contrast, rows: pd.DataFrame) -> list[str]:
@@ -269,8 +309,7 @@ def _time_note(contrast: Contrast, rows: pd.DataFrame) -> list[str]:
     ]
     if times[0] == times[1]:
         return [] if len(times[0]) == 1 else ["time points are pooled within subject"]
-    named: list[list[str]] = [sorted(time, key=_natural) for time in times]
-    told = [listing(names) for names in named]
+    told = [listing(time_order(time)) for time in times]
     return [f"the arms were sampled at different times (reference: {told[0]}; treated: {told[1]})"]
 
 
@@ -306,12 +345,12 @@ def arms_of(rows: pd.DataFrame, comparison: Comparison) -> NDArray[np.object_]:
 def model_matrix(
     units: pd.DataFrame, *, paired: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Nuisance columns (intercept, batches, subjects of pairs) and the arm.
+    """Nuisance columns (intercept, batches, subjects of pairs, covariates) and the arm.
 
     Parameters
     ----------
     units
-        Columns `subject`, `arm`, `batch`; reference and treated only.
+        As in `Comparison.units`; reference and treated only.
     paired
         Whether subjects are a factor of the model.
 
@@ -325,6 +364,7 @@ def model_matrix(
         levels = sorted(units[name].unique())
         if len(levels) > 1:
             columns.append((units[name].to_numpy()[:, None] == np.array(levels)).astype(float))
+    columns.append(covariate_matrix(units))
     return np.hstack(columns), (units["arm"] == TREATED).to_numpy()
 
 
@@ -338,69 +378,16 @@ def permutation_blocks(units: pd.DataFrame, *, paired: bool) -> NDArray[np.int64
 
     Returns
     -------
-    Subjects of a paired contrast, else batches, as integers of shape `(n_units,)`. None where the
-    two units of a pair are of different batches: swapping them would swap the batches too.
+    Subjects of a paired contrast, else batches and covariates that are factors, as integers of
+    shape `(n_units,)`. None where the two units of a pair differ in batch or a covariate: swapping
+    them would swap these too; and where an unpaired design has numbers as covariates.
     """
-    if paired and (units.groupby(keys.SUBJECT)[keys.BATCH].nunique() > 1).any():
+    if paired:
+        if _within_pairs(units):
+            return None
+        codes, _ = pd.factorize(units[keys.SUBJECT], sort=True)
+        return np.asarray(codes, dtype=np.int64)
+    if slope_names(units):
         return None
-    codes, _ = pd.factorize(units[keys.SUBJECT if paired else keys.BATCH], sort=True)
-    return np.asarray(codes, dtype=np.int64)
-
-
-def check_design(samples: pd.DataFrame, *, contrasts: Sequence[Contrast]) -> pd.DataFrame:
-    """Say what each contrast can answer: subjects, pairs, blocks, the smallest p in reach.
-
-    Parameters
-    ----------
-    samples
-        As in `expand_contrasts`.
-    contrasts
-        What was asked.
-
-    Returns
-    -------
-    DataFrame, one row a comparison: contrast, n_reference, n_treated, n_pairs, test (paired or
-    unpaired), blocks (what arms are exchanged within: subject, batch, or empty), pvalue_floor
-    (smallest two-sided permutation p; missing where there is no test), status (`ok`,
-    `too_few_subjects`, `confounded`), note.
-
-    Raises
-    ------
-    DesignError
-        As `expand_contrasts`. A design that is too weak to test is a status, not an error.
-    """
-    rows = []
-    for comparison in expand_contrasts(contrasts, samples):
-        tested, paired = comparison.tested, comparison.contrast.paired
-        blocks = permutation_blocks(tested, paired=paired)
-        floor = np.nan
-        if comparison.status == keys.OK and blocks is not None:
-            floor = smallest_p((tested["arm"] == TREATED).to_numpy(), blocks)
-        within = keys.SUBJECT if paired else keys.BATCH if tested[keys.BATCH].nunique() > 1 else ""
-        rows.append(
-            {
-                "contrast": comparison.name,
-                "n_reference": len(comparison.subjects(REFERENCE)),
-                "n_treated": len(comparison.subjects(TREATED)),
-                "n_pairs": len(comparison.subjects(TREATED)) if paired else 0,
-                "test": "paired" if paired else "unpaired",
-                "blocks": "" if blocks is None else within,
-                "pvalue_floor": floor,
-                "status": comparison.status,
-                "note": comparison.note,
-            }
-        )
-    return pd.DataFrame(rows, columns=_DESIGN_COLUMNS)
-
-
-_DESIGN_COLUMNS = [
-    "contrast",
-    "n_reference",
-    "n_treated",
-    "n_pairs",
-    "test",
-    "blocks",
-    "pvalue_floor",
-    "status",
-    "note",
-]
+    columns = [keys.BATCH, *(PREFIX + name for name in factor_names(units))]
+    return np.asarray(units.groupby(columns, sort=True).ngroup(), dtype=np.int64)

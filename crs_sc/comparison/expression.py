@@ -48,6 +48,11 @@ def expression(
 ) -> pd.DataFrame:
     """Test every gene in every population with PyDESeq2 on soup-corrected pseudobulks.
 
+    Fold changes, their standard errors and the Wald statistic are PyDESeq2's. Its p is
+    `pvalue_wald`: it takes the dispersion as known, and at a few subjects an arm its tail is far
+    too small. `pvalue` is that of a quasi-likelihood t test on the same counts, size factors and
+    dispersion trend, its residual variance moderated over the genes (`_quasi`).
+
     Unpaired contrasts of one time point share a fit, so that all arms inform the dispersions; a
     paired contrast has its own, on complete pairs with the subject as a factor. Batch is a factor
     where it differs. The per-gene fits run for all genes at once, with PyDESeq2's criteria.
@@ -69,10 +74,10 @@ def expression(
     -------
     DataFrame with the columns of table `expression`: contrasts in the order given, populations
     sorted, genes in the order of the data, only those that were tested. `padj` is
-    Benjamini-Hochberg over the whole table. A gene with a count outlier (Cook's distance) has the
-    status `count_outlier` and no p. A contrast and population without any test has one row with
-    an empty gene and the reason as its status: `too_few_subjects` (fewer than two in an arm, or
-    none to spare for the dispersions), `too_few_cells`, `absent_in_reference`,
+    Benjamini-Hochberg of `pvalue` over the whole table. A gene with a count outlier (Cook's
+    distance) has the status `count_outlier` and no p. A contrast and population without any test
+    has one row with an empty gene and the reason as its status: `too_few_subjects` (fewer than two
+    in an arm, or none to spare for the dispersions), `too_few_cells`, `absent_in_reference`,
     `absent_in_treated`, `confounded`, or `not_detected` (no gene with enough UMI of its own).
 
     Raises

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,18 +10,32 @@ import pandas as pd
 from scipy import sparse
 
 from crs_sc import keys
-from crs_sc._arrays import group_sums, row_chunks
-from crs_sc._checks import add_note, check_obs, counts_matrix, sample_table
+from crs_sc._arrays import GroupSums, row_chunks
+from crs_sc._checks import add_note, check_obs, count_chunks, sample_table, store
 from crs_sc._soup import has_soup, soup_of
-from crs_sc.errors import InputError, listing
+from crs_sc.comparison._covariates import numbers_or_names
+from crs_sc.comparison._units import check_bulk, check_min_cells
+from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
 
-__all__ = ["pseudobulk"]
+__all__ = ["export_counts", "pseudobulk"]
+
+# Columns that name a row of the grid, and all columns that it has.
+_NAMING = (keys.SUBJECT, keys.CONDITION, keys.TIMEPOINT, keys.POPULATION)
+_COLUMNS = (
+    *_NAMING,
+    keys.BATCH,
+    keys.N_CELLS,
+    keys.N_CELLS_TOTAL,
+    keys.WEIGHT,
+    keys.WEIGHT_TOTAL,
+    keys.CELL_SHARE,
+)
 
 
 def pseudobulk(
@@ -31,18 +46,28 @@ def pseudobulk(
     condition_key: str = keys.CONDITION,
     population_key: str = keys.POPULATION,
     layer: str = keys.COUNTS,
+    covariates: Sequence[str] = (),
+    min_cells: int = 10,
 ) -> AnnData:
     """Sum the counts of each population of each subject, and what the soup adds to them.
+
+    One pass over the counts in chunks of cells, in memory or on disk, with the same result.
 
     Parameters
     ----------
     adata
-        Cells x genes with raw counts; the soup (`varm["ambient_profile"]` and the contamination)
-        where it was estimated.
+        Cells x genes with raw counts, in memory or from `io.open_h5ad`; the soup
+        (`varm["ambient_profile"]` and the contamination) where it was estimated.
     sample_key, subject_key, condition_key, population_key
         Columns of `obs`. `timepoint`, `batch` and `sampling_weight` are used where they exist.
     layer
         Layer with raw counts.
+    covariates
+        Further columns of `obs` for the models, one value a sample. A unit of several samples gets
+        the mean of numbers, and names joined by "+"; it has none where a sample has none.
+    min_cells
+        Rows with fewer cells are listed as too small to stand for a subject. They stay in the
+        answer: each test leaves out what it cannot use.
 
     Returns
     -------
@@ -51,83 +76,150 @@ def pseudobulk(
     time point, subject and population.
 
     - `obs`: subject, condition, timepoint and batch (where they exist; several batches of a unit
-      are joined by "+"), population, n_cells, n_cells_total (of the unit), weight and weight_total
-      (the same by sampling weight), cell_share = weight / weight_total.
+      are joined by "+"), population, the covariates, n_cells, n_cells_total (of the unit), weight
+      and weight_total (the same by sampling weight), cell_share = weight / weight_total.
     - `layers["counts"]`: summed UMI; `layers["ambient"]`: UMI that the soup is expected to add,
       the sum over samples of contamination x profile x UMI of the population (zero and a note
       where the soup is not known); `X`: max(0, counts - ambient). CSR, float64.
+    - `uns["crs_sc"]["exclusions"]`: DataFrame, one row for each row of the grid that is too
+      small: the columns of `obs` that name it, n_cells, and reason (`no_cells`, `too_few_cells`).
 
     Raises
     ------
     MissingKeyError, InputError
-        If a column or the counts are missing, or a sample has two subjects or conditions.
+        If a column or the counts are missing, a value is no count, or a sample has two subjects or
+        conditions.
+
+    See Also
+    --------
+    export_counts : The same for decoupler, pertpy, PyDESeq2 and edgeR.
     """
     import anndata as ad
 
+    check_min_cells(min_cells)
     check_obs(adata, population_key=population_key)
     samples = sample_table(
         adata, sample_key=sample_key, subject_key=subject_key, condition_key=condition_key
     )
-    counts = counts_matrix(adata, layer=layer)
-    units, unit_of_sample = _units(samples)
+    values = _covariates(adata, covariates, sample_key=sample_key)
+    units, unit_of_sample = _units(samples, values)
     sample_codes = samples.index.get_indexer(adata.obs[sample_key].astype(str).to_numpy())
     population_codes, populations = pd.factorize(
         adata.obs[population_key].astype(str).to_numpy(), sort=True
     )
     n_samples, n_populations = len(samples), len(populations)
 
-    # Cells are summed by sample and population first: the soup differs by sample.
     cell_codes = unit_of_sample[sample_codes] * n_populations + population_codes
-    sums, depth = _sums(
-        ((counts[rows], cell_codes[rows]) for rows in row_chunks(counts.shape[0])),
-        len(units) * n_populations,
-        counts.shape[1],
-    )
+    kernel = GroupSums(cell_codes, len(units) * n_populations, adata.n_vars)
+    for rows, counts in count_chunks(adata, layer=layer):
+        kernel.add(rows, counts)
+    # The soup differs by sample, so the depth is kept by sample.
     umi = np.zeros((n_samples, n_populations))
-    np.add.at(umi, (sample_codes, population_codes), depth)
+    np.add.at(umi, (sample_codes, population_codes), kernel.row_sums)
 
     obs = _grid(units, [str(name) for name in populations])
-    weights = _weights(adata)
-    obs[keys.N_CELLS] = np.bincount(cell_codes, minlength=len(obs))
-    obs[keys.WEIGHT] = np.bincount(cell_codes, weights=weights, minlength=len(obs))
-    for column, total in (
-        (keys.N_CELLS, keys.N_CELLS_TOTAL),
-        (keys.WEIGHT, keys.WEIGHT_TOTAL),
-    ):
-        by_unit = obs[column].to_numpy().reshape(len(units), n_populations).sum(axis=1)
-        obs[total] = np.repeat(by_unit, n_populations)
-    obs[keys.CELL_SHARE] = obs[keys.WEIGHT] / obs[keys.WEIGHT_TOTAL]
-
-    bulk = ad.AnnData(obs=obs, var=adata.var.copy(), shape=sums.shape)
-    ambient, note = _ambient(adata, samples.index, unit_of_sample, umi, len(units))
-    bulk.X = sparse.csr_matrix(np.maximum(sums - ambient, 0.0))
-    bulk.layers[keys.COUNTS] = sparse.csr_matrix(sums)
-    bulk.layers[keys.AMBIENT] = sparse.csr_matrix(ambient)
+    _count_cells(obs, cell_codes, _weights(adata), n_populations)
+    bulk = ad.AnnData(obs=obs, var=adata.var.copy(), shape=kernel.sums.shape)
+    mixing, profile, note = _soup(adata, samples.index, unit_of_sample, umi, len(units))
+    _fill(bulk, kernel.sums, mixing, profile)
+    store(bulk, keys.EXCLUSIONS, _exclusions(obs, min_cells))
     if note:
         add_note(bulk, note)
     return bulk
 
 
-def _units(samples: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.integer]]:
+def export_counts(bulk: AnnData, *, min_cells: int = 10) -> AnnData:
+    """Give a pseudobulk the form that decoupler, pertpy, PyDESeq2 and edgeR expect.
+
+    Parameters
+    ----------
+    bulk
+        From `pseudobulk`.
+    min_cells
+        Rows with fewer cells are left out.
+
+    Returns
+    -------
+    New AnnData: `X` and `layers["counts"]` the summed raw UMI, dense int64, not corrected for the
+    soup (count models need whole counts); `obs` as in `bulk`, with `psbulk_cells` and
+    `psbulk_counts` (cells and UMI of the row) as decoupler names them; `uns` as in `bulk`, its
+    table of exclusions that of this `min_cells`. Take one population at a time:
+    `DeseqDataSet(adata=export[export.obs["population"] == "NK"].copy(), design="~condition")`.
+    """
+    import anndata as ad
+
+    check_bulk(bulk)
+    check_min_cells(min_cells)
+    kept = bulk[(bulk.obs[keys.N_CELLS] >= min_cells).to_numpy()]
+    counts = np.rint(kept.layers[keys.COUNTS].toarray()).astype(np.int64)
+    obs = kept.obs.copy()
+    for column in obs.columns[obs.dtypes == "category"]:
+        obs[column] = obs[column].cat.remove_unused_categories()
+    obs["psbulk_cells"] = obs[keys.N_CELLS]
+    obs["psbulk_counts"] = counts.sum(axis=1)
+    result = ad.AnnData(X=counts, obs=obs, var=bulk.var.copy(), uns=deepcopy(dict(bulk.uns)))
+    result.layers[keys.COUNTS] = counts.copy()
+    store(result, keys.EXCLUSIONS, _exclusions(bulk.obs, min_cells))
+    return result
+
+
+def _covariates(adata: AnnData, names: Sequence[str], *, sample_key: str) -> pd.DataFrame:
+    """Covariates of each sample, numbers as float64 and else strings, sorted by sample."""
+    taken = [name for name in names if name in _COLUMNS]
+    if taken:
+        msg = f"{listing(taken)} cannot be covariates: a pseudobulk has columns of these names."
+        raise InputError(msg)
+    absent = [name for name in names if name not in adata.obs.columns]
+    if absent:
+        msg = f"`obs` has no {listing(absent)} (covariates). Columns: {listing(adata.obs.columns)}."
+        raise MissingKeyError(msg)
+    rows = pd.DataFrame(
+        {name: numbers_or_names(adata.obs[name]) for name in names}, index=adata.obs.index
+    )
+    by_sample = rows.groupby(adata.obs[sample_key].astype(str).to_numpy(), sort=True)
+    for name in names:
+        n_values = by_sample[name].nunique(dropna=False)
+        if (n_values > 1).any():
+            msg = (
+                f"`obs['{name}']` (covariates) differs among the cells of the samples "
+                f"{listing(n_values.index[n_values > 1])}. A covariate has one value a sample."
+            )
+            raise InputError(msg)
+    return by_sample.first() if names else rows.iloc[:0]
+
+
+def _units(
+    samples: pd.DataFrame, covariates: pd.DataFrame
+) -> tuple[pd.DataFrame, NDArray[np.integer]]:
     """Table of the units and the unit of each sample."""
     by = [c for c in (keys.CONDITION, keys.TIMEPOINT, keys.SUBJECT) if c in samples.columns]
     grouped = samples.groupby(by, sort=True)
     units = grouped.size().reset_index()[by]
+    unit_of_sample = grouped.ngroup().to_numpy(dtype=np.int64)
     if keys.BATCH in samples.columns:
-        joined = grouped[keys.BATCH].agg(lambda values: "+".join(sorted(set(values))))
-        units[keys.BATCH] = joined.to_numpy()
-    return units, grouped.ngroup().to_numpy(dtype=np.int64)
+        units[keys.BATCH] = samples[keys.BATCH].groupby(unit_of_sample).agg(_joined)
+    for name, values in covariates.items():
+        by_unit = values.groupby(unit_of_sample)
+        numeric = pd.api.types.is_numeric_dtype(values)
+        units[name] = by_unit.mean(skipna=False) if numeric else by_unit.agg(_joined)
+    return units, unit_of_sample
+
+
+def _joined(values: pd.Series) -> str | None:
+    return None if values.isna().any() else "+".join(sorted(set(values)))
 
 
 def _grid(units: pd.DataFrame, populations: list[str]) -> pd.DataFrame:
-    """Every unit beside every population, populations fastest."""
+    """Every unit beside every population, populations fastest; covariates last."""
     obs = units.loc[np.repeat(np.arange(len(units)), len(populations))].reset_index(drop=True)
     obs[keys.POPULATION] = np.tile(populations, len(units))
-    named = [c for c in obs.columns if c != keys.BATCH]
+    named = [c for c in obs.columns if c in _NAMING]
     obs.index = pd.Index(["|".join(row) for row in zip(*(obs[c] for c in named), strict=True)])
     order = [keys.SUBJECT, keys.CONDITION, keys.TIMEPOINT, keys.BATCH, keys.POPULATION]
-    grid: pd.DataFrame = obs[[c for c in order if c in obs.columns]].astype("category")
-    return grid
+    order = [c for c in order if c in obs.columns]
+    obs = obs[[*order, *obs.columns.difference(order, sort=False)]]
+    names = [c for c in obs.columns if not pd.api.types.is_numeric_dtype(obs[c])]
+    return obs.astype(dict.fromkeys(names, "category"))
 
 
 def _weights(adata: AnnData) -> NDArray[np.float64]:
@@ -145,40 +237,60 @@ def _weights(adata: AnnData) -> NDArray[np.float64]:
     return weights
 
 
-def _sums(
-    chunks: Iterable[tuple[sparse.csr_matrix, NDArray[np.int64]]], n_groups: int, n_genes: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum row chunks by group, and the UMI of each row on the way.
-
-    Parameters
-    ----------
-    chunks
-        Counts of some rows, CSR, and the group of each of these rows.
-    n_groups, n_genes
-        Shape of the answer.
-
-    Returns
-    -------
-    Sums of shape `(n_groups, n_genes)` and row sums of shape `(n_rows,)`.
-    """
-    total = np.zeros((n_groups, n_genes))
-    depth = []
-    for matrix, codes in chunks:
-        # Only the groups of this chunk: a chunk of sorted cells touches few of them.
-        groups, local = np.unique(codes, return_inverse=True)
-        total[groups] += group_sums(matrix, local, len(groups))
-        depth.append(np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel())
-    return total, np.concatenate(depth) if depth else np.zeros(0)
+def _count_cells(
+    obs: pd.DataFrame,
+    cell_codes: NDArray[np.integer],
+    weights: NDArray[np.float64],
+    n_populations: int,
+) -> None:
+    """Add to the grid its cells and their weight, of the population, of the unit, and the share."""
+    obs[keys.N_CELLS] = np.bincount(cell_codes, minlength=len(obs))
+    obs[keys.WEIGHT] = np.bincount(cell_codes, weights=weights, minlength=len(obs))
+    for column, total in (
+        (keys.N_CELLS, keys.N_CELLS_TOTAL),
+        (keys.WEIGHT, keys.WEIGHT_TOTAL),
+    ):
+        by_unit = obs[column].to_numpy().reshape(-1, n_populations).sum(axis=1)
+        obs[total] = np.repeat(by_unit, n_populations)
+    obs[keys.CELL_SHARE] = obs[keys.WEIGHT] / obs[keys.WEIGHT_TOTAL]
 
 
-def _ambient(
+def _exclusions(obs: pd.DataFrame, min_cells: int) -> pd.DataFrame:
+    """Rows of the grid that are too small to stand for a subject, and why."""
+    small = obs[obs[keys.N_CELLS] < min_cells]
+    columns = [c for c in (*_NAMING, keys.N_CELLS) if c in obs.columns]
+    table = small[columns].reset_index(drop=True)
+    table = table.astype({name: str for name in columns if name != keys.N_CELLS})
+    table["reason"] = np.where(table[keys.N_CELLS] == 0, keys.NO_CELLS, keys.TOO_FEW_CELLS)
+    return table
+
+
+def _fill(
+    bulk: AnnData,
+    sums: NDArray[np.float64],
+    mixing: NDArray[np.float64],
+    profile: NDArray[np.float64],
+) -> None:
+    """Set X and the layers from the summed counts; some rows at a time, which bounds the memory."""
+    parts: dict[str, list[sparse.csr_matrix]] = {"X": [], keys.COUNTS: [], keys.AMBIENT: []}
+    for rows in row_chunks(len(sums), size=64):
+        ambient = mixing[rows] @ profile.T
+        parts[keys.COUNTS].append(sparse.csr_matrix(sums[rows]))
+        parts[keys.AMBIENT].append(sparse.csr_matrix(ambient))
+        parts["X"].append(sparse.csr_matrix(np.maximum(sums[rows] - ambient, 0.0)))
+    bulk.X = sparse.vstack(parts["X"], format="csr")
+    for name in (keys.COUNTS, keys.AMBIENT):
+        bulk.layers[name] = sparse.vstack(parts[name], format="csr")
+
+
+def _soup(
     adata: AnnData,
     samples: pd.Index[Any],
     unit_of_sample: NDArray[np.integer],
     umi: NDArray[np.float64],
     n_units: int,
-) -> tuple[NDArray[np.float64], str]:
-    """Soup UMI of each unit and population, and a note where it is not known.
+) -> tuple[NDArray[np.float64], NDArray[np.float64], str]:
+    """Soup UMI of each unit and population as a mix of the samples' profiles.
 
     Parameters
     ----------
@@ -192,21 +304,30 @@ def _ambient(
         UMI of each sample and population, shape `(n_samples, n_populations)`.
     n_units
         Number of units.
+
+    Returns
+    -------
+    mixing
+        Soup UMI that a sample gives to a unit and population, `(n_units * n_populations,
+        n_samples)`.
+    profile
+        Share of each gene in the soup of each sample, `(n_genes, n_samples)`.
+    note
+        Where the soup is not known; empty where it is.
     """
     n_populations = umi.shape[1]
+    mixing = np.zeros((n_units * n_populations, len(samples)))
     if not has_soup(adata):
-        empty = np.zeros((n_units * n_populations, adata.n_vars))
-        return empty, "pseudobulk: the soup is not known; counts are not corrected for it"
+        note = "pseudobulk: the soup is not known; counts are not corrected for it"
+        return mixing, np.zeros((adata.n_vars, len(samples))), note
     fraction, profile = soup_of(adata, list(samples))
     unknown = [str(s) for s in samples[~np.isfinite(fraction)]]
-    mixing = np.zeros((n_units * n_populations, len(samples)))
     for s, unit in enumerate(unit_of_sample):
         rows = slice(unit * n_populations, (unit + 1) * n_populations)
         mixing[rows, s] = np.nan_to_num(fraction[s]) * umi[s]
-    soup = mixing @ profile.to_numpy(dtype=np.float64).T
     note = (
         f"pseudobulk: no contamination is known for {listing(unknown)}; not corrected"
         if unknown
         else ""
     )
-    return soup, note
+    return mixing, profile.to_numpy(dtype=np.float64), note

@@ -331,10 +331,10 @@ def lognormal_cohort(rng, n, *, fewer=1.0, quieter=1.0):
     [({"fewer": 0.25}, "composition"), ({"quieter": 0.25}, "producer_fraction")],
 )
 def test_fewer_monocytes_and_quieter_monocytes_are_told_apart(planted, changed):
-    """100 simulated cohorts of four an arm; the tolerance is three binomial standard errors."""
+    """60 simulated cohorts of four an arm; the tolerance is three binomial standard errors."""
     rng = np.random.default_rng(6)
     found = []
-    for _ in range(100):
+    for _ in range(60):
         ledger, producers, samples = lognormal_cohort(rng, 4, **planted)
         table = decompose(ledger, producers, contrasts=[CART], samples=samples, n_bootstrap=300)
         row = table.set_index("population").loc["P0"]
@@ -345,19 +345,18 @@ def test_fewer_monocytes_and_quieter_monocytes_are_told_apart(planted, changed):
         found.append([row[f"{changed}_ci_high"] < 0, *over])
     seen, *over = np.mean(found, axis=0)
     assert seen > 0.9
-    assert min(over) >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 100)
+    assert min(over) >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 60)
 
 
-@pytest.mark.parametrize("n", [3, 5])
-def test_intervals_cover_the_planted_change(n):
-    """200 simulated cohorts; all parts, and the sum over populations."""
-    rng = np.random.default_rng(7)
+def test_intervals_cover_the_planted_change():
+    """150 simulated cohorts of three an arm; all parts, and the sum over populations."""
+    n, rng = 3, np.random.default_rng(7)
     p, f, m = 0.2 * np.exp(0.3**2 / 2), 0.3 * np.exp(0.2**2 / 2), 3.0
     truth = shapley_parts(
         *(np.array([v]) for v in (p, p * f, p * f * m, p / 2, p / 2 * f, p / 2 * f * m))
     )._asdict()
     held = []
-    for _ in range(200):
+    for _ in range(150):
         ledger, producers, samples = lognormal_cohort(rng, n, fewer=0.5)
         table = decompose(ledger, producers, contrasts=[CART], samples=samples, n_bootstrap=200)
         table = table.set_index("population")
@@ -369,7 +368,7 @@ def test_intervals_cover_the_planted_change(n):
             ]
         )
     coverage = np.mean(held, axis=0)
-    assert coverage.min() >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 200)
+    assert coverage.min() >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 150)
     assert coverage.mean() <= 0.99
 
 

@@ -136,6 +136,19 @@ def test_hedges_g_of_two_groups() -> None:
     assert hedges_correction(4.0) == pytest.approx(0.7979, abs=1e-4)
 
 
+def test_caution_adds_standard_errors_to_the_spread_and_fades_with_the_tests() -> None:
+    rng = np.random.default_rng(8)
+    for n, expected in ((40, None), (100_000, 10)):
+        s2 = 10 / rng.chisquare(10, size=n) * rng.chisquare(4, size=n) / 4
+        plain, careful = (fit_prior(s2, 4.0, caution=c)[0] for c in (0, 2))
+        assert careful < plain
+        if expected:
+            assert careful == pytest.approx(expected, rel=0.1)
+    e = np.log(s2) - special.digamma(2) + np.log(2)
+    spread = e.var(ddof=1) * (1 + 2 * np.sqrt(2 / (n - 1))) - special.polygamma(1, 2)
+    assert special.polygamma(1, careful / 2) == pytest.approx(spread, rel=1e-6)
+
+
 def test_trust_bounds_the_weight_of_the_prior_and_variances_can_be_kept() -> None:
     s2 = np.array([0.7, 0.9, 1.0, 1.1, 1.9])
     plain = squeeze(s2, 4.0)
@@ -152,18 +165,18 @@ def test_trust_bounds_the_weight_of_the_prior_and_variances_can_be_kept() -> Non
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"trust": 2.0}, {"trust": 1.0, "never_lower": True}], ids=str
+    "options", [{"caution": 2.0}, {"trust": 1.0, "never_lower": True}], ids=str
 )
 def test_null_p_of_families_are_honest(options: dict[str, float]) -> None:
-    """300 families of 80 tests at three an arm; the bounds are four binomial standard errors."""
+    """300 families of 40 tests at three an arm; the bounds are three binomial standard errors."""
     rng = np.random.default_rng(12)
     arm, nuisance = np.repeat([False, True], 3), np.ones((6, 1))
     small, called = [], []
     for _ in range(300):
-        Y = np.sqrt(8 / rng.chisquare(8, 80)) * rng.normal(size=(6, 80))
+        Y = np.sqrt(8 / rng.chisquare(8, 40)) * rng.normal(size=(6, 40))
         fit = fit_arm(Y, arm, nuisance)
         p = moderate(fit.estimate, fit.variance, fit.unscaled, fit.df, **options).pvalue
         small.append(p <= 0.05)
         called.append((stats.false_discovery_control(p) <= 0.05).any())
-    assert 0.03 <= np.mean(small) <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / 24_000)
-    assert np.mean(called) <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / 300)
+    assert 0.03 <= np.mean(small) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 12_000)
+    assert np.mean(called) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 300)
