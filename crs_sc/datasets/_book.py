@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from crs_sc.datasets._cohort import plant
+from crs_sc.datasets._expected import courses_truth, onset_truth, shifts_truth
 from crs_sc.datasets._planted import ARMS, TRANSGENE
 from crs_sc.datasets._receptors import receptor_umi
 from crs_sc.datasets._sample import Sample, Subject, World
@@ -20,7 +21,6 @@ from crs_sc.datasets.truth import (
     producers_truth,
     rates_table,
     sample_sums,
-    shifts_truth,
 )
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Book:
         identity = sample.library.identity
         self._samples.append(
             identity
-            | {"effect": sample.library.effect, "contamination": sample.contamination}
+            | {"effect": sample.library.effect.overall, "contamination": sample.contamination}
             | {"contamination_analysed": self._analysed(sample)}
             | {"n_droplets": plan.cells_per_sample, "n_empty_droplets": plan.n_empty_droplets}
         )
@@ -146,6 +146,10 @@ class Book:
             "samples": samples,
             "production_rates": pd.concat(self._rates, ignore_index=True),
         }
+        if self._world.plan.timepoints:
+            tables["courses"] = courses_truth(self._world)
+            onset = onset_truth(self._world, rates=tables["production_rates"], samples=design)
+            tables |= {} if onset is None else {"onset": onset}
         if self._world.plan.batches is not None:
             tables["batches"] = self._batches()
         return tables

@@ -102,6 +102,7 @@ def plant(plan: Plan) -> Cohort:
     production = tuple(entry for entry in production if entry.population in names)
     targets = tuple(genesets.target_cytokines(organism=plan.myeloid_species))
     _refuse_unknown("lysis", plan.lysis, sorted(names | lineages))
+    _refuse_unknown("courses", plan.courses, [*targets, *responses])
     if isinstance(plan.production_scale, dict):
         genes = {*targets, *(entry.gene for entry in production)}
         _refuse_unknown("production_scale", plan.production_scale, sorted(genes | names | lineages))
@@ -210,7 +211,7 @@ def _check_present(cohort: Cohort, plan: Plan) -> None:
     """Raise unless every library has cells, and something that lyses."""
     weights = cohort.lysis_weights(plan.lysis)
     for library in plan.libraries():
-        share = shares(cohort, library.arm, effect=library.effect) * cohort.analysed
+        share = shares(cohort, library.arm, effect=library.effect.overall) * cohort.analysed
         where = f"in sample '{library.identity['sample']}' ({library.identity['condition']})"
         if not share.any():
             msg = f"populations: none of those asked for is present {where}."

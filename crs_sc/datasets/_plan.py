@@ -12,7 +12,7 @@ from crs_sc.comparison import Contrast
 from crs_sc.datasets._planted import ARMS, CONTRASTS, LEUKAEMIA
 from crs_sc.errors import InputError, listing
 
-__all__ = ["Batches", "Leukaemia", "Library", "Noise", "Plan", "Species"]
+__all__ = ["Batches", "Effect", "Leukaemia", "Library", "Noise", "Plan", "Species"]
 
 Leukaemia = Literal["B-ALL", "monocytic", "none"]
 Species = Literal["human", "mouse"]
@@ -74,6 +74,26 @@ class Batches:
     aliased: bool = False
 
 
+@dataclass(frozen=True)
+class Effect:
+    """How much of what is planted shows at one time.
+
+    Attributes
+    ----------
+    overall
+        Share of the planted effect: 0 is like the first arm, 1 as planted.
+    own
+        The same of each cytokine and response that has a course of its own, by name.
+    """
+
+    overall: float
+    own: dict[str, float]
+
+    def on(self, name: str) -> float:
+        """Share of the effect on a cytokine or response."""
+        return self.own.get(name, self.overall)
+
+
 class Library(NamedTuple):
     """One sample of the design: what it is, and which random streams draw it.
 
@@ -84,7 +104,7 @@ class Library(NamedTuple):
     arm
         Position in `ARMS`.
     effect
-        Share of the planted effect that it shows.
+        How much of what is planted it shows.
     batch
         Position of its batch; -1 without batches.
     subject, repeat
@@ -93,7 +113,7 @@ class Library(NamedTuple):
 
     identity: dict[str, str]
     arm: int
-    effect: float
+    effect: Effect
     batch: int
     subject: int
     repeat: int
@@ -106,6 +126,7 @@ class Plan:
     arms: tuple[str, ...]
     n_subjects_per_arm: int
     timepoints: dict[str, float]
+    courses: dict[str, dict[str, float]]
     paired: bool
     batches: Batches | None
     cells_per_sample: int
@@ -147,7 +168,10 @@ class Plan:
         scale, chosen = values["production_scale"], values["populations"]
         values |= {
             "arms": tuple(values["arms"]),
-            "timepoints": _courses(values["timepoints"]),
+            "timepoints": _course(values["timepoints"]),
+            "courses": {
+                str(name): _course(course) for name, course in dict(values["courses"] or {}).items()
+            },
             "contamination": tuple(low_high),
             "lysis": dict(values["lysis"] or {}),
             "production_scale": scale if isinstance(scale, int | float) else dict(scale),
@@ -194,10 +218,17 @@ class Plan:
                 }
                 identity |= {"timepoint": time} if self.timepoints else {}
                 identity |= {"batch": f"batch{batch + 1}"} if batch >= 0 else {}
-                effect = self.effect_scale * self.timepoints.get(time, 1.0)
                 arm = ARMS.index(self.arms[k])
-                found.append(Library(identity, arm, effect, batch, subject, repeat))
+                found.append(Library(identity, arm, self.effect(time), batch, subject, repeat))
         return found
+
+    def effect(self, timepoint: str | None) -> Effect:
+        """How much of what is planted shows at a time point, or in a cohort without any."""
+        time = timepoint or ""
+        return Effect(
+            self.effect_scale * self.timepoints.get(time, 1.0),
+            {name: self.effect_scale * course[time] for name, course in self.courses.items()},
+        )
 
     def _batch(self, subject: int, arm: int) -> int:
         if self.batches is None:
@@ -222,7 +253,7 @@ class Plan:
         }
 
 
-def _courses(timepoints: Sequence[str] | Mapping[str, float]) -> dict[str, float]:
+def _course(timepoints: Sequence[str] | Mapping[str, float]) -> dict[str, float]:
     """Share of the effect at each time point: none, all, then half of the one before."""
     if isinstance(timepoints, Mapping):
         return {str(name): float(share) for name, share in timepoints.items()}
@@ -273,6 +304,13 @@ def _check(plan: Plan) -> None:
     if sum(getattr(plan, name) for name in _KINDS) >= 1:
         msg = f"{', '.join(_KINDS)} must leave room for good cells: their sum is 1 or more."
         raise InputError(msg)
+    for name, course in plan.courses.items():
+        if course.keys() != plan.timepoints.keys():
+            msg = (
+                f"courses['{name}'] must give the share of the effect at each of the timepoints "
+                f"({listing(plan.timepoints) or 'there are none'}); got {listing(course)}."
+            )
+            raise InputError(msg)
     _check_numbers(plan)
 
 
@@ -291,6 +329,11 @@ def _check_numbers(plan: Plan) -> None:
     positive |= {f"noise.{name}": value for name, value in asdict(plan.noise).items()}
     positive |= {f"lysis['{name}']": value for name, value in plan.lysis.items()}
     positive |= {f"timepoints['{name}']": value for name, value in plan.timepoints.items()}
+    positive |= {
+        f"courses['{name}']['{time}']": value
+        for name, course in plan.courses.items()
+        for time, value in course.items()
+    }
     positive |= (
         {f"production_scale['{name}']": value for name, value in scale.items()}
         if isinstance(scale, dict)

@@ -211,12 +211,15 @@ class Sample:
         own, self._empty_seed, parts = seed.spawn(3)
         rng = np.random.default_rng(own)
         self.contamination = float(rng.uniform(*plan.contamination))
-        share = shares(cohort, library.arm, effect=library.effect)
+        share = shares(cohort, library.arm, effect=library.effect.overall)
         self.droplets = plan_droplets(_composition(share, subject, world), world, rng=rng)
         repeat_sd = plan.noise.repeat_sd if plan.is_repeated else 0.0
         response = subject.response + repeat_sd * rng.standard_normal(subject.response.shape)
         self._rates = _sample_rates(response, subject, library, world)
-        pairs = [producers_of(e, library.arm, effect=library.effect) for e in cohort.production]
+        pairs = [
+            producers_of(entry, library.arm, effect=library.effect.on(entry.gene))
+            for entry in cohort.production
+        ]
         shift = subject.producers + repeat_sd * rng.standard_normal(len(pairs))
         self.probability = np.array(
             [shifted_probability(p, s) for (p, _), s in zip(pairs, shift, strict=True)]
@@ -329,6 +332,7 @@ def _sample_rates(
     """Compute expected UMI by population: planted shift, the subject's own, the batch's."""
     profiles = world.profiles
     responds = response * world.cohort.analysed[:, None]
-    shift = profiles.gene_shift(library.effect * profiles.shift[library.arm] + responds)
+    effect = np.array([library.effect.on(name) for name in world.cohort.responses])
+    shift = profiles.gene_shift(effect * profiles.shift[library.arm] + responds)
     rates = np.asarray(profiles.rates * np.exp2(shift) * subject.expression)
     return rates if library.batch < 0 else rates * np.exp(profiles.batch[library.batch])

@@ -62,7 +62,9 @@ class SimulatedCohort:
         (contamination: expected share of soup in a droplet; contamination_analysed: the same among
         the UMI of the analysed species), soup (share of each gene, by sample), production_rates
         (probability that a cell is a producer and its mean UMI, by sample) and, where there are
-        any, batches.
+        any, batches. With time points also courses (share of the planted effect of each cytokine
+        and response, and on the composition) and onset (order of IL-1 and IL-6 in each subject,
+        columns of `keys.TABLES`).
     settings
         Every parameter and everything planted, as plain values.
     """
@@ -110,6 +112,7 @@ def simulate_cohort(
     arms: Sequence[str] = ARMS,
     n_subjects_per_arm: int = 4,
     timepoints: Sequence[str] | Mapping[str, float] = (),
+    courses: Mapping[str, Mapping[str, float]] | None = None,
     paired: bool = False,
     batches: Batches | Mapping[str, Any] | None = None,
     cells_per_sample: int = 380,
@@ -149,6 +152,11 @@ def simulate_cohort(
         Days on which each mouse is sampled. A mapping gives the share of the planted effect that is
         there on that day; a sequence has none on the first (before the infusion), all on the
         second, and then half of the day before. Contrasts are then within days.
+    courses
+        Share of the planted effect at each of the `timepoints`, by cytokine or response, for those
+        that do not follow the common course: `{"IL6": {"d0": 0, "d1": 0.1, "d2": 1}}` makes IL-6
+        late. A cytokine's course is that of its producers and of what they make; a response's, such
+        as `il6_stat3_response`, that of its genes. Cells follow the common course.
     paired
         Each subject is sampled in every arm, as in a crossover.
     batches
@@ -201,7 +209,7 @@ def simulate_cohort(
     -------
     SimulatedCohort. The truth of the ledger, of the producers and of the decomposition is what
     happened in the good singlets of the analysed species of this very cohort; the truth of the
-    shifts is what was planted.
+    shifts and of the onset is what was planted.
 
     Raises
     ------
@@ -220,6 +228,7 @@ def simulate_cohort(
                 "arms": arms,
                 "n_subjects_per_arm": n_subjects_per_arm,
                 "timepoints": timepoints,
+                "courses": courses,
                 "paired": paired,
                 "batches": batches,
                 "cells_per_sample": cells_per_sample,

@@ -1,4 +1,4 @@
-"""Tables of what was planted and of what happened, in the columns of the analysis."""
+"""Tables of what happened in a simulated cohort, in the columns of the analysis."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from crs_sc import genesets, keys
+from crs_sc import keys
 from crs_sc._arrays import group_sums
 from crs_sc._stats import wilson_interval
 from crs_sc.comparison.decomposition import decompose
-from crs_sc.comparison.design import expand_contrasts
-from crs_sc.datasets._cohort import producers_of, shares
-from crs_sc.datasets._planted import ARMS
 from crs_sc.datasets._sample import DROPLETS, SINGLET
 
 if TYPE_CHECKING:
@@ -24,7 +21,7 @@ if TYPE_CHECKING:
 
     from crs_sc.comparison import Contrast
     from crs_sc.datasets._cohort import Cohort
-    from crs_sc.datasets._sample import Part, Sample, World
+    from crs_sc.datasets._sample import Part, Sample
 
 __all__ = [
     "cells_table",
@@ -34,14 +31,8 @@ __all__ = [
     "producers_truth",
     "rates_table",
     "sample_sums",
-    "shifts_truth",
 ]
 
-_SHIFT_TESTS = [
-    name
-    for name in keys.SHIFTS_TABLE.names
-    if name not in {"contrast", "kind", "feature", "population", "estimate", "status"}
-]
 _UNIT = ("sample", "subject", "condition")
 
 
@@ -254,68 +245,6 @@ def decomposition_truth(
     intervals = [name for name in table.columns if name.endswith(("_ci_low", "_ci_high"))]
     table[intervals] = np.nan
     return table
-
-
-def shifts_truth(
-    world: World, *, contrasts: Sequence[Contrast], samples: pd.DataFrame
-) -> pd.DataFrame:
-    """Shift of each signature and cytokine between the mean profiles of two arms.
-
-    The mean profile of an arm, at a time point where there are several, is the expected native
-    expression without subject effects, batches and noise. The shift is the mean over the
-    signature's genes of log2(CPM + 1), treated less reference: what the analysis estimates from
-    pseudobulks. It is not quite the planted shift of the genes, because genes that rise lower the
-    CPM of all others, and because of the 1 that is added.
-
-    Parameters
-    ----------
-    world
-        What the cohort shares.
-    contrasts
-        What is compared.
-    samples
-        Design, indexed by sample.
-
-    Returns
-    -------
-    DataFrame with the columns of `keys.SHIFTS_TABLE`; only `estimate` and `status` are filled.
-    """
-    cohort, genes = world.cohort, world.profiles.genes
-    own = (genes["species"] == cohort.species).to_numpy()
-    position = {symbol: k for k, symbol in enumerate(genes["symbol"]) if own[k]}
-    features = [
-        ("signature", name, [position[gene] for gene in symbols])
-        for name, symbols in sorted(genesets.signatures(organism=cohort.species).items())
-    ] + [("gene", gene, [position[gene]]) for gene in cohort.targets]
-    rows = []
-    for comparison in expand_contrasts(contrasts, samples):
-        time = world.plan.timepoints.get(comparison.timepoint or "", 1.0)
-        effect = world.plan.effect_scale * time
-        arms = [ARMS.index(comparison.contrast.treated), ARMS.index(comparison.contrast.reference)]
-        treated, reference = (_log_cpm(world, arm, effect=effect) for arm in arms)
-        present = [shares(cohort, arm, effect=effect) > 0 for arm in arms]
-        for kind, name, columns in features:
-            difference = (treated - reference)[:, columns].mean(axis=1)
-            for k in np.flatnonzero(cohort.analysed):
-                status = keys.OK if present[1][k] else keys.ABSENT_IN_REFERENCE
-                status = status if present[0][k] else keys.ABSENT_IN_TREATED
-                estimate = difference[k] if status == keys.OK else np.nan
-                rows.append((comparison.name, kind, name, cohort.names[k], estimate, status))
-    columns_of_rows = ["contrast", "kind", "feature", "population", "estimate", "status"]
-    table = pd.DataFrame(rows, columns=columns_of_rows)
-    table[_SHIFT_TESTS] = np.nan
-    return table[keys.SHIFTS_TABLE.names]
-
-
-def _log_cpm(world: World, arm: int, *, effect: float) -> NDArray[np.float64]:
-    """log2(CPM + 1) of the mean profile of an arm, `(n_populations, n_genes)`."""
-    profiles, cohort = world.profiles, world.cohort
-    mean = profiles.rates * np.exp2(profiles.gene_shift(effect * profiles.shift[arm]))
-    row = cohort.producing()
-    for k, (entry, column) in enumerate(zip(cohort.production, profiles.produced, strict=True)):
-        share, umi = producers_of(entry, arm, effect=effect)
-        mean[row[k], column] += share * umi
-    return np.asarray(np.log2(1e6 * mean / mean.sum(axis=1, keepdims=True) + 1))
 
 
 def _in_order(table: pd.DataFrame, spec: keys.TableSpec) -> pd.DataFrame:

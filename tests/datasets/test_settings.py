@@ -287,7 +287,9 @@ def test_mouse_macrophages_are_the_source_where_asked_for():
     # Tocilizumab does not block the receptor of the mouse, anakinra does.
     assert shifts["tocilizumab", "il6_stat3_response", "Macrophage"] == 0
     assert shifts["anakinra", "il1_response", "Macrophage"] < -0.8
-    assert (shifts.xs("NK", level="population").abs() < 1e-12).all()
+    in_nk = shifts.xs("NK", level="population").dropna()
+    assert len(in_nk) > 0
+    assert (in_nk.abs() < 1e-12).all()
     counts = counts_by_symbol(made)
     assert counts[["IL6", "IL1B"]].to_numpy().sum() == 0
     samples = made.truth["samples"]
@@ -347,6 +349,7 @@ def test_samples_come_one_at_a_time_as_in_the_cohort():
         ("myeloid_species", "rat"),
         ("timepoints", ("d0", "d0")),
         ("timepoints", {"d0": -1.0}),
+        ("courses", {"IL6": {"d0": 0.0}}),
         ("batches", {"number": 0}),
         ("batches", {"count": 2}),
         ("batches", 3),

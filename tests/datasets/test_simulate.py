@@ -5,8 +5,11 @@ import pandas as pd
 import pytest
 
 from crs_sc import genesets, keys
+from crs_sc.comparison import Contrast, pseudobulk, shifts
 from crs_sc.datasets import simulate_cohort
+from crs_sc.datasets._book import make_world
 from crs_sc.datasets._cohort import plant
+from crs_sc.datasets._expected import shifts_truth
 from crs_sc.datasets._planted import ARMS, POPULATIONS, PRODUCTION, RESPONSES
 from crs_sc.datasets.profiles import gene_universe
 from crs_sc.datasets.simulate import plan_of
@@ -268,7 +271,9 @@ def test_nothing_is_planted_in_the_null_population(cohort):
     null = cohort.settings["null_population"]
     assert null == "NK"
     shifts = cohort.truth["shifts"]
-    assert (shifts.loc[shifts["population"] == null, "estimate"] == 0).all()
+    shifts = shifts[shifts["population"] == null]
+    assert set(shifts["status"]) == {keys.OK, keys.NOT_DETECTED}
+    assert (shifts["estimate"].dropna() == 0).all()
     ledger = cohort.truth["ledger"]
     assert (ledger.loc[ledger["population"] == null, "corrected_umi"] == 0).all()
     parts = cohort.truth["decomposition"]
@@ -283,12 +288,20 @@ def about(planted):
     return pytest.approx(0.85 * planted, abs=0.15 + 0.17 * abs(planted))
 
 
-def test_truth_of_the_shifts_follows_the_plan(cohort):
-    table = cohort.truth["shifts"]
+def planted_shifts(**settings):
+    """Truth of the shifts of a cohort that is not drawn."""
+    world = make_world(plan_of(settings))
+    design = pd.DataFrame([library.identity for library in world.plan.libraries()])
+    samples = design.set_index("sample").sort_index()
+    return shifts_truth(world, contrasts=world.plan.contrasts(), samples=samples)
+
+
+def test_truth_of_the_shifts_follows_the_plan():
+    table = planted_shifts(cells_per_sample=20_000)
     assert list(table.columns) == keys.SHIFTS_TABLE.names
     assert not table.duplicated(list(keys.SHIFTS_TABLE.index)).any()
-    estimate = table.set_index(["contrast", "feature", "population"])["estimate"]
-    names = set(table["population"])
+    rows = table.set_index(["contrast", "feature", "population"])
+    estimate, names = rows["estimate"], set(table["population"])
     for signature, by_population in RESPONSES.items():
         present = {name: by_population[name] for name in names if name in by_population}
         for population, (_, car_t, anakinra, tocilizumab) in present.items():
@@ -300,31 +313,63 @@ def test_truth_of_the_shifts_follows_the_plan(cohort):
     absent = table[(table["population"] == "CAR T") & (table["contrast"] == "cart")]
     assert (absent["status"] == keys.ABSENT_IN_REFERENCE).all()
     assert absent["estimate"].isna().all()
-    assert (table.loc[table["population"] != "CAR T", "status"] == keys.OK).all()
+    rest = table[table["population"] != "CAR T"]
+    assert set(rest["status"]) <= {keys.OK, keys.NOT_DETECTED}
+    assert ((rest["n_genes"] == 0) == (rest["status"] == keys.NOT_DETECTED)).all()
+    assert ((rest["n_genes"] == 0) == rest["estimate"].isna()).all()
 
 
-def test_planted_shifts_are_in_the_counts():
-    # Without soup, which alone shifts the other populations towards the monocytes.
+def test_truth_of_the_shifts_counts_what_can_be_seen_at_the_depth_of_the_cohort():
+    shallow, deep = (
+        planted_shifts(cells_per_sample=n).set_index(["contrast", "feature", "population"])
+        for n in (200, 20_000)
+    )
+    seen = shallow["status"] == keys.OK
+    assert (shallow["n_genes"] <= deep["n_genes"]).all()
+    assert shallow["n_genes"].sum() < 0.7 * deep["n_genes"].sum()
+    both = shallow["estimate"][seen].to_frame("shallow").join(deep["estimate"].rename("deep"))
+    assert (both["shallow"] - both["deep"]).abs().median() < 0.05
+    # Nobody but monocytes and dendritic cells makes IL-1; T cells have it from the soup.
+    made = deep["status"].loc["cart", "IL1B"]
+    assert set(made.index[made == keys.OK]) == {
+        "Classical monocyte",
+        "Non-classical monocyte",
+        "cDC2",
+    }
+
+
+def test_planted_shifts_are_those_that_the_analysis_finds():
+    # Without soup, which the analysis would have to estimate.
     made = simulate_cohort(
         arms=("vehicle", "CART"),
-        n_subjects_per_arm=2,
-        cells_per_sample=1500,
+        n_subjects_per_arm=3,
+        cells_per_sample=1200,
         n_background_genes=50,
-        contamination=(0.0, 0.0),
+        contamination=0.0,
     )
     cells = made.truth["cells"]
-    good = (cells["droplet"] == "singlet") & (cells["species"] == "human")
-    counts = human_counts(made)[good]
-    groups = [cells.loc[good, name] for name in ("population", "condition")]
-    native = counts.groupby(groups).sum()
-    level = np.log2(1e6 * native.div(native.sum(axis=1), axis=0) + 1)
-    genes = genesets.signatures()["ifn_gamma_response"]
-    score = level[genes].mean(axis=1).unstack("condition")
-    found = score["CART"] - score["vehicle"]
-    truth = made.truth["shifts"].query("feature == 'ifn_gamma_response'")
-    truth = truth.set_index("population")["estimate"]
-    for population in ("Classical monocyte", "Non-classical monocyte", "NK", "CD8 T"):
-        assert found[population] == pytest.approx(truth[population], abs=0.35), population
+    good = ((cells["droplet"] == "singlet") & (cells["species"] == "human")).to_numpy()
+    human = made.adata.var_names.str.startswith("GRCh38_")
+    adata = made.adata[good, human].copy()
+    adata.var_names = adata.var_names.str.removeprefix("GRCh38_")
+    adata.layers[keys.COUNTS] = adata.X
+    columns = ["sample", "subject", "condition", "population"]
+    adata.obs = cells.loc[good, columns].astype("category").set_axis(adata.obs_names)
+    bulk = pseudobulk(adata)
+    found = shifts(
+        bulk, contrasts=[Contrast("cart", "CART", "vehicle")], signatures=genesets.signatures()
+    )
+    n_cells = bulk.obs.groupby("population", observed=True)["n_cells"].median()
+    row = ["contrast", "kind", "feature", "population"]
+    both = made.truth["shifts"].merge(found, on=row, suffixes=("_planted", "_found"))
+    both = both[both["population"].isin(n_cells.index[n_cells >= 100])]
+    both = both.dropna(subset=["estimate_planted", "estimate_found"])
+    assert len(both) > 40
+    gap = both["estimate_found"] - both["estimate_planted"]
+    assert abs(gap.mean()) < 0.05
+    assert np.sqrt((gap**2).mean()) < 0.25
+    slope = np.polyfit(both["estimate_planted"], both["estimate_found"], 1)[0]
+    assert slope == pytest.approx(1, abs=0.1)
 
 
 def test_decomposition_of_the_truth_adds_up(cohort):

@@ -78,6 +78,7 @@ def test_cohort_on_disk_is_the_cohort_in_memory(tmp_path, monkeypatch, part_size
         "n_background_genes": 20,
         "n_empty_droplets": n_empty_droplets,
         "timepoints": ["d0", "d2"],
+        "courses": {"IL6": {"d0": 0.0, "d2": 0.5}},
         "batches": {"number": 2},
         "noise": {"depth_sd": 0.4},
         "random_state": 5,
@@ -88,7 +89,7 @@ def test_cohort_on_disk_is_the_cohort_in_memory(tmp_path, monkeypatch, part_size
     assert config == disk / "config.yaml"
     files = sorted(path.relative_to(memory) for path in memory.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(disk) for path in disk.rglob("*") if path.is_file())
-    assert len(files) == 12 + (1 if n_empty_droplets == 0 else 1 + 2 * 8)
+    assert len(files) == 14 + (1 if n_empty_droplets == 0 else 1 + 2 * 8)
     for name in files:
         if name.suffix != ".h5ad":
             assert (memory / name).read_bytes() == (disk / name).read_bytes(), name
