@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from crs_sc import genesets, keys
-from crs_sc._checks import counts_matrix, sample_table
+from crs_sc._checks import counts_matrix
 from crs_sc._stages import (
     absolute_counts,
     analysed_names,
     analysed_organism,
     chosen_genes,
     chosen_signatures,
+    covariate_names,
+    design_samples,
     raw_matrices,
     read_input,
+    unanswerable,
 )
-from crs_sc.comparison import check_design
+from crs_sc.comparison import (
+    check_design,
+    detectable_effect,
+    pseudobulk,
+    shifts,
+    subjects_per_arm,
+)
+from crs_sc.config import settings_for
 from crs_sc.errors import InputError, listing
 from crs_sc.io import empty_droplet_profile
 
@@ -29,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_report"]
 
+_REFUSED = "Mend the design before a run."
 # A signature of which less is in the data says little.
 _LOW_COVERAGE = 0.5
 
@@ -54,9 +65,9 @@ def check_report(config: RunConfig) -> tuple[str, bool]:
         If the input cannot be used.
     """
     adata = read_input(config)
-    samples = sample_table(adata)
+    samples = design_samples(adata, config)
     gene_lines, has_genes = _gene_lines(adata, config)
-    design_lines, is_answerable = _design_lines(samples, config)
+    design_lines, verdict = _design_lines(adata, samples, config)
     lines = [
         *_input_lines(adata),
         *_soup_lines(adata, config),
@@ -69,10 +80,9 @@ def check_report(config: RunConfig) -> tuple[str, bool]:
         *design_lines,
     ]
     lines += [f"note: {note}" for note in adata.uns[keys.UNS].get(keys.NOTES, [])]
-    verdict = "The design can be answered."
-    if not (has_genes and is_answerable):
-        verdict = f"Mend the {'design' if has_genes else 'genes'} before a run."
-    return "\n".join([*lines, "", verdict]), has_genes and is_answerable
+    if not has_genes:
+        verdict = "Mend the genes before a run."
+    return "\n".join([*lines, "", verdict]), has_genes and verdict != _REFUSED
 
 
 def _input_lines(adata: AnnData) -> list[str]:
@@ -167,24 +177,91 @@ def _gene_lines(adata: AnnData, config: RunConfig) -> tuple[list[str], bool]:
     return lines, not lacking
 
 
-def _design_lines(samples: pd.DataFrame, config: RunConfig) -> tuple[list[str], bool]:
+def _design_lines(
+    adata: AnnData, samples: pd.DataFrame, config: RunConfig
+) -> tuple[list[str], str]:
+    """Say what each contrast can answer, and in one sentence whether a run can."""
+    arms = subjects_per_arm(samples)
+    heading = "Subjects by arm" + (" and time point" if len(arms.columns) > 1 else "")
+    lines = [f"{heading}:", arms.rename_axis(None).to_string(), ""]
     if not config.contrasts:
-        return ["Design: no contrast, so nothing is compared (everything else works)."], True
+        lines.append("Design: no contrast, so nothing is compared (everything else works).")
+        return lines, "Who makes it can be answered."
     design = check_design(samples, contrasts=list(config.contrasts))
-    lines = ["Design:"]
+    refused = unanswerable(design, config)
+    lines.append("Design:")
     for row in design.to_dict("records"):
-        sizes = (
-            f"{row['n_pairs']} pairs"
-            if row["test"] == "paired"
-            else f"{row['n_treated']} against {row['n_reference']} subjects, unpaired"
-        )
+        lines += _contrast_lines(row, config)
+    lines += [f"Refused: {name} cannot be answered: {why}." for name, why in refused.items()]
+    if refused:
+        return lines, _REFUSED
+    lines += _power_lines(adata, config)
+    if (design["status"] == keys.OK).all():
+        return lines, "The design can be answered."
+    return lines, "A run can be made, but some contrasts give estimates at most and no p."
+
+
+def _contrast_lines(row: dict[Any, Any], config: RunConfig) -> list[str]:
+    """One comparison: who stands against whom, the smallest p and the smallest effect in reach."""
+    name = str(row["contrast"])
+    asked = next(c for c in config.contrasts if name == c.name or name.startswith(f"{c.name}@"))
+    sizes = (
+        f"{row['n_pairs']} pairs"
+        if row["test"] == "paired"
+        else f"{row['n_treated']} against {row['n_reference']} subjects, unpaired"
+    )
+    within = f", exchanged within {row['blocks']}" if row["blocks"] not in ("", "subject") else ""
+    model = f", covariates {row['covariates']}" if row["covariates"] else ""
+    lines = [f"  {name} ({asked.treated} against {asked.reference}): {sizes}{within}{model}."]
+    if row["status"] != keys.OK:
+        lines.append(f"    No p can be given ({row['status'].replace('_', ' ')}).")
+    else:
         floor = (
-            "no p can be given"
+            "No permutation p"
             if np.isnan(row["pvalue_floor"])
-            else f"smallest permutation p {row['pvalue_floor']:.3g}"
+            else f"Smallest permutation p {row['pvalue_floor']:.3g}"
         )
-        blocks = ", within batches" if row["blocks"] == keys.BATCH else ""
-        lines.append(f"  {row['contrast']}: {sizes}{blocks}; {floor}; {row['status']}.")
-        if row["note"]:
-            lines.append(f"    {row['note']}")
-    return lines, not (design["status"] == keys.CONFOUNDED).any()
+        spread = "within" if row["test"] == "paired" else "between"
+        lines.append(
+            f"    {floor}; 80 % power from a shift of {row['detectable_sd']:.1f} sd {spread} "
+            "subjects (p 0.05)."
+        )
+    return [*lines, f"    Note: {row['note']}."] if row["note"] else lines
+
+
+def _power_lines(adata: AnnData, config: RunConfig) -> list[str]:
+    """Say what would be seen in log2 units, where the input names the populations."""
+    if keys.LABEL not in adata.obs:
+        return [
+            "  What that is in log2 units depends on the spread in each population. Map your cell",
+            "  types under `columns: label` to see it here; after a run tables/shifts.tsv has it.",
+        ]
+    bulk = pseudobulk(
+        adata[adata.obs[keys.LABEL].notna().to_numpy()],
+        population_key=keys.LABEL,
+        covariates=covariate_names(config),
+    )
+    if keys.GENOME in bulk.var:
+        bulk = bulk[:, bulk.var[keys.GENOME].astype(str) == analysed_organism(config)].copy()
+        bulk.var_names = bulk.var[keys.SYMBOL].astype(str)
+    seen = detectable_effect(
+        shifts(
+            bulk,
+            contrasts=list(config.contrasts),
+            signatures=chosen_signatures(config),
+            random_state=config.seed,
+            **settings_for(config, shifts),
+        )
+    )
+    if seen.empty:
+        return ["In no population is there enough for a test (fewer than two subjects an arm)."]
+    table = seen.pivot(index="population", columns="contrast", values="detectable")
+    table = table[list(dict.fromkeys(seen["contrast"]))]
+    return [
+        "",
+        "Smallest shift of a signature seen with 80 % power, from the spread between subjects in",
+        "these cells before QC (log2 units, median over the signatures; 1 is a doubling):",
+        table.rename_axis(index=None, columns=None).to_string(
+            float_format=lambda value: f"{value:.2f}", na_rep="no test"
+        ),
+    ]

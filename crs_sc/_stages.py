@@ -26,16 +26,20 @@ __all__ = [
     "annotate_cohort",
     "attribute_sources",
     "chosen_genes",
+    "chosen_scoring",
     "chosen_signatures",
     "cluster_cohort",
     "compare_arms",
+    "covariate_names",
+    "design_samples",
     "empty_table",
     "order_of_onset",
     "qc_sample",
     "raw_matrices",
     "read_input",
-    "refuse_confounded",
-    "refuse_missing_genes",
+    "refuse_unanswerable",
+    "refuse_unusable",
+    "unanswerable",
 ]
 
 # Table of a function that does not bear its name.
@@ -125,6 +129,12 @@ def chosen_signatures(config: RunConfig) -> dict[str, list[str]]:
     return genesets.signatures(
         organism=analysed_organism(config), names=config.signatures, user=config.gene_sets
     )
+
+
+def chosen_scoring(config: RunConfig) -> dict[str, int]:
+    """Choose the settings of the shifts that say which cells and genes make a score."""
+    settings = settings_for(config, comparison.shifts)
+    return {name: settings[name] for name in ("min_cells", "min_count")}
 
 
 def qc_sample(
@@ -233,7 +243,7 @@ def compare_arms(
 ) -> dict[str, pd.DataFrame]:
     """Test every contrast; returns the tables, empty ones where there is nothing to test."""
     contrasts = list(config.contrasts)
-    samples = sample_table(adata)
+    samples = design_samples(adata, config)
     onset = order_of_onset(ledger, samples, config)
     if not contrasts:
         names = [function.__name__ for function in STAGE_FUNCTIONS["compare"]]
@@ -242,9 +252,8 @@ def compare_arms(
         return empty | {"onset": onset}
     signatures = chosen_signatures(config)
     genes = list(dict.fromkeys(ledger["gene"]))
-    covariates = sorted({name for contrast in contrasts for name in contrast.covariates})
     min_cells = settings_for(config, comparison.shifts)["min_cells"]
-    bulk = comparison.pseudobulk(adata, covariates=covariates, min_cells=min_cells)
+    bulk = comparison.pseudobulk(adata, covariates=covariate_names(config), min_cells=min_cells)
     expression = comparison.expression(
         bulk, contrasts=contrasts, **settings_for(config, comparison.expression)
     )
@@ -254,10 +263,14 @@ def compare_arms(
             contrasts=contrasts,
             genes=genes,
             signatures=signatures,
-            random_state=config.seed,
+            **seed,
             **settings_for(config, function),
         )
-        for function in (comparison.shifts, comparison.reversal, comparison.arm_by_time)
+        for function, seed in (
+            (comparison.shifts, {"random_state": config.seed}),
+            (comparison.arm_by_time, {"random_state": config.seed}),
+            (comparison.reversal, {}),
+        )
     }
     return scored | {
         "decomposition": comparison.decompose(
@@ -308,8 +321,44 @@ def empty_table(name: str) -> pd.DataFrame:
     return pd.DataFrame(columns=keys.TABLES[name].names)
 
 
-def refuse_confounded(samples: pd.DataFrame, config: RunConfig) -> None:
-    """Raise if a contrast names an unknown condition or cannot be told from a batch.
+def covariate_names(config: RunConfig) -> list[str]:
+    """Covariates of all contrasts, each once."""
+    return list(dict.fromkeys(name for one in config.contrasts for name in one.covariates))
+
+
+def design_samples(adata: AnnData, config: RunConfig) -> pd.DataFrame:
+    """Table of the samples with the covariates of the contrasts."""
+    return sample_table(adata, covariates=covariate_names(config))
+
+
+def unanswerable(design: pd.DataFrame, config: RunConfig) -> dict[str, str]:
+    """Say of each contrast that gives no number at all why it does not.
+
+    Parameters
+    ----------
+    design
+        From `check_design`.
+    config
+        Settings.
+
+    Returns
+    -------
+    Reason by name: confounded, or an arm without a subject (at every time point).
+    """
+    found = {}
+    for contrast in config.contrasts:
+        names = design["contrast"]
+        own = design[(names == contrast.name) | names.str.startswith(f"{contrast.name}@")]
+        bad = own[own["status"] == keys.CONFOUNDED]
+        if bad.empty and (own[["n_reference", "n_treated"]].min(axis=1) == 0).all():
+            bad = own
+        if len(bad):
+            found[str(bad["contrast"].iloc[0])] = str(bad["note"].iloc[0])
+    return found
+
+
+def refuse_unanswerable(samples: pd.DataFrame, config: RunConfig) -> None:
+    """Raise if a contrast names what is not there, or cannot be answered at all.
 
     Raises
     ------
@@ -319,11 +368,24 @@ def refuse_confounded(samples: pd.DataFrame, config: RunConfig) -> None:
     if not config.contrasts:
         return
     design = comparison.check_design(samples, contrasts=list(config.contrasts))
-    confounded = design[design["status"] == keys.CONFOUNDED]
-    if len(confounded):
-        row = confounded.iloc[0]
-        msg = (
-            f"Contrast '{row['contrast']}' cannot be answered: {row['note']}. "
-            "Leave out `columns: batch`, if it is not a batch, or the contrast."
-        )
+    for name, why in unanswerable(design, config).items():
+        mend = "Leave out the contrast, or its `paired` or `covariates` if they are the reason."
+        if "told apart" in why:
+            mend = "Leave out `columns: batch`, if it is not a batch, a covariate, or the contrast."
+        msg = f"Contrast '{name}' cannot be answered: {why}. {mend}"
         raise DesignError(msg)
+
+
+def refuse_unusable(adata: AnnData, config: RunConfig) -> None:
+    """Raise before any work is done for what would stop it later.
+
+    Raises
+    ------
+    CrsError
+        For a design that cannot be answered, absolute counts that cannot be used, or a cohort
+        without any gene that is asked for.
+    """
+    samples = design_samples(adata, config)
+    refuse_unanswerable(samples, config)
+    absolute_counts(config, samples=samples.index)
+    refuse_missing_genes(adata, config)

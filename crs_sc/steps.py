@@ -13,18 +13,19 @@ from threadpoolctl import threadpool_limits
 from crs_sc import keys
 from crs_sc._checks import sample_table
 from crs_sc._stages import (
-    absolute_counts,
     annotate_cohort,
     attribute_sources,
     chosen_genes,
+    chosen_scoring,
     chosen_signatures,
     cluster_cohort,
     compare_arms,
+    design_samples,
     qc_sample,
     raw_matrices,
     read_input,
-    refuse_confounded,
-    refuse_missing_genes,
+    refuse_unanswerable,
+    refuse_unusable,
 )
 from crs_sc._workspace import Workspace, digest, file_digest, library_versions, package_version
 from crs_sc.config import RESOLVED, STAGE_FUNCTIONS, dump_config, settings_for
@@ -181,10 +182,7 @@ class Run:
         if self._input is None:
             logger.info("reading %s", listing(self.config.input))
             self._input = read_input(self.config)
-            samples = sample_table(self._input)
-            refuse_confounded(samples, self.config)
-            absolute_counts(self.config, samples=samples.index)
-            refuse_missing_genes(self._input, self.config)
+            refuse_unusable(self._input, self.config)
         return self._input
 
     def samples(self) -> list[str]:
@@ -217,7 +215,7 @@ class Run:
 
     def _compare(self) -> list[Path]:
         adata = self._load("sources")
-        refuse_confounded(sample_table(adata), self.config)
+        refuse_unanswerable(design_samples(adata, self.config), self.config)
         tables = compare_arms(
             adata,
             self.config,
@@ -228,7 +226,7 @@ class Run:
         return self._write_tables(tables)
 
     def _report(self) -> list[Path]:
-        from crs_sc.report import write_figures, write_report
+        from crs_sc.report import read_truth, write_figures, write_report
 
         adata = self._load("sources")
         tables = {name: read_table(self.space.table(name)) for name in keys.TABLES}
@@ -243,6 +241,7 @@ class Run:
             out / "figures",
             contrasts=self.config.contrasts,
             signatures=chosen_signatures(self.config),
+            scoring=chosen_scoring(self.config),
         )
         settings_file = out / "config.yaml"
         # A config of the user may lie there; the provenance has the settings too.
@@ -256,7 +255,7 @@ class Run:
             out / "report.html",
             config=settings,
             provenance=provenance,
-            truth=self._truth(),
+            truth=None if self.config.truth is None else read_truth(self.config.truth),
         )
         files = [*figures, settings_file, out / "provenance.json", out / "report.html"]
         # Figures of other settings would be taken for those of this run.
@@ -268,16 +267,6 @@ class Run:
         """Files that a finished stage left."""
         stamp = self.space.read_stamp(name) or {"files": {}}
         return [self.space.out / file for file in stamp["files"]]
-
-    def _truth(self) -> dict[str, pd.DataFrame] | None:
-        """Planted tables of a simulated cohort."""
-        if self.config.truth is None:
-            return None
-        names = [name for name in keys.TABLES if (self.config.truth / f"{name}.tsv").is_file()]
-        if not names:
-            msg = f"'{self.config.truth}' (truth) holds no planted table such as ledger.tsv."
-            raise InputError(msg)
-        return {name: read_table(self.config.truth / f"{name}.tsv") for name in names}
 
     # --- doing, keeping, loading --------------------------------------------------------------
 

@@ -185,8 +185,9 @@ def test_check_changes_nothing_and_says_who_is_replicate(tmp_path: Path) -> None
     assert result.exit_code == 0, result.output
     assert sorted(tmp_path.rglob("*")) == before
     assert "2 libraries of 2 subjects" in result.stdout
-    assert "no p can be given" in result.stdout
-    assert "too_few_subjects" in result.stdout
+    assert "No p can be given" in result.stdout
+    assert "1 against 1 subjects" in result.stdout
+    assert "too few subjects" in result.stdout
 
 
 def test_init_guesses_and_does_not_write_over(tmp_path: Path) -> None:

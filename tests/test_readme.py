@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 
 
-def block(language: str) -> str:
-    return re.search(rf"```{language}\n(.*?)```", README, re.DOTALL).group(1)
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
 def test_python_runs(small_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,14 +28,22 @@ def test_python_runs(small_cohort: Path, tmp_path: Path, monkeypatch: pytest.Mon
     human[human.X.sum(axis=1).A1 > 400].copy().write_h5ad(tmp_path / "cohort.h5ad")
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(block("python"), names)
+    (code,) = blocks("python")
+    exec(code, names)
     assert list(names["ledger"].columns) == keys.LEDGER_TABLE.names
     assert list(names["shifts"].columns) == keys.SHIFTS_TABLE.names
     top = names["ledger"].query("gene == 'IL1B' and condition == 'CART'").groupby("population")
     assert top["share"].mean().idxmax() == "Classical monocyte"
 
 
-def test_config_is_valid_and_every_table_is_named(tmp_path: Path) -> None:
-    parse_config(yaml.safe_load(block("yaml")), folder=tmp_path, name="README")
+def test_configs_are_valid_and_every_table_is_named(tmp_path: Path) -> None:
+    (tmp_path / "counts.tsv").touch()
+    first, more = (
+        parse_config(yaml.safe_load(text), folder=tmp_path, name="README")
+        for text in blocks("yaml")
+    )
+    assert first.genes == ("IL1B", "IL6")
+    assert more.contrasts[0].covariates == ("age", "sex")
+    assert more.shifts.margin == type(more.shifts)().margin
     for name in keys.TABLES:
         assert f"`{name}`" in README

@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from crs_sc import Run, keys, load_config
-from crs_sc.errors import InputError
+from crs_sc._check_run import check_report
+from crs_sc.errors import InputError, MissingKeyError
 from crs_sc.io import read_table
 from crs_sc.report import planted_beside_found, share_errors
 
@@ -220,3 +221,38 @@ def test_one_subject_an_arm_gives_estimates_and_no_p(small_cohort: Path, tmp_pat
     assert len(few) > 0
     assert few["estimate"].notna().any()
     assert shifts["pvalue"].isna().all()
+
+
+def test_covariates_of_a_contrast_reach_every_place(small_cohort: Path, tmp_path: Path) -> None:
+    adata = ad.read_h5ad(small_cohort.parent / "cohort.h5ad")
+    ages = {name: 30.0 + 7 * i % 12 for i, name in enumerate(sorted(adata.obs["mouse"].unique()))}
+    adata.obs["age"] = adata.obs["mouse"].astype(str).map(ages)
+    adata.write_h5ad(tmp_path / "in.h5ad")
+    settings = yaml.safe_load(small_cohort.read_text(encoding="utf-8")) | {"input": "in.h5ad"}
+    del settings["truth"]
+    cart = settings["contrasts"][0]
+    path = tmp_path / "config.yaml"
+
+    def asked(covariate: str) -> Path:
+        contrasts = [cart | {"covariates": [covariate]}]
+        path.write_text(yaml.safe_dump(settings | {"contrasts": contrasts}), encoding="utf-8")
+        return path
+
+    with pytest.raises(MissingKeyError, match="no column 'weight'"):
+        Run(load_config(asked("weight")), tmp_path / "out").all_stages()
+    assert not (tmp_path / "out" / "work").exists()
+    config = load_config(asked("age"))
+    text, is_sound = check_report(config)
+    assert is_sound
+    assert "covariates age" in text
+    Run(config, tmp_path / "out").all_stages()
+    tables = tmp_path / "out" / "tables"
+    shifts = read_table(tables / "shifts.tsv")
+    # A slope leaves no exact permutation, and a degree of freedom less.
+    assert shifts["pvalue"].notna().any()
+    assert shifts["pvalue_permutation"].isna().all()
+    for name in ("decomposition", "composition", "expression", "exclusions"):
+        assert set(read_table(tables / f"{name}.tsv")["contrast"]) == {cart["name"]}
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "covariates that are numbers (age)" in page
+    assert "Not adjusted for the covariates of cart: the parts add up" in page

@@ -15,6 +15,7 @@ from crs_sc.plotting._receivers import producers_to_receivers
 from crs_sc.plotting._shifts import reversal_heatmap, shift_heatmap, signature_points
 from crs_sc.plotting._sources import ambient_expected, source_shares
 from crs_sc.plotting._species import barnyard
+from crs_sc.plotting._stress import stress_adjustment
 from crs_sc.plotting._style import (
     arm_colours,
     feature_label,
@@ -22,6 +23,8 @@ from crs_sc.plotting._style import (
     population_order,
     style,
 )
+from crs_sc.plotting._time import trajectories
+from crs_sc.plotting._waterfall import waterfall, waterfalls
 
 __all__ = [
     "ambient_expected",
@@ -42,8 +45,12 @@ __all__ = [
     "shift_heatmap",
     "signature_points",
     "source_shares",
+    "stress_adjustment",
     "stress_vs_cytokine",
     "style",
+    "trajectories",
     "umap",
     "volcano",
+    "waterfall",
+    "waterfalls",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from crs_sc import keys
 from crs_sc.plotting._style import (
@@ -20,6 +19,7 @@ from crs_sc.plotting._style import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -32,6 +32,7 @@ PART_NAMES = {
     "producer_fraction": "more or fewer producers among them",
     "intensity": "more or less per producer",
 }
+# What the row of the sum is called in the picture.
 ALL = "All populations"
 
 
@@ -47,7 +48,7 @@ def decomposition_bars(
     """Parts of the change in a cytokine's output per sampled cell, by population.
 
     The parts of a bar add up to the diamond, whose line is the 95 % interval. The first row is
-    the sum over all populations.
+    the sum over all populations, with an interval of its own.
 
     Parameters
     ----------
@@ -114,6 +115,7 @@ def decomposition_bars(
 
 def _worth_showing(table: pd.DataFrame, smallest: float) -> list[str]:
     """Choose populations with a part of some size in any gene, judged within that gene."""
+    table = table.loc[table["population"] != keys.ALL_POPULATIONS]
     largest = table[list(PARTS)].abs().max(axis=1)
     relative = largest / largest.groupby(table["gene"]).transform("max")
     kept = table.loc[relative.fillna(0) >= smallest, "population"]
@@ -121,42 +123,24 @@ def _worth_showing(table: pd.DataFrame, smallest: float) -> list[str]:
 
 
 def _bars(ax: Axes, rows: pd.DataFrame, names: list[str]) -> None:
-    sums = rows[["total", *PARTS]].sum()
-    values = rows.reindex(names)[list(PARTS)].fillna(0.0)
-    values = pd.concat([sums[list(PARTS)].to_frame(ALL).T, values])
-    y = np.arange(len(values), dtype=float)
-    above, below = np.zeros(len(values)), np.zeros(len(values))
+    """Draw one panel: the sum over the populations first, then the named ones."""
+    labels = [ALL, *names]
+    rows = rows.reindex([keys.ALL_POPULATIONS, *names])
+    values = rows[list(PARTS)].fillna(0.0)
+    y = np.arange(len(rows), dtype=float)
+    above, below = np.zeros(len(rows)), np.zeros(len(rows))
     for part in PARTS:
         width = values[part].to_numpy(dtype=float)
         left = np.where(width >= 0, above, below)
         ax.barh(y, width, 0.72, left=left, color=PART_COLOURS[part], label=part, linewidth=0)
         above += np.clip(width, 0, None)
         below += np.clip(width, None, 0)
-    ax.scatter([float(sums["total"])], [0], marker="D", s=20, color="black", zorder=4)
-    labels = [ALL]
-    for i, name in enumerate(names, start=1):
-        label = name
-        if name in rows.index:
-            row = rows.loc[name]
-            if pd.notna(row["total_ci_low"]):
-                ax.plot(
-                    [row["total_ci_low"], row["total_ci_high"]],
-                    [i, i],
-                    color="black",
-                    linewidth=0.9,
-                    zorder=3,
-                )
-            ax.scatter([row["total"]], [i], marker="D", s=14, color="black", zorder=4)
-            if row["status"] == keys.INTENSITY_NOT_IDENTIFIED:
-                ax.annotate(
-                    "*",
-                    (1.0, i),
-                    xycoords=("axes fraction", "data"),
-                    ha="right",
-                    va="center",
-                    color="#555555",
-                )
-        labels.append(label)
+    total = rows[["total", "total_ci_low", "total_ci_high"]].to_numpy(dtype=float)
+    ax.hlines(y, total[:, 1], total[:, 2], color="black", linewidth=0.9, zorder=3)
+    ax.scatter(total[:, 0], y, marker="D", s=14, color="black", zorder=4)
+    for i in np.flatnonzero((rows["status"] == keys.INTENSITY_NOT_IDENTIFIED).to_numpy()):
+        across = ("axes fraction", "data")
+        ax.annotate("*", (1.0, i), xycoords=across, ha="right", va="center", color="#555555")
     ax.axvline(0, color="#444444", linewidth=0.8)
     ax.axhline(0.5, color="#DDDDDD", linewidth=0.8)
     ax.set_yticks(y, labels)

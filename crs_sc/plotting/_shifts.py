@@ -145,8 +145,8 @@ def shift_heatmap(
 ) -> Figure:
     """Estimate of every shift: features across, populations down, one panel a contrast.
 
-    A dot marks an adjusted p below `alpha`, a cross what could not be tested. What could be tested
-    nowhere has no row or column.
+    A dot marks an adjusted p below `alpha`, a ring the verdict that there is no relevant change, a
+    cross what could not be tested. What could be tested nowhere has no row or column.
 
     Parameters
     ----------
@@ -171,17 +171,28 @@ def shift_heatmap(
     check_table(shifts, keys.SHIFTS_TABLE.names, name="shifts")
     table = shifts.loc[shifts["kind"] == kind]
     check_table(table, ["feature"], name=f"shifts of kind {kind}")
-    table = table.assign(
-        mark=np.where(table["status"] != keys.OK, "x", np.where(table["padj"] < alpha, "dot", ""))
+    marks = np.select(
+        [table["status"] != keys.OK, table["padj"] < alpha, table["verdict"] == keys.EQUIVALENT],
+        ["x", "dot", "ring"],
+        "",
     )
+    table = table.assign(mark=marks)
+    legend = {"dot": f"adjusted p < {alpha:g}", "x": "not testable"}
+    if (marks == "ring").any():
+        margin = table["margin"].max()
+        legend = {
+            "dot": legend["dot"],
+            "ring": f"no relevant change (\u00b1{margin:g})",
+            "x": legend["x"],
+        }
     return _heatmaps(
         table,
         "estimate",
         contrasts,
         populations,
         limit=None,
-        label="treated less reference (log2 units)",
-        legend={"dot": f"adjusted p < {alpha:g}", "x": "not testable"},
+        label="treated less reference\n(log2 units)",
+        legend=legend,
     )
 
 
@@ -229,7 +240,7 @@ def reversal_heatmap(
         contrasts,
         populations,
         limit=1.0,
-        label="reversal (0: no effect, 1: back to baseline)",
+        label="reversal\n(0: no effect, 1: back to baseline)",
         legend={"dot": "95 % interval leaves out 0", "x": "no shift to reverse, or not testable"},
         cmap="PuOr_r",
     )
@@ -246,9 +257,7 @@ def _heatmaps(
     legend: dict[str, str],
     cmap: str = "RdBu_r",
 ) -> Figure:
-    """Panels of features x populations; `mark` is `dot`, `x` or empty."""
-    from matplotlib.lines import Line2D
-
+    """Panels of features x populations; `mark` is `dot`, `ring`, `x` or empty."""
     names = ordered(table["contrast"], contrasts)
     known = table.loc[table[value].notna()] if table[value].notna().any() else table
     rows = (
@@ -286,21 +295,29 @@ def _heatmaps(
         image, ax=panels, location="right", shrink=0.8 / down, aspect=22, extend="both"
     )
     bar.set_label(label)
-    looks = {"dot": ("o", "black", 3.0), "x": ("x", "#999999", 4.0)}
-    handles = [
-        Line2D(
-            [],
-            [],
-            ls="",
-            marker=looks[mark][0],
-            color=looks[mark][1],
-            ms=looks[mark][2],
-            label=text,
-        )
-        for mark, text in legend.items()
-    ]
-    figure.legend(handles=handles, loc="outside lower right", ncols=len(handles))
+    _mark_legend(figure, legend)
     return figure
+
+
+def _mark_legend(figure: Figure, legend: dict[str, str]) -> None:
+    """Say below the panels what each mark means."""
+    from matplotlib.lines import Line2D
+
+    handles = []
+    for mark, text in legend.items():
+        marker, fill, edge, size = _MARKS[mark]
+        handles.append(
+            Line2D([], [], ls="", marker=marker, color=fill, mec=edge, ms=size, label=text)
+        )
+    figure.legend(handles=handles, loc="outside lower right", ncols=len(handles))
+
+
+# Marker, fill, edge and size of each mark.
+_MARKS = {
+    "dot": ("o", "black", "black", 3.0),
+    "ring": ("o", "none", "#777777", 4.0),
+    "x": ("x", "#999999", "#999999", 4.0),
+}
 
 
 def _heatmap(
@@ -313,13 +330,16 @@ def _heatmap(
     cmap: str,
     limit: float,
 ) -> Any:
-    """Draw one panel with its dots and crosses; a pair without a row gets a cross."""
+    """Draw one panel with its dots, rings and crosses; a pair without a row gets a cross."""
     wide = part.pivot(index="population", columns="feature", values=value)
     wide = wide.reindex(index=rows, columns=features)
     marks = part.pivot(index="population", columns="feature", values="mark")
     marks = marks.reindex(index=rows, columns=features).fillna("x")
+    values = wide.to_numpy(dtype=float)
+    # An estimate that could not be tested is pale, so that it does not catch the eye.
     image = ax.imshow(
-        wide.to_numpy(dtype=float),
+        values,
+        alpha=np.where(marks.to_numpy() == "x", 0.3, 1.0),
         cmap=cmap,
         vmin=-limit,
         vmax=limit,
@@ -327,7 +347,12 @@ def _heatmap(
         interpolation="nearest",
     )
     y, x = np.nonzero(marks.to_numpy() == "dot")
-    ax.scatter(x, y, s=9, color="black", linewidths=0)
+    # White where the cell is nearly black.
+    is_dark = np.abs(values[y, x]) > 0.7 * limit
+    ax.scatter(x, y, s=9, color=np.where(is_dark, "white", "black"), linewidths=0)
+    y, x = np.nonzero(marks.to_numpy() == "ring")
+    if len(y):
+        ax.scatter(x, y, s=14, facecolors="none", edgecolors="#777777", linewidths=0.7)
     y, x = np.nonzero(marks.to_numpy() == "x")
     ax.scatter(x, y, s=9, marker="x", color="#AAAAAA", linewidths=0.7)
     ax.tick_params(length=0)

@@ -123,7 +123,10 @@ def style() -> Iterator[None]:
     makes some of the ticks only while it draws.
     """
     import matplotlib as mpl
+    from matplotlib import pyplot as plt
 
+    # Loads the backend now: inside the context a notebook's would forget that it shows figures.
+    plt.draw_if_interactive()
     with mpl.rc_context(_RC):  # type: ignore[arg-type]
         yield
 

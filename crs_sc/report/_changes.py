@@ -9,7 +9,7 @@ from crs_sc import keys
 from crs_sc.plotting import feature_label
 from crs_sc.report._answers import Answer, upper
 from crs_sc.report._arms import RESPONSES, headline_genes, main_sources
-from crs_sc.report._format import amount, cells_named, interval, percent, pvalue, signed
+from crs_sc.report._format import amount, cells_named, interval, listed, percent, pvalue, signed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ _WHY_NOT = {
     keys.ABSENT_IN_REFERENCE: "the population is absent in the reference arm",
     keys.ABSENT_IN_TREATED: "the population is absent in the treated arm",
     keys.NOT_MEASURED: "the gene is not in the data",
-    keys.NOT_DETECTED: "no UMI above the soup in either arm",
+    keys.NOT_DETECTED: "too few UMI beyond the soup to compare",
 }
 
 
@@ -69,6 +69,9 @@ def shift_answers(
             lines.append((gene, upper(detail)))
             lines += _tested(tables, name, gene, genes)
         lines += _responses(tables, name, genes, contrast)
+        responses = _changed_responses(tables, name, genes)
+        # A drug is judged by the response that it blocks.
+        leads = [*responses, *leads] if contrast.baseline else [*leads, *responses]
         title = f"{name}: {contrast.reference} \u2192 {contrast.treated}"
         answers.append(Answer(title, upper("; ".join(leads)) + ".", tuple(lines)))
     return answers
@@ -99,39 +102,51 @@ def _output(ledger: pd.DataFrame, producers: pd.DataFrame | None) -> dict[str, d
 def _change(gene: str, rows: pd.DataFrame, before: float) -> tuple[str, str]:
     """Describe the change of output: a short clause, and a sentence with the parts."""
     rows = rows.dropna(subset=["total"])
-    if rows.empty:
+    whole = rows.loc[rows["population"] == keys.ALL_POPULATIONS]
+    rows = rows.drop(index=whole.index)
+    if rows.empty or whole.empty:
         return f"{gene} could not be compared", "no comparison could be made."
-    total = float(rows["total"].sum())
+    total, low, high = (
+        float(whole[name].iloc[0]) for name in ("total", "total_ci_low", "total_ci_high")
+    )
     scale = float(rows["total"].abs().sum())
     if scale == 0 or bool((rows["status"] == keys.NO_PRODUCERS).all()):
         return (
             f"{gene} is made in neither arm",
             "no output above the soup in either arm, so there is nothing to compare.",
         )
-    largest = rows.sort_values("total", key=lambda column: -column.abs(), kind="stable").iloc[0]
-    low, high = float(largest["total_ci_low"]), float(largest["total_ci_high"])
     known = not math.isnan(low)
-    clear = known and (low > 0 or high < 0) and (total > 0) == (float(largest["total"]) > 0)
+    clear = known and (low > 0 or high < 0)
     size = _relative(total, before)
-    levels = f"{signed(1000 * total)} UMI per 1,000 sampled cells"
-    if not math.isnan(before):
-        after = max(before + total, 0.0)
-        levels = (
-            f"from {amount(1000 * before)} to {amount(1000 * after)} UMI per 1,000 sampled cells"
-        )
+    levels = _levels(total, before, interval(1000 * low, 1000 * high))
     parts = _parts(gene, rows)
     if clear:
         lead = f"{gene} output per sampled cell {'rises' if total > 0 else 'falls'}{size}"
         # A part whose interval spans zero is told below, not in the headline.
         lead += "".join(f" ({words})" for _, words, _, (start, end) in parts[:1] if start * end > 0)
     elif known:
-        lead = f"no clear change of {gene} output per sampled cell (estimate{size})"
+        way = "up" if total > 0 else "down"
+        lead = (
+            f"{gene} output per sampled cell: inconclusive, the interval spans zero "
+            f"(estimate: {way}{size})"
+        )
     else:
         lead = (
             f"{gene} output per sampled cell is {'higher' if total > 0 else 'lower'}{size}, "
             "without an interval (too few subjects)"
         )
     return lead, f"{levels}. {_part_list(parts)}"
+
+
+def _levels(total: float, before: float, within: str) -> str:
+    """Give output before and after, or the change where that before is not known."""
+    change = signed(1000 * total)
+    told = f"95 % interval {within}" if within else ""
+    if math.isnan(before):
+        return f"{change} UMI per 1,000 sampled cells" + (f" ({told})" if told else "")
+    after = max(before + total, 0.0)
+    text = f"from {amount(1000 * before)} to {amount(1000 * after)} UMI per 1,000 sampled cells"
+    return text + (f" (change {change}, {told})" if told else "")
 
 
 def _relative(total: float, before: float) -> str:
@@ -224,7 +239,32 @@ def _shift_text(row: dict[Any, Any]) -> str:
     if math.isnan(permuted) and math.isnan(float(row["pvalue"])):
         return f"{text}, no p ({why})."
     text += f", permutation p {pvalue(permuted, float(row['pvalue_floor']))}"
-    return f"{text}, adjusted model p {pvalue(float(row['padj']))}."
+    text += f", adjusted model p {pvalue(float(row['padj']))}."
+    return text + _verdict_text(row) + _adjusted_text(row)
+
+
+def _verdict_text(row: dict[Any, Any]) -> str:
+    """Give the verdict in words; a p that is not small is never taken for no change."""
+    margin = float(row["margin"])
+    within = "" if math.isnan(margin) else f" (\u00b1{margin:g} log2)"
+    words = {
+        keys.CHANGED: "Changed",
+        keys.CHANGED_WITHIN_MARGIN: f"Changed, but by less than what is relevant{within}",
+        keys.EQUIVALENT: f"No relevant change{within}",
+        keys.INCONCLUSIVE: "Inconclusive: neither a change nor its absence is shown",
+    }
+    verdict = row["verdict"]
+    return f" {words[verdict]}." if verdict in words else ""
+
+
+def _adjusted_text(row: dict[Any, Any]) -> str:
+    """Give the estimate at equal handling stress where there is one."""
+    estimate = float(row["estimate_stress_adjusted"])
+    if math.isnan(estimate):
+        return ""
+    low, high = (float(row[f"ci_{end}_stress_adjusted"]) for end in ("low", "high"))
+    text = f" At equal handling stress {estimate:+.2f} ({low:.2f} to {high:.2f})."
+    return text.replace("-", "\u2212")
 
 
 def _responses(
@@ -241,6 +281,26 @@ def _responses(
         text += _reversal_text(tables, contrast, feature, population, asked.baseline)
         lines.append((feature_label(feature), text))
     return lines
+
+
+def _changed_responses(
+    tables: Mapping[str, pd.DataFrame], contrast: str, genes: Sequence[str]
+) -> list[str]:
+    """Name the responses that changed in the main source: a blocker is judged by them."""
+    population = _main_source(tables, genes)
+    moved: dict[str, list[str]] = {"rise": [], "fall": []}
+    for feature in RESPONSES[:3]:
+        row = _shift(tables, contrast, feature, population)
+        if row is not None and row["verdict"] == keys.CHANGED:
+            estimate = float(row["estimate"])
+            size = f"{estimate:+.1f} log2".replace("-", "\u2212")
+            way = "rise" if estimate > 0 else "fall"
+            moved[way].append(f"{feature_label(feature)} ({size})")
+    return [
+        f"{listed(names)} {way if len(names) > 1 else way + 's'} in {cells_named(str(population))}"
+        for way, names in moved.items()
+        if names
+    ]
 
 
 def _reversal_text(

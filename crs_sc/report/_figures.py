@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crs_sc import genesets, keys, plotting
-from crs_sc.comparison import pseudobulk, signature_scores
 from crs_sc.io import atomic_path
-from crs_sc.report._arms import RESPONSES, headline_genes, main_sources, ordered_arms
+from crs_sc.report._arms import headline_genes, ordered_arms
+from crs_sc.report._key_figure import KeyFigure, organism_of, slug
+from crs_sc.report._scores import score_figures
+from crs_sc.report._shift_figures import course_figure, shift_figures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,23 +21,7 @@ if TYPE_CHECKING:
 
     from crs_sc.comparison import Contrast
 
-__all__ = ["KeyFigure", "key_figures", "subject_scores", "write_figures"]
-
-
-@dataclass(frozen=True)
-class KeyFigure:
-    """One figure that there is something to show for.
-
-    Attributes
-    ----------
-    name
-        File name without its suffix.
-    draw
-        Makes the figure (or axes).
-    """
-
-    name: str
-    draw: Callable[[], Any]
+__all__ = ["key_figures", "write_figures"]
 
 
 def write_figures(
@@ -46,6 +31,7 @@ def write_figures(
     *,
     contrasts: Sequence[Contrast] = (),
     signatures: Mapping[str, Sequence[str]] | None = None,
+    scoring: Mapping[str, int] | None = None,
     dpi: int = 150,
 ) -> list[Path]:
     """Draw every key figure that has something to show, as PNG and as SVG.
@@ -64,6 +50,8 @@ def write_figures(
         What was compared: gives the order of the arms.
     signatures
         Sets whose scores by subject are shown; the packaged ones if None.
+    scoring
+        Settings of `subject_scores`, where those of the shifts were not the defaults.
     dpi
         Dots per inch of the PNG and of what is rasterised inside the SVG.
 
@@ -77,7 +65,9 @@ def write_figures(
         If the folder cannot be written to.
     """
     paths: list[Path] = []
-    for item in key_figures(adata, tables, contrasts=contrasts, signatures=signatures):
+    for item in key_figures(
+        adata, tables, contrasts=contrasts, signatures=signatures, scoring=scoring
+    ):
         drawn = item.draw()
         paths += _save(getattr(drawn, "figure", drawn), folder / item.name, dpi=dpi)
     return paths
@@ -107,12 +97,13 @@ def key_figures(
     *,
     contrasts: Sequence[Contrast] = (),
     signatures: Mapping[str, Sequence[str]] | None = None,
+    scoring: Mapping[str, int] | None = None,
 ) -> list[KeyFigure]:
     """Decide from what exists which figures to draw, in the order of the report.
 
     Parameters
     ----------
-    adata, tables, contrasts, signatures
+    adata, tables, contrasts, signatures, scoring
         As in `write_figures`.
     """
     filled = {name: table for name, table in tables.items() if not table.empty}
@@ -121,8 +112,9 @@ def key_figures(
     if adata is not None and adata.n_obs:
         found += _species_figure(adata)
         found += _cell_figures(adata, filled, arms)
+        found += course_figure(adata, filled, arms)
         if contrasts:
-            found += _score_figures(adata, filled, arms, signatures)
+            found += score_figures(adata, filled, arms, signatures, **scoring or {})
     rank = {name: i for i, name in enumerate(ORDER)}
     return sorted(found, key=lambda item: rank[item.name.partition("--")[0]])
 
@@ -146,7 +138,10 @@ ORDER = (
     "signature_points",
     "shifts_signatures",
     "shifts_genes",
+    "stress_adjustment",
+    "trajectories",
     "decomposition",
+    "waterfall",
     "reversal",
     "volcano",
     "enrichment",
@@ -199,28 +194,7 @@ def _table_figures(tables: Mapping[str, pd.DataFrame], arms: list[str] | None) -
         )
         add("ambient_expected", plotting.ambient_expected, "producers")
     found += _receiver_figures(tables, arms)
-    shifts = tables.get("shifts")
-    if shifts is not None:
-        for kind in ("signature", "gene"):
-            if shifts.loc[shifts["kind"] == kind, "estimate"].notna().any():
-                add(f"shifts_{kind}s", plotting.shift_heatmap, "shifts", kind=kind)
-    if "decomposition" in tables and tables["decomposition"]["total"].abs().sum() > 0:
-        genes = headline_genes(tables["decomposition"])
-        add("decomposition", plotting.decomposition_bars, "decomposition", genes=genes)
-    if "reversal" in tables and tables["reversal"]["reversal"].notna().any():
-        add("reversal", plotting.reversal_heatmap, "reversal")
-    if "expression" in tables:
-        for contrast, population in _volcanoes(tables):
-            add(
-                f"volcano--{_slug(contrast)}",
-                plotting.volcano,
-                "expression",
-                contrast=contrast,
-                population=population,
-            )
-    if "enrichment" in tables and tables["enrichment"]["nes"].notna().any():
-        add("enrichment", plotting.enrichment_dotplot, "enrichment")
-    return found
+    return found + shift_figures(tables)
 
 
 def _receiver_figures(
@@ -242,26 +216,10 @@ def _receiver_figures(
         )
 
     return [
-        KeyFigure(f"receivers--{_slug(cytokine)}", draw(cytokine))
+        KeyFigure(f"receivers--{slug(cytokine)}", draw(cytokine))
         for cytokine in headline_genes(shares)
         if cytokine in known
     ]
-
-
-def _volcanoes(tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str]]:
-    """Choose for each contrast the tested population that is the largest source."""
-    table = tables["expression"]
-    tested = table.loc[table["pvalue"].notna(), ["contrast", "population"]].drop_duplicates()
-    shares = tables.get("ledger_by_condition")
-    ranked: list[str] = []
-    if shares is not None:
-        ranked = main_sources(shares, headline_genes(shares), most=len(shares))
-    chosen = []
-    for contrast, rows in tested.groupby("contrast", sort=False, observed=True):
-        names = sorted(rows["population"].astype(str))
-        best = next((name for name in ranked if name in names), names[0])
-        chosen.append((str(contrast), best))
-    return chosen
 
 
 def _species_figure(adata: AnnData) -> list[KeyFigure]:
@@ -294,7 +252,7 @@ def _cell_figures(
             if several or (column == keys.POPULATION and column in obs.columns):
                 add(f"umap_{column}", plotting.umap, color=column, conditions=arms)
     if keys.POPULATION in obs.columns:
-        panels = genesets.cell_type_panels(organism=_organism(adata))
+        panels = genesets.cell_type_panels(organism=organism_of(adata))
         present = set(obs[keys.POPULATION].astype(str))
         if any(name in present and adata.var_names.isin(panels[name]).any() for name in panels):
             add("markers", plotting.marker_dotplot, markers=panels)
@@ -313,75 +271,3 @@ def _cell_figures(
                 conditions=arms,
             )
     return found
-
-
-def _score_figures(
-    adata: AnnData,
-    tables: Mapping[str, pd.DataFrame],
-    arms: list[str] | None,
-    signatures: Mapping[str, Sequence[str]] | None,
-) -> list[KeyFigure]:
-    shares = tables.get("ledger_by_condition")
-    cells = keys.POPULATION in adata.obs.columns and keys.COUNTS in adata.layers
-    if shares is None or not cells:
-        return []
-    populations = main_sources(shares, headline_genes(shares), most=3)
-    sets = genesets.signatures(organism=_organism(adata)) if signatures is None else signatures
-    chosen = {name: list(sets[name]) for name in RESPONSES if name in sets} or {
-        name: list(sets[name]) for name in list(sets)[:4]
-    }
-    scores = subject_scores(adata, signatures=chosen)
-    scores = scores.loc[scores["population"].isin(populations)]
-    if scores.empty:
-        return []
-    features = [name for name in chosen if name in set(scores["feature"])]
-    populations = [name for name in populations if name in set(scores["population"])]
-
-    def draw() -> Any:
-        return plotting.signature_points(
-            scores,
-            features=features,
-            populations=populations,
-            conditions=arms,
-            shifts=tables.get("shifts"),
-        )
-
-    return [KeyFigure("signature_points", draw)]
-
-
-def subject_scores(
-    adata: AnnData, *, signatures: Mapping[str, Sequence[str]], min_cells: int = 10
-) -> pd.DataFrame:
-    """Score of each signature by population, subject and arm: what the tests of shifts see.
-
-    Parameters
-    ----------
-    adata
-        The cohort after annotation.
-    signatures
-        Name and genes of each.
-    min_cells
-        A subject with fewer cells of a population is left out for it.
-
-    Returns
-    -------
-    DataFrame with columns feature, population, subject, condition, score (log2 units).
-    """
-    bulk = pseudobulk(adata)
-    wide = signature_scores(bulk, signatures=signatures)
-    index = [keys.POPULATION, keys.SUBJECT, keys.CONDITION]
-    kept = (bulk.obs[keys.N_CELLS] >= min_cells).to_numpy()
-    frame = bulk.obs[index].astype(str).join(wide).loc[kept]
-    long = frame.melt(id_vars=index, var_name="feature", value_name="score").dropna()
-    result: pd.DataFrame = long[["feature", *index, "score"]].reset_index(drop=True)
-    return result
-
-
-def _organism(adata: AnnData) -> Any:
-    """Organism of the genes, as the reader wrote it down."""
-    name = str(adata.uns.get(keys.UNS, {}).get(keys.ORGANISM, "human"))
-    return name.partition("+")[0]
-
-
-def _slug(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-__all__ = ["amount", "cells_named", "interval", "percent", "pvalue", "signed"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["amount", "cells_named", "interval", "listed", "percent", "pvalue", "signed"]
 
 _PLURALS = {
     "Classical monocyte": "classical monocytes",
@@ -56,6 +60,11 @@ def amount(value: float) -> str:
 def signed(value: float) -> str:
     """`amount` with its sign always shown."""
     return f"+{amount(value)}" if value > 0 else amount(value)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Join names as a sentence does: `a, b and c`."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
 def percent(share: float) -> str:

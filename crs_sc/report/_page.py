@@ -16,8 +16,10 @@ from crs_sc.report._answers import source_answers
 from crs_sc.report._arms import headline_genes, ordered_arms
 from crs_sc.report._changes import shift_answers
 from crs_sc.report._figures import ORDER
+from crs_sc.report._format import listed
 from crs_sc.report._hearing import hearing_sentences
 from crs_sc.report._tables import PageTable, page_table, page_tables, planted_and_found
+from crs_sc.report._verdicts import exclusion_sentence, onset_sentences, shift_sentences
 from crs_sc.report._words import (
     CAPTIONS,
     METHODS,
@@ -26,6 +28,7 @@ from crs_sc.report._words import (
     READING,
     SECTIONS,
     TITLES,
+    UNADJUSTED,
     limits,
     never_sampled,
     plural,
@@ -102,7 +105,7 @@ def write_report(
     contrasts = _contrasts(config)
     filled = {name: table for name, table in tables.items() if not table.empty}
     planted = planted_and_found(truth, filled) if truth else {}
-    samples = _samples(adata, filled)
+    samples = _samples(adata, filled, contrasts)
     environment = Environment(
         loader=PackageLoader("crs_sc.report", "templates"),
         autoescape=True,
@@ -134,10 +137,13 @@ def _contrasts(config: Mapping[str, Any]) -> list[Contrast]:
     ]
 
 
-def _samples(adata: AnnData | None, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """List the samples with subject and condition (with cells also time point and batch)."""
+def _samples(
+    adata: AnnData | None, tables: Mapping[str, pd.DataFrame], contrasts: Sequence[Contrast]
+) -> pd.DataFrame:
+    """List the samples with subject and condition (with cells also the rest of the design)."""
     if adata is not None:
-        return sample_table(adata)
+        covariates = dict.fromkeys(name for one in contrasts for name in one.covariates)
+        return sample_table(adata, covariates=list(covariates))
     for name in ("qc", "ledger"):
         if name in tables:
             rows = tables[name][["sample", "subject", "condition"]].astype(str)
@@ -185,7 +191,9 @@ def _sections(
     short["design"] = _design_table(samples, contrasts)
     place: dict[str, list[str]] = {
         "design": ["design"],
-        "sources": ["ledger_by_condition"],
+        "sources": ["ledger_by_condition", "production"],
+        "shifts": ["shifts", "exclusions"],
+        "time": ["onset", "arm_by_time"],
         "expression": ["expression", "enrichment"],
         "planted": [],
     }
@@ -198,7 +206,7 @@ def _sections(
             parts += _contrast_table(samples, contrasts)
         if key == "planted":
             parts = [(PLANTED[name], table) for name, table in planted.items()]
-        if key in NEEDS_CONTRAST and not contrasts and not pictures:
+        if key in NEEDS_CONTRAST and not (pictures or parts):
             continue
         if paragraphs or pictures or parts:
             made.append(PageSection(key, title, paragraphs, pictures, parts))
@@ -219,7 +227,7 @@ def _embedded(figures: Sequence[Path]) -> list[tuple[str, PageFigure]]:
         section, title, caption = CAPTIONS[kind]
         media = "svg+xml" if path.suffix == ".svg" else "png"
         content = base64.b64encode(path.read_bytes()).decode("ascii")
-        full = f"{title}: {which}" if which else title
+        full = f"{title}: {which.replace('--', ', ')}" if which else title
         source = f"data:image/{media};base64,{content}"
         half = kind.startswith("umap") or kind == "volcano"
         figure = PageFigure(path.stem, full, caption, source, half)
@@ -243,11 +251,18 @@ def _design_table(samples: pd.DataFrame, contrasts: Sequence[Contrast]) -> PageT
 def _contrast_table(
     samples: pd.DataFrame, contrasts: Sequence[Contrast]
 ) -> list[tuple[str, PageTable]]:
+    if any(name not in samples for one in contrasts for name in one.covariates):
+        return []
     design = check_design(samples, contrasts=contrasts)
     return [
         (
             "What each contrast can answer",
-            page_table(design, columns=list(design.columns), most=60),
+            # What no contrast has (pairs, blocks, covariates, notes) needs no column.
+            page_table(
+                design,
+                columns=[c for c in design.columns if design[c].replace(0, "").ne("").any()],
+                most=60,
+            ),
         )
     ]
 
@@ -276,8 +291,16 @@ def _paragraphs(
         ]
     if key == "receivers" and {"receivers", "ledger"} <= set(tables):
         return hearing_sentences(tables["receivers"], _heads(tables))
+    if key == "time":
+        return onset_sentences(tables)
+    if key == "shifts" and contrasts:
+        return [READING[key], *shift_sentences(tables), *exclusion_sentence(tables)]
     if key in NEEDS_CONTRAST and contrasts:
-        return [READING[key]] if key in READING else []
+        said = [READING[key]] if key in READING else []
+        adjusted = [one.name for one in contrasts if one.covariates]
+        if adjusted and key in UNADJUSTED:
+            said.append(f"Not adjusted for the covariates of {listed(adjusted)}: {UNADJUSTED[key]}")
+        return said
     return []
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from crs_sc import keys
+from crs_sc.errors import InputError
 from crs_sc.io import read_table
 
 if TYPE_CHECKING:
@@ -11,12 +13,32 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["planted_beside_found", "share_errors"]
+__all__ = ["planted_beside_found", "read_truth", "share_errors"]
 
 _ROW = ["gene", "population", "sample"]
 _PARTS = ("composition", "producer_fraction", "intensity")
 _SHOWN = ("total", *_PARTS)
 _FDR = 0.05
+
+
+def read_truth(folder: Path) -> dict[str, pd.DataFrame]:
+    """Read the planted tables of a simulated cohort.
+
+    Parameters
+    ----------
+    folder
+        With tables in the columns of the contract, those that there are.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    names = [name for name in keys.TABLES if (folder / f"{name}.tsv").is_file()]
+    if not names:
+        msg = f"'{folder}' (truth) holds no planted table such as ledger.tsv."
+        raise InputError(msg)
+    return {name: read_table(folder / f"{name}.tsv") for name in names}
 
 
 def share_errors(truth: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
@@ -91,7 +113,8 @@ def _decomposition_lines(truth: pd.DataFrame, found: pd.DataFrame) -> list[str]:
     row = ["contrast", "gene", "population"]
     both = truth.merge(found, on=row, suffixes=("_planted", "_found"))
     lines = ["", "Change of output per sampled cell, main population (planted / found)"]
-    size = both["total_planted"].abs()
+    by_population = both[both["population"] != keys.ALL_POPULATIONS]
+    size = by_population["total_planted"].abs()
     largest = size.groupby([both["contrast"], both["gene"]], sort=False).idxmax()
     for main in both.loc[largest].to_dict("records"):
         pairs = [(name, main[f"{name}_planted"], main[f"{name}_found"]) for name in _SHOWN]

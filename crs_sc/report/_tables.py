@@ -17,7 +17,7 @@ from crs_sc.report._format import amount, percent
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["PageTable", "page_table", "page_tables", "planted_and_found"]
+__all__ = ["VERDICTS", "PageTable", "page_table", "page_tables", "planted_and_found"]
 
 _SHARES = frozenset(
     {
@@ -27,6 +27,11 @@ _SHARES = frozenset(
     }
 )  # fmt: skip
 _SETS = frozenset({"feature", "gene_set"})
+_VOCABULARY = frozenset({"status", "state", "verdict", "reason", "state_first", "state_second"})
+VERDICTS = {
+    keys.CHANGED_WITHIN_MARGIN: "changed, within the margin",
+    keys.EQUIVALENT: "no relevant change",
+}
 
 
 @dataclass(frozen=True)
@@ -94,8 +99,8 @@ def _cell(name: str, value: Any) -> tuple[str, str]:
         text = str(value)
         if name in _SETS:
             text = feature_label(text)
-        elif name in {"status", "state"}:
-            text = text.replace("_", " ")
+        elif name in _VOCABULARY:
+            text = VERDICTS.get(text, text).replace("_", " ")
         return text, str(value)
     number = float(value)
     if name in _SHARES:
@@ -154,9 +159,31 @@ _SHOWN: dict[str, tuple[list[str], int]] = {
         ],
         40,
     ),
+    "production": (
+        [
+            "gene", "condition", "population", "n_subjects", "n_cells", "n_producers", "umi",
+            "expected_ambient_umi", "padj", "power", "state",
+        ],
+        40,
+    ),
     "shifts": (
-        ["contrast", "feature", "population", *_TESTED, "hedges_g", "loo_low", "loo_high"],
+        [
+            "contrast", "feature", "population", "verdict", *_TESTED, "estimate_stress_adjusted",
+            "hedges_g", "loo_low", "loo_high", "n_genes",
+        ],
         25,
+    ),
+    "exclusions": (keys.EXCLUSIONS_TABLE.names, 40),
+    "arm_by_time": (
+        ["contrast", "timepoint", "reference_timepoint", "feature", "population", *_TESTED],
+        25,
+    ),
+    "onset": (
+        [
+            "condition", "subject", "first", "onset_first", "state_first", "second",
+            "onset_second", "state_second", "order",
+        ],
+        60,
     ),
     "decomposition": (
         [
@@ -198,7 +225,12 @@ def _select(name: str, table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame
         rows = table.loc[(table["state"] == keys.ABOVE_SOUP) & table["cytokine"].isin(heads)]
         rows = rows.sort_values("cpm", ascending=False, kind="stable")
         return rows.drop_duplicates(["cytokine", "gene", "population"]).sort_index()
-    if name in {"shifts", "expression", "enrichment"}:
+    if name == "production":
+        rows = table.loc[table["gene"].isin(headline_genes(table)) & (table["umi"] > 0)]
+        place = rows["condition"].map({arm: i for i, arm in enumerate(arms)})
+        rows = rows.assign(place=place)
+        return rows.sort_values(["gene", "place", "pvalue"], kind="stable")
+    if name in {"shifts", "arm_by_time", "expression", "enrichment"}:
         rows = table.loc[table["pvalue"].notna()]
         return rows.sort_values(["padj", "pvalue"], kind="stable")
     if name == "decomposition":
@@ -209,7 +241,18 @@ def _select(name: str, table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame
         )
         return rows.loc[size.sort_values(ascending=False, kind="stable").index]
     if name == "reversal":
-        return table.loc[table["reversal"].notna()]
+        rows = table.loc[table["reversal"].notna()]
+        rank = {one: i for i, one in enumerate(population_order(rows["population"]))}
+        order = pd.DataFrame(
+            {
+                "contrast": pd.factorize(rows["contrast"])[0],
+                "feature": pd.factorize(rows["feature"])[0],
+                "population": rows["population"].map(rank).to_numpy(),
+            },
+            index=rows.index,
+        )
+        order = order.sort_values(["contrast", "feature", "population"], kind="stable")
+        return rows.loc[order.index]
     if name == "composition":
         rank = {one: i for i, one in enumerate(population_order(table["population"]))}
         block = {one: i for i, one in enumerate(dict.fromkeys(table["contrast"]))}

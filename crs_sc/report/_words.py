@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from crs_sc.report._format import listed
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     import pandas as pd
 
@@ -17,6 +19,7 @@ __all__ = [
     "READING",
     "SECTIONS",
     "TITLES",
+    "UNADJUSTED",
     "limits",
     "never_sampled",
     "plural",
@@ -88,14 +91,36 @@ CAPTIONS = {
     "signature_points": (
         "shifts",
         "Responses, one point a subject",
-        "Estimates with 95 % interval and permutation p. Line: mean of the arm.",
+        (
+            "Line: mean of the arm. Below: estimates with 95 % interval and permutation p. A score "
+            "is the mean over the genes that the population expresses, here in all arms together, "
+            "in an estimate in its two arms, so that the two can differ a little."
+        ),
     ),
     "shifts_signatures": ("shifts", "Shift of every signature in every population", _NOWHERE),
     "shifts_genes": ("shifts", "Shift of every cytokine in every population", _NOWHERE),
+    "stress_adjustment": (
+        "shifts",
+        "Responses at equal handling stress",
+        (
+            "Grey band: shifts that are not relevant. Where the two estimates part, handling (or "
+            "what the treatment does to the stress genes) may have made the shift."
+        ),
+    ),
+    "trajectories": (
+        "time",
+        "Output over time, subject by subject",
+        "Thin: a subject. Thick: the median of its arm.",
+    ),
     "decomposition": (
         "decomposition",
         "Parts of the change in output",
         "The coloured parts add up to the diamond.",
+    ),
+    "waterfall": (
+        "decomposition",
+        "Step by step from the reference to the treated arm",
+        "Each bar starts where the one before ended. Lines: 95 % intervals.",
     ),
     "reversal": ("reversal", "How far each drug brings each response back", _NOWHERE),
     "composition": ("composition", "Share of each population by arm", ""),
@@ -110,6 +135,7 @@ SECTIONS = (
     ("sources", "Who makes it"),
     ("receivers", "Who can hear it"),
     ("shifts", "Shifts"),
+    ("time", "Over time"),
     ("decomposition", "More cells, more producers, or more per producer"),
     ("reversal", "Reversal by the drug"),
     ("composition", "Composition"),
@@ -129,7 +155,11 @@ TITLES = {
     "coverage": "Gene sets with genes that are not in the data",
     "ledger_by_condition": "Source shares of at least 2 %",
     "receivers": "Receptors above the soup, in the arm with the highest level",
+    "production": "Is there any production beyond the soup",
     "shifts": "Shifts with the smallest p",
+    "exclusions": "Subjects that a test does without",
+    "arm_by_time": "Shifts that grow or fade, with the smallest p",
+    "onset": "Order of onset by subject",
     "decomposition": "Largest changes (UMI per sampled cell)",
     "reversal": "Reversals",
     "composition": "Shares of the populations",
@@ -148,7 +178,8 @@ READING = {
         "Subjects are the replicates, never cells. The permutation p exchanges the arms of "
         "subjects; its floor is the smallest value that this number of subjects can give, so a p "
         "at the floor is the strongest answer the design allows. The adjusted p is "
-        "Benjamini-Hochberg over the whole table."
+        "Benjamini-Hochberg over the whole table. A p that is not small says nothing by itself: "
+        "only where the interval lies within the margin is there no relevant change."
     ),
     "decomposition": (
         "Output is the soup-corrected UMI per sampled cell. Its change is split exactly into cell "
@@ -162,6 +193,13 @@ READING = {
         "Shares of cells depend on each other: if one population grows, the others shrink. "
         "Without absolute counts a fall cannot be told from a rise elsewhere."
     ),
+}
+
+
+# Sections whose numbers leave the covariates of a contrast aside.
+UNADJUSTED = {
+    "decomposition": "the parts add up to the difference of the arms as they are.",
+    "reversal": "it is a ratio of differences of the arms as they are.",
 }
 
 
@@ -182,7 +220,7 @@ def never_sampled(tables: Mapping[str, pd.DataFrame]) -> list[str]:
     """
     why = {"neutrophils": "neutrophils (absent from PBMC, and mostly lost in droplets)"}
     unseen = [why.get(name, name) for name in _unseen(tables)]
-    said = [f"Never sampled, so in no share: {_listed(unseen)}."]
+    said = [f"Never sampled, so in no share: {listed(unseen)}."]
     if "qc" in tables:
         left_out = {
             "n_other_species": "cell of the other species",
@@ -192,7 +230,7 @@ def never_sampled(tables: Mapping[str, pd.DataFrame]) -> list[str]:
         counts = {name: int(tables["qc"][name].fillna(0).sum()) for name in left_out}
         parts = [plural(n, left_out[name]) for name, n in counts.items() if n]
         if parts:
-            said.append(f"Sampled but left out of every share: {_listed(parts)}.")
+            said.append(f"Sampled but left out of every share: {listed(parts)}.")
         if counts["n_other_species"]:
             said[-1] += " The other species' cytokines are other genes and are never added up."
     return said
@@ -209,15 +247,11 @@ def _unseen(tables: Mapping[str, pd.DataFrame]) -> list[str]:
     return never + ([] if "Macrophage" in present else ["tissue macrophages"])
 
 
-def _listed(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
-
-
 def limits(tables: Mapping[str, pd.DataFrame], samples: pd.DataFrame) -> list[str]:
     """Say what the numbers cannot carry, from what was and was not sampled."""
     said = [PROTEIN]
     said.append(
-        f"Shares are of what was sampled and passed QC. Not seen here: {_listed(_unseen(tables))}. "
+        f"Shares are of what was sampled and passed QC. Not seen here: {listed(_unseen(tables))}. "
         "If they make the cytokine, no number on this page shows it."
     )
     if "qc" in tables:
@@ -258,9 +292,16 @@ METHODS = (
         "over subjects with a bootstrap interval over subjects."
     ),
     (
-        "Shifts: least squares on pseudobulk scores (mean log2(CPM + 1)), one value a subject and "
-        "population. Target cytokines are in no marker panel and in no response score. "
-        "Expression: PyDESeq2. Enrichment: gseapy prerank on the Wald statistic."
+        "Shifts: least squares on pseudobulk scores (mean log2(CPM + 1) over the genes of the "
+        "signature that the population expresses), one value a subject and population. Target "
+        "cytokines are in no marker panel and in no response score. Expression: fold changes of "
+        "PyDESeq2 with a quasi-likelihood p, moderated across the genes. Enrichment: gseapy "
+        "prerank on the Wald statistic."
+    ),
+    (
+        "Verdicts: changed (adjusted p of a difference at most 0.05), no relevant change (adjusted "
+        "p of two one-sided tests that the shift lies within the margin at most 0.05), "
+        "inconclusive (neither)."
     ),
 )
 

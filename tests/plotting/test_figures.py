@@ -368,8 +368,11 @@ class TestComparison:
         assert "Unknown" not in tick_labels(ax, "y"), "tested nowhere"
         shown = shifts.groupby("population")["estimate"].transform("count") > 0
         rows = shifts[shown].query("contrast == 'cart' and kind == 'signature'")
-        dots, crosses = ax.collections
+        dots, rings, crosses = ax.collections
         tested = rows["status"] == keys.OK
+        equivalent = tested & (rows["verdict"] == keys.EQUIVALENT)
+        assert equivalent.any()
+        assert len(rings.get_offsets()) == equivalent.sum()
         assert len(dots.get_offsets()) == (tested & (rows["padj"] < 0.05)).sum()
         assert len(crosses.get_offsets()) == (~tested).sum()
 
@@ -379,7 +382,14 @@ class TestComparison:
         ax = figure.axes[0]
         widths = {group.get_label(): [bar.get_width() for bar in group] for group in ax.containers}
         rows = table.query("gene == 'IL6' and contrast == 'anakinra'")
-        assert sum(part[0] for part in widths.values()) == pytest.approx(rows["total"].sum())
+        whole = rows.set_index("population").loc[keys.ALL_POPULATIONS]
+        assert sum(part[0] for part in widths.values()) == pytest.approx(whole["total"])
+        (intervals,) = [c for c in ax.collections if hasattr(c, "get_segments")]
+        assert intervals.get_segments()[0][:, 0].tolist() == pytest.approx(
+            [whole["total_ci_low"], whole["total_ci_high"]]
+        )
+        assert tick_labels(ax, "y").count("All populations") == 1
+        assert keys.ALL_POPULATIONS not in tick_labels(ax, "y")
         own = rows.set_index("population").loc["Classical monocyte"]
         at = tick_labels(ax, "y").index("Classical monocyte")
         for part, values in widths.items():

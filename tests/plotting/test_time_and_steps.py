@@ -145,7 +145,9 @@ class TestShifts:
         marks = [[len(c.get_offsets()) for c in ax.collections] for ax in panels]
         # Dots, rings, crosses of each panel.
         assert marks == [[0, 3, 1], [1, 3, 0]]
-        assert legend_texts(figure) == ["adjusted p < 0.05", "within ±0.5", "not testable"]
+        assert legend_texts(figure) == [
+            "adjusted p < 0.05", "no relevant change (±0.5)", "not testable",
+        ]  # fmt: skip
 
     def test_no_ring_in_the_legend_without_one(self):
         table = shifts_table().assign(verdict=keys.INCONCLUSIVE)
@@ -218,6 +220,41 @@ class TestWaterfall:
         assert ends == pytest.approx(table["total"].sum())
         assert total.get_height() == pytest.approx(table["total"].sum())
         assert tick_labels(ax, "x") == ["Classical monocyte", "cDC2", "all others", "total"]
+
+    def test_total_of_all_populations_is_no_step(self):
+        table = decomposition_table()
+        whole = table.sum(numeric_only=True).to_frame().T.assign(
+            contrast="cart", gene="IL1B", population=keys.ALL_POPULATIONS, status=keys.OK,
+            total_ci_low=0.4, total_ci_high=1.1,
+        )  # fmt: skip
+        steps = pl.waterfall(table, contrast="cart", gene="IL1B")
+        ax = pl.waterfall(pd.concat([table, whole]), contrast="cart", gene="IL1B")
+        assert tick_labels(ax, "x") == tick_labels(steps, "x")
+        assert [bar.get_height() for c in ax.containers for bar in c] == pytest.approx(
+            [bar.get_height() for c in steps.containers for bar in c]
+        )
+        at = len(ax.containers[0])
+        (line,) = [one for one in ax.lines if list(one.get_xdata()) == [at, at]]
+        assert list(line.get_ydata()) == [0.4, 1.1]
+
+    def test_grid_of_genes_and_contrasts(self):
+        table = decomposition_table()
+        still = table.assign(contrast="drug", total=0.0, composition=0.0, intensity=0.0,
+                             producer_fraction=0.0)  # fmt: skip
+        figure = pl.waterfalls(pd.concat([table, still]), genes=["IL1B"])
+        walked, empty = figure.axes
+        assert walked.get_title() == "IL1B: cart"
+        assert tick_labels(walked, "x")[-1] == "total"
+        assert walked.containers[-1][0].get_height() == pytest.approx(table["total"].sum())
+        assert [text.get_text() for text in empty.texts] == ["no change to split"]
+        assert empty.get_ylim() == walked.get_ylim()
+
+    def test_many_contrasts_go_on_in_the_next_line(self):
+        many = [decomposition_table().assign(contrast=f"c{i}") for i in range(7)]
+        figure = pl.waterfalls(pd.concat(many), genes=["IL1B"])
+        assert figure.get_figwidth() < 13
+        shown = [ax for ax in figure.axes if ax.axison]
+        assert [ax.get_title() for ax in shown] == [f"IL1B: c{i}" for i in range(7)]
 
     def test_interval_of_a_part_stands_on_its_start(self):
         ax = pl.waterfall(decomposition_table(), contrast="cart", gene="IL1B")

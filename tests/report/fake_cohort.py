@@ -71,6 +71,7 @@ MOVES = {
     ("anakinra", "il6_stat3_response"): -0.6,
     ("tocilizumab", "il6_stat3_response"): -1.0,
 }
+MOVED = ("il1_response", "il6_stat3_response")
 MARKER_OF = {
     "CD14": ("Classical monocyte", "Intermediate monocyte"),
     "VCAN": ("Classical monocyte",),
@@ -121,6 +122,9 @@ def tables(seed: int = 0) -> dict[str, pd.DataFrame]:
         "composition": _composition(rng),
         "expression": _expression(rng),
         "enrichment": _enrichment(rng),
+        "exclusions": _exclusions(),
+        "arm_by_time": _arm_by_time(),
+        "onset": _onset(),
     }
     for name, table in made.items():
         spec = keys.TABLES[name]
@@ -280,7 +284,17 @@ def _shifts(rng: np.random.Generator) -> pd.DataFrame:
                         numbers = [value, value - 0.4, value + 0.4, value / 0.2, p, min(2 * p, 1)]
                         numbers += [permuted, 0.028571, 4, 4, value - 0.1, value + 0.1]
                     rows.append((name, kind, feature, population, *numbers, status))
-    return _frame(rows, keys.SHIFTS_TABLE)
+    table = _frame(rows, keys.SHIFTS_TABLE)
+    tested = table["status"] == keys.OK
+    table["verdict"] = ""
+    table.loc[tested, "verdict"] = keys.INCONCLUSIVE
+    table.loc[tested & (table["estimate"].abs() < 0.05), "verdict"] = keys.EQUIVALENT
+    table.loc[table["padj"] < 0.05, "verdict"] = keys.CHANGED
+    table.loc[tested, "margin"] = 0.5
+    table.loc[tested, "n_genes"] = 8
+    for name in ("estimate", "ci_low", "ci_high"):
+        table[f"{name}_stress_adjusted"] = table[name] * 0.9
+    return table
 
 
 def _decomposition(rng: np.random.Generator, ledger: pd.DataFrame) -> pd.DataFrame:
@@ -302,12 +316,54 @@ def _decomposition(rng: np.random.Generator, ledger: pd.DataFrame) -> pd.DataFra
                 ]
                 rows.append((contrast["name"], gene, name, *parts, *ends, keys.OK))
     table = _frame(rows, keys.DECOMPOSITION_TABLE)
+    table = _with_totals(table)
     absent = (table["contrast"] == "cart") & (table["population"] == "CAR T")
     table.loc[absent, "composition"] = table.loc[absent, "total"]
     table.loc[absent, "producer_fraction"] = 0.0
     table.loc[absent, "intensity"] = np.nan
     table.loc[absent, "status"] = keys.INTENSITY_NOT_IDENTIFIED
     return table
+
+
+def _with_totals(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the sum over the populations of each contrast and gene."""
+    values = [name for name in table if name not in ("contrast", "gene", "population", "status")]
+    total = table.groupby(["contrast", "gene"], sort=False)[values].sum().reset_index()
+    total = total.assign(population=keys.ALL_POPULATIONS, status=keys.OK)
+    return pd.concat([table, total[list(table)]], ignore_index=True)
+
+
+def _exclusions() -> pd.DataFrame:
+    rows = [
+        (contrast["name"], population, f"mouse_{i}", contrast[arm], n, reason)
+        for contrast in CONTRASTS
+        for population, n, reason in (
+            ("pDC", 4, keys.TOO_FEW_CELLS),
+            ("Unknown", 0, keys.NO_CELLS),
+            ("CAR T", 30, keys.NOT_TESTED),
+        )
+        for arm in ("reference", "treated")
+        for i in range(2)
+    ]
+    return _frame(rows, keys.EXCLUSIONS_TABLE)
+
+
+def _arm_by_time() -> pd.DataFrame:
+    numbers = (0.8, 0.2, 1.4, 0.01, 0.04, 0.03, 0.03, 4, 4, 0.6, 1.0, "followed", 8, keys.OK)
+    return _frame(
+        [("cart", "d3", "d1", "signature", name, "Classical monocyte", *numbers) for name in MOVED],
+        keys.ARM_BY_TIME_TABLE,
+    )
+
+
+def _onset() -> pd.DataFrame:
+    rows = [
+        ("CART", "IL1A+IL1B", "IL6", f"mouse_{i}", "d1", "d3", keys.REACHED, keys.REACHED, "first")
+        for i in range(4)
+    ]
+    return _frame(rows, keys.ONSET_TABLE).assign(
+        n_first=4, n_second=0, n_tied=0, n_unknown=0, pvalue=0.125, pvalue_floor=0.125
+    )
 
 
 def _reversal(rng: np.random.Generator) -> pd.DataFrame:

@@ -59,7 +59,10 @@ def change(parts, *, status=keys.OK, relative=0.5, contrast="drug"):
         everything = (sum(values), *values)
         ends = [end for v in everything for end in (v - relative * abs(v), v + relative * abs(v))]
         rows.append((contrast, "IL6", population, *everything, *ends))
-    return rows_of(keys.DECOMPOSITION_TABLE, rows, status=status)
+    table = rows_of(keys.DECOMPOSITION_TABLE, rows, status=status)
+    numbers = table.columns[3:-1]
+    total = [contrast, "IL6", keys.ALL_POPULATIONS, *table[numbers].sum(), status]
+    return pd.concat([table, pd.DataFrame([total], columns=table.columns)], ignore_index=True)
 
 
 class TestSources:
@@ -226,16 +229,20 @@ class TestShifts:
         assert answer.lines[0] == (
             "IL6",
             (
-                "From 100 to 40 UMI per 1,000 sampled cells. Mostly fewer producers among "
+                "From 100 to 40 UMI per 1,000 sampled cells (change \u221260, 95 % interval "
+                "\u221290 to \u221230). Mostly fewer producers among "
                 "classical monocytes (\u221240, 95 % interval \u221260 to \u221220); fewer "
                 "classical monocytes (\u221220, 95 % interval \u221230 to \u221210)."
             ),
         )
 
-    def test_interval_over_zero_is_no_change(self):
+    def test_interval_over_zero_is_inconclusive(self):
         tables = self.tables(change({MONO: (0.0, -0.02, 0.0)}, relative=2))
         (answer,) = shift_answers(tables, contrasts=self.CONTRAST)
-        assert answer.lead.startswith("No clear change of IL6 output per sampled cell")
+        assert answer.lead == (
+            "IL6 output per sampled cell: inconclusive, the interval spans zero "
+            "(estimate: down by 20 %)."
+        )
         assert "spans zero" in answer.lines[0][1]
 
     def test_large_rise_is_a_fold(self):
@@ -264,6 +271,47 @@ class TestShifts:
         assert dict(answer.lines)["IL6 level"] == (
             "In classical monocytes \u22121.40 log2 (95 % interval \u22122.00 to \u22120.80), "
             "permutation p 0.1 (floor 0.1), adjusted model p 0.01."
+        )
+
+    @pytest.mark.parametrize(
+        ("verdict", "words"),
+        [
+            (keys.CHANGED, " Changed."),
+            (keys.CHANGED_WITHIN_MARGIN, " Changed, but by less than what is relevant (\u00b10.5"),
+            (keys.EQUIVALENT, " No relevant change (\u00b10.5 log2)."),
+            (keys.INCONCLUSIVE, " Inconclusive: neither a change nor its absence is shown."),
+        ],
+    )
+    def test_verdict_in_words(self, verdict, words):
+        row = ("drug", "gene", "IL6", MONO, 0.1, -0.2, 0.4, 0.3, 0.5, 0.6, 0.7, 0.1, 3, 3)
+        shifts = rows_of(keys.SHIFTS_TABLE, [row], status=keys.OK, verdict=verdict, margin=0.5)
+        tables = self.tables(change({MONO: (-0.02, -0.04, 0.0)}), shifts=shifts)
+        (answer,) = shift_answers(tables, contrasts=self.CONTRAST)
+        text = dict(answer.lines)["IL6 level"]
+        assert words in text
+        assert "handling stress" not in text
+        shifts = shifts.assign(
+            estimate_stress_adjusted=-0.05, ci_low_stress_adjusted=-0.3, ci_high_stress_adjusted=0.2
+        )
+        (answer,) = shift_answers(tables | {"shifts": shifts}, contrasts=self.CONTRAST)
+        assert dict(answer.lines)["IL6 level"].endswith(
+            "At equal handling stress \u22120.05 (\u22120.30 to 0.20)."
+        )
+
+    def test_a_drug_is_judged_by_the_response_first(self):
+        rows = [
+            ("drug", "signature", name, MONO, value, value - 0.2, value + 0.2)
+            for name, value in (
+                ("il1_response", -1.2), ("il6_stat3_response", -0.6), ("ifn_gamma_response", 0.1)
+            )
+        ]  # fmt: skip
+        verdict = [keys.CHANGED, keys.CHANGED, keys.INCONCLUSIVE]
+        shifts = rows_of(keys.SHIFTS_TABLE, rows, status=keys.OK, verdict=verdict)
+        tables = self.tables(change({MONO: (0.0, -0.02, 0.0)}, relative=2), shifts=shifts)
+        (answer,) = shift_answers(tables, contrasts=self.CONTRAST)
+        assert answer.lead.startswith(
+            "IL-1 response (\u22121.2 log2) and IL-6/STAT3 response (\u22120.6 log2) fall in "
+            "classical monocytes; IL6 output per sampled cell: inconclusive"
         )
 
     def test_no_p_says_why(self):

@@ -1,0 +1,128 @@
+"""Who makes how much, when: the course of each subject."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crs_sc.plotting._style import (
+    PAGE_WIDTH,
+    arm_colours,
+    check_table,
+    figure_legend,
+    log_with_zero,
+    new_grid,
+    ordered,
+    styled,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["trajectories"]
+
+_COLUMNS = ["gene", "condition", "subject", "timepoint", "time", "output", "above_soup"]
+# Time points nearer to each other than this share of the axis could not be labelled.
+_NEAREST = 0.07
+
+
+@styled
+def trajectories(
+    courses: pd.DataFrame,
+    *,
+    genes: Sequence[str] | None = None,
+    conditions: Sequence[str] | None = None,
+) -> Figure:
+    """Output of each cytokine over time: a thin line a subject, a thick one the median of its arm.
+
+    A filled point is more than the soup explains, a hollow one is not. Zero is drawn at the foot
+    of the logarithmic axis.
+
+    Parameters
+    ----------
+    courses
+        From `trajectories` of the comparison.
+    genes
+        Panels, in order; all of the table if None.
+    conditions
+        Arms in order; the first is the reference and grey.
+
+    Returns
+    -------
+    The figure, one panel a gene. Time is to scale unless its points would lie on each other.
+
+    Raises
+    ------
+    InputError
+        If the table is empty.
+    """
+    from matplotlib.lines import Line2D
+
+    check_table(courses, _COLUMNS, name="courses")
+    names = ordered(courses["gene"], genes)
+    table = courses.loc[courses["gene"].isin(names)]
+    check_table(table, ["gene"], name="courses")
+    colours = arm_colours(table["condition"], conditions)
+    positions, is_to_scale = _positions(table)
+    width = max(1.9, 0.42 * len(positions) + 0.8)
+    columns = min(len(names), max(1, int(PAGE_WIDTH // width)))
+    rows = -(-len(names) // columns)
+    figure, grid = new_grid(rows, columns, (columns * width + 1.9, rows * 2.0 + 0.5))
+    panels = [ax for line in grid for ax in line]
+    for ax, gene in zip(panels, names, strict=False):
+        _course(ax, table.loc[table["gene"] == gene], colours, positions)
+        ax.set_title(gene, fontstyle="italic")
+        if not is_to_scale:
+            ax.set_xlabel("not to scale")
+    for ax in panels[len(names) :]:
+        ax.set_axis_off()
+    for line in grid:
+        line[0].set_ylabel("UMI per 1,000 cells")
+    handles = [Line2D([], [], color=colour, label=arm) for arm, colour in colours.items()]
+    for label, fill in (("more than soup", "#555555"), ("soup explains it", "white")):
+        handles.append(
+            Line2D([], [], ls="", marker="o", ms=4, mfc=fill, mec="#555555", label=label)
+        )
+    figure_legend(figure, handles)
+    return figure
+
+
+def _positions(table: pd.DataFrame) -> tuple[dict[str, float], bool]:
+    """Place of each time point: its time, or its rank where times are too near; and which."""
+    times = table.drop_duplicates("timepoint").sort_values("time", kind="stable")
+    at = times["time"].to_numpy(dtype=float)
+    gaps = np.diff(at)
+    is_to_scale = len(at) < 2 or bool((gaps >= _NEAREST * (at[-1] - at[0])).all())
+    places = at if is_to_scale else np.arange(len(at), dtype=float)
+    return dict(zip(times["timepoint"].astype(str), places.tolist(), strict=True)), is_to_scale
+
+
+def _course(
+    ax: Axes, panel: pd.DataFrame, colours: dict[str, str], positions: dict[str, float]
+) -> None:
+    """Draw one gene: lines of subjects, medians of arms."""
+    positive = panel.loc[panel["output"] > 0, "output"]
+    # Half a decade below the smallest output that is not zero.
+    lowest = float(positive.min()) / 3 if len(positive) else 0.1
+    top = float(positive.max()) if len(positive) else 1.0
+    for arm, colour in colours.items():
+        own = panel.loc[panel["condition"] == arm]
+        own = own.assign(
+            x=own["timepoint"].astype(str).map(positions), y=own["output"].clip(lower=lowest)
+        )
+        for _, subject in own.groupby("subject", sort=True, observed=True):
+            line = subject.dropna(subset=["y"]).sort_values("x")
+            ax.plot(line["x"], line["y"], color=colour, linewidth=0.7, alpha=0.55, zorder=2)
+            fill = np.where(line["above_soup"].to_numpy(dtype=bool), colour, "white")
+            ax.scatter(line["x"], line["y"], s=13, c=fill, edgecolors=colour, lw=0.7, zorder=3)
+        middle = own.groupby("x", sort=True)["y"].median().dropna()
+        ax.plot(middle.index, middle, color=colour, linewidth=2.2, zorder=4, label=arm)
+    ax.set_xticks(list(positions.values()), list(positions), rotation=45, ha="right",
+                  rotation_mode="anchor")  # fmt: skip
+    ax.margins(x=0.08)
+    log_with_zero(ax, "y", floor=lowest, top=top)
