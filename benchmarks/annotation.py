@@ -295,8 +295,8 @@ def main() -> None:
     if "missing" in chosen:
         table = pd.concat(missing, names=["data", "turn"])
         print(
-            "\nRows of a type out: share of its cells Unknown or in its lineage (80 % of turns asked),"
-            "\nand share of the other cells that keep their lineage"
+            "\nRows of a type out: share of its cells Unknown or in its lineage (80 % of turns"
+            "\nasked), and share of the other cells that keep their lineage"
         )
         print(table.round(2).to_string())
         print(
