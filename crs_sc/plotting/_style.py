@@ -126,7 +126,7 @@ def style() -> Iterator[None]:
     from matplotlib import pyplot as plt
 
     # Loads the backend now: inside the context a notebook's would forget that it shows figures.
-    plt.draw_if_interactive()
+    plt.draw_if_interactive()  # type: ignore[no-untyped-call]
     with mpl.rc_context(_RC):  # type: ignore[arg-type]
         yield
 
