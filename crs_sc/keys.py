@@ -510,10 +510,14 @@ QC_TABLE = TableSpec(
 POPULATIONS_TABLE = TableSpec(
     "populations",
     (
-        Column("cluster", "str", "Leiden cluster."),
+        Column("cluster", "str", "Leiden cluster; parts of one are numbered (3-1, 3-2)."),
         _POPULATION,
         Column("lineage", "str", "Lineage of the population."),
-        Column("confidence", "float", "Share of marker resamplings that agree, 0 to 1."),
+        Column(
+            "confidence",
+            "float",
+            "Share of marker resamplings that agree, times the mean belief of the cells, 0 to 1.",
+        ),
         Column("runner_up", "str", "Second best cell type."),
         Column("margin", "float", "Score of the best type less that of the runner-up."),
         _N_CELLS,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crs_sc import genesets, keys
-from crs_sc.errors import InputError
+from crs_sc.errors import CrsWarning, InputError
 from crs_sc.genesets._tables import packaged_table
 from crs_sc.preprocessing.ambient import MARKERS, PANELS
 
@@ -109,19 +109,23 @@ def test_panels_cover_the_vocabulary() -> None:
     panels = genesets.cell_type_panels()
     assert set(panels) == set(POPULATIONS) - {keys.CAR_T, keys.UNKNOWN}
     assert genesets.lineages() == POPULATIONS
-    assert all(6 <= len(genes) <= 14 for genes in panels.values())
+    assert all(6 <= len(genes) <= 16 for genes in panels.values())
     table = genesets.load_cell_types()
     negatives = table[table["role"] == "negative"].groupby("set").size()
     assert set(negatives.index) == set(panels)
 
 
 def test_no_two_panels_share_most_of_their_genes() -> None:
-    panels = {name: set(genes) for name, genes in genesets.cell_type_panels().items()}
-    for one, genes in panels.items():
-        for other, others in panels.items():
+    # By weight: a gene that several types share counts little in each of them.
+    table = genesets.load_cell_types()
+    table = table[table["role"] == "marker"]
+    weights = table.pivot_table(index="symbol", columns="set", values="weight").fillna(0.0)
+    total = weights.sum()
+    for one in weights:
+        for other in weights:
             if one < other:
-                shared = len(genes & others) / min(len(genes), len(others))
-                assert shared <= 0.4, (one, other)
+                shared = weights[[one, other]].min(axis=1).sum() / min(total[one], total[other])
+                assert shared <= 0.4, (one, other, shared)
 
 
 def test_monocyte_panels_have_no_interferon_gene() -> None:
@@ -342,6 +346,56 @@ def test_bad_files_give_one_clear_error(tmp_path, name: str, text: str, complain
     path.write_text(text)
     with pytest.raises(InputError, match=re.escape(complaint)):
         genesets.read_gene_sets(path)
+
+
+def test_markers_of_the_user_add_to_the_packaged_types_or_take_their_place(tmp_path) -> None:
+    tsv = tmp_path / "types.tsv"
+    tsv.write_text(
+        "symbol\tset\trole\tlineage\tweight\nSDC1\tMyeloma\tmarker\tBlast\t1\n"
+        "CD3D\tMyeloma\tnegative\tBlast\t0.5\nGNLY\tNK\tmarker\t\t1\n"
+    )
+    table = genesets.load_cell_types(user=tsv)
+    packaged = genesets.load_cell_types()
+    assert list(table.columns) == list(packaged.columns)
+    assert table.loc[table["set"] == "NK", ["symbol", "lineage"]].to_numpy().tolist() == [
+        ["GNLY", "NK"]
+    ]
+    assert set(table.loc[table["set"] == "Myeloma", "lineage"]) == {"Blast"}
+    rest = packaged[packaged["set"] != "NK"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(table.iloc[: len(rest)], rest)
+    mapped = genesets.load_cell_types(user={"ILC": ["KIT", "TRDC"]})
+    assert set(mapped.loc[mapped["set"] == "ILC", "lineage"]) == {"ILC"}
+
+
+def test_markers_of_the_user_that_are_target_cytokines_are_warned_of() -> None:
+    with pytest.warns(CrsWarning, match="IL1B"):
+        genesets.load_cell_types(user={"M1": ["CD86", "IL1B"]})
+
+
+@pytest.mark.parametrize(("role", "weight"), [("positive", "1"), ("marker", "0"), ("marker", "x")])
+def test_bad_roles_and_weights_give_one_clear_error(tmp_path, role: str, weight: str) -> None:
+    tsv = tmp_path / "types.tsv"
+    tsv.write_text(f"symbol\tset\trole\tweight\nCD1A\tA\t{role}\t{weight}\nCD2\tA\tmarker\t1\n")
+    with pytest.raises(InputError, match="a role is 'marker' or 'negative'"):
+        genesets.read_markers(tsv)
+
+
+def test_overview_lists_every_set_once_with_sources() -> None:
+    table = genesets.overview(["IL8", "CD14", "LYZ"], user={"mine": ["CXCL8", "NOPE"]})
+    assert table["gene_set"].is_unique
+    assert set(table["kind"]) == {"cell type", "signature", "user"}
+    assert (table["sources"].str.len() > 0).all()
+    mine = table.set_index("gene_set").loc["mine"]
+    assert (mine["n_genes"], mine["n_found"], mine["missing"]) == (2, 1, "NOPE")
+    monocyte = table.set_index("gene_set").loc["Classical monocyte"]
+    assert (monocyte["n_found"], monocyte["lineage"]) == (2, "Monocyte")
+    assert genesets.overview()["n_found"].isna().all()
+
+
+def test_few_rows_rest_on_general_knowledge() -> None:
+    for name, most in (("cell_types", 0.08), ("signatures", 0.12)):
+        source = packaged_table(name)["source"]
+        assert source.str.startswith("general knowledge").mean() <= most, name
 
 
 def test_absent_and_binary_files(tmp_path) -> None:

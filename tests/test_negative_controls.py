@@ -145,6 +145,8 @@ def test_silent_monocytes_are_not_named_beside_real_producers(tmp_path: Path) ->
         contamination=0.1,
         lysis={"DC": 10},
         n_empty_droplets=3000,
+        # A missed doublet of a monocyte and a cDC2 does hold IL1B; here it is about the soup.
+        doublet_rate=0.0,
         random_state=0,
     )
     found = simulated(cohort, tmp_path)
@@ -206,6 +208,7 @@ def test_real_t_and_nk_cells_make_no_il1b_and_no_il6(shared_data: Path, tmp_path
     made = made[made["state"] == keys.PRODUCER]
     sources = made.groupby("gene")["population"].agg(set).to_dict()
     assert set(sources) <= {"IL1B", "IFNG"}
-    assert sources["IL1B"] == {"Classical monocyte"}
+    # A droplet of two cells, one of them a monocyte, has no type of its own.
+    assert sources["IL1B"] - {keys.UNKNOWN} == {"Classical monocyte"}
     assert "CD8 T" in sources["IFNG"]
     assert found.says_no_producers("IL6")

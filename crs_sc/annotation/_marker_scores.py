@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Panel", "panel_scores", "relative_expression", "resampled_scores"]
+__all__ = ["Panel", "panel_scores", "relative_expression", "relative_to", "resampled_scores"]
+
+_REQUIRED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,15 @@ class Panel:
         Columns, shapes `(n_positive,)` and `(n_negative,)`; at least one positive.
     positive_weight, negative_weight
         Weight of each marker, same shapes.
+    required
+        Columns that must all reach half of their highest expression, shape `(n_required,)`.
     """
 
     positive: NDArray[np.intp]
     negative: NDArray[np.intp]
     positive_weight: NDArray[np.float64]
     negative_weight: NDArray[np.float64]
+    required: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, dtype=np.intp))
 
 
 def relative_expression(
@@ -48,7 +53,12 @@ def relative_expression(
     min_expression
         Expression that counts as clearly there.
     """
-    return profile / np.maximum(profile.max(axis=0, initial=0.0), min_expression)
+    return relative_to(profile, np.maximum(profile.max(axis=0, initial=0.0), min_expression))
+
+
+def relative_to(profile: NDArray[np.float64], top: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Expression relative to the highest of each gene, at most 1."""
+    return np.minimum(profile / top, 1.0)
 
 
 def panel_scores(relative: NDArray[np.float64], panels: Sequence[Panel]) -> NDArray[np.float64]:
@@ -63,14 +73,14 @@ def panel_scores(relative: NDArray[np.float64], panels: Sequence[Panel]) -> NDAr
 
     Returns
     -------
-    Shape `(n_clusters, n_types)`, -1 to 1.
+    Shape `(n_clusters, n_types)`, -1 to 1; -1 where a required marker is missing.
     """
     scores = [
         _weighted_mean(relative, panel.positive, panel.positive_weight)
         - _weighted_mean(relative, panel.negative, panel.negative_weight)
         for panel in panels
     ]
-    return np.stack(scores, axis=1)
+    return np.where(_lacks_required(relative, panels), -1.0, np.stack(scores, axis=1))
 
 
 def resampled_scores(
@@ -99,7 +109,14 @@ def resampled_scores(
                     relative, panel.negative[down], panel.negative_weight[down]
                 )
             scores[i, :, column] = value
-    return scores
+    return np.where(_lacks_required(relative, panels), -1.0, scores)
+
+
+def _lacks_required(relative: NDArray[np.float64], panels: Sequence[Panel]) -> NDArray[np.bool_]:
+    """Where a required marker stays below half, shape `(n_clusters, n_types)`."""
+    return np.stack(
+        [(relative[:, panel.required] < _REQUIRED_SHARE).any(axis=1) for panel in panels], axis=1
+    )
 
 
 def _weighted_mean(

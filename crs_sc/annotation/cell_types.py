@@ -1,4 +1,4 @@
-"""Cell types of clusters from marker panels, with a confidence and an honest Unknown."""
+"""Cell types from marker panels, with a confidence and an honest Unknown."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ import pandas as pd
 from crs_sc import genesets, keys
 from crs_sc._arrays import as_csr, group_sums
 from crs_sc._checks import add_note, check_fraction, check_obs, counts_matrix, store
-from crs_sc._soup import has_soup, soup_of, soup_rejections, take_counts
-from crs_sc.annotation._marker_scores import (
-    Panel,
-    panel_scores,
-    relative_expression,
-    resampled_scores,
-)
-from crs_sc.errors import InputError, MissingKeyError, listing
+from crs_sc._soup import has_soup, soup_of
+from crs_sc.annotation._cell_calls import NONE_SHARE, call_cells
+from crs_sc.annotation._marker_scores import panel_scores, relative_to, resampled_scores
+from crs_sc.annotation._neighbourhood import fine_groups
+from crs_sc.annotation._panels import make_panels
+from crs_sc.errors import MissingKeyError, listing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from anndata import AnnData
     from numpy.typing import NDArray
 
-__all__ = ["annotate", "call_transgene"]
+    from crs_sc.annotation._panels import Panels
+
+__all__ = ["annotate"]
+
+# A part of a cluster with fewer cells has no profile to judge it by.
+_MIN_PART = 5
+# Share of a compartment that lets the most believed of its lineages stand without a majority:
+# macrophages and dendritic cells out of monocytes share it.
+_SURE = 0.7
 
 
 def annotate(
@@ -35,42 +39,59 @@ def annotate(
     organism: Literal["human", "mouse"] = "human",
     cluster_key: str = keys.CLUSTER,
     label_key: str | None = None,
+    gene_sets: pd.DataFrame | None = None,
     min_markers: int = 3,
     min_expression: float = 0.3,
     min_score: float = 0.3,
     min_confidence: float = 0.5,
+    neighbour_weight: float = 0.8,
     n_resamples: int = 200,
     random_state: int = 0,
 ) -> None:
-    """Name the cell type of each cluster by the packaged marker panels.
+    """Name the cell types by marker panels, and split the clusters that hold several.
 
-    The score of a type in a cluster is the mean relative expression of its markers less that of
-    its negative markers; of the expression, only the share that the soup does not explain counts,
-    where the soup is known. The lineage is that of the best type, markers of its own siblings not
-    held against it (a T cell with CD4 and CD8A is a T cell); then the best type of that lineage is
-    taken by the whole panel. The confidence is the share of marker resamplings in which it stays
-    the best. A cluster is `Unknown` if the score of the lineage is below `min_score`, or if it is
-    the best in fewer than `min_confidence` of the resamplings.
+    The score of a type is the mean relative expression of its markers less that of its negative
+    markers; of the expression, only the share that the soup does not explain counts, where the
+    soup is known. Lineage comes first, markers of its own siblings not held against it (a T cell
+    with CD4 and CD8A is a T cell), then the type within the lineage by the whole panel.
+
+    With a neighbour graph, the scores are those of each cell and its neighbours, settled by label
+    spreading, so that a cluster is cut where its types meet. A cell is `Unknown` if its lineage
+    has less than `min_confidence` of the belief (and its compartment, such as the myeloid cells,
+    less than 0.7), or if its own counts carry the markers of another compartment beyond what its
+    like have (a doublet, or a platelet on a T cell; a high `obs["doublet_score"]` makes that more
+    credible). Each part of a cluster is then judged by its pseudobulk: `Unknown` if its lineage
+    scores too low, or is the best in fewer than `min_confidence` of the resamplings of the
+    markers. The table has a row for each part. Without a graph, or with labels of the user, each
+    cluster or label is one part.
+
+    The confidence of a part is the share of marker resamplings in which its type stays the best,
+    times the mean belief of its cells.
 
     Parameters
     ----------
     adata
         Cells x genes with log-normalised `X`.
     organism
-        Organism of the genes: human or mouse.
+        Whose markers.
     cluster_key
         Column of `obs` with the clusters.
     label_key
-        Column of `obs` with the user's own cell types. They are taken as they are (a missing one
-        is `Unknown`); lineage and confidence are still those of the markers.
+        Column of `obs` with the user's own labels. They become the populations as they are; the
+        markers only give their lineage and tell how well each fits.
+    gene_sets
+        Markers with the columns of `genesets.load_cell_types`; the packaged ones if None.
     min_markers
-        Markers that must be in the data for a type to be considered.
+        Types with fewer markers in the data are not called; a note names them.
     min_expression
-        Mean log1p(CP10k) of a marker in its best cluster that counts as clearly there.
+        Mean log-normalised expression that counts as clearly there.
     min_score
-        Smallest score of a called type, -1 to 1.
+        Smallest score of the lineage of a whole cluster, -1 to 1. "None of them" has half of it
+        in the belief about a cell, and the parts of a cluster must reach that half.
     min_confidence
-        Smallest confidence of a called lineage, 0 to 1.
+        Smallest share of the belief about a cell, and of the resamplings, for a named lineage.
+    neighbour_weight
+        How much a cell hears its neighbours, inside [0, 1).
     n_resamples
         Resamplings of the markers.
     random_state
@@ -95,88 +116,170 @@ def annotate(
     if adata.X is None:
         msg = "`X` is empty. Run crs_sc.pp.normalize first."
         raise MissingKeyError(msg)
+    table = genesets.load_cell_types(organism=organism) if gene_sets is None else gene_sets
     groups = _groups(adata, group_key)
-    panels, columns = _panels(adata, organism, min_markers=min_markers)
-    codes = groups.cat.codes.to_numpy()
-    profile = _mean_profile(adata, columns, codes, len(groups.cat.categories))
-    if has_soup(adata):
-        profile *= _native_share(adata, columns, codes, len(groups.cat.categories))
-    relative = relative_expression(profile, min_expression=min_expression)
-    rng = np.random.default_rng(random_state)
-    # By lineage first, then by type.
-    scores = [panel_scores(relative, own) for own in (panels.of_lineage, panels.of_type)]
-    resampled = [
-        resampled_scores(relative, own, n_resamples=n_resamples, rng=rng)
-        for own in (panels.of_lineage, panels.of_type)
-    ]
-    table = _call(panels, scores, resampled)
-    unknown = (table["score"] < min_score) | (table["lineage_confidence"] < min_confidence)
-    table.loc[unknown, ["population", "lineage"]] = keys.UNKNOWN
-    table["cluster"] = groups.cat.categories.astype(str)
+    panels = make_panels(adata, table, organism=organism, min_markers=min_markers)
+    if label_key is None and "connectivities" in adata.obsp:
+        parts = _split(
+            adata, groups, panels, min_expression=min_expression, min_score=min_score,
+            min_confidence=min_confidence, neighbour_weight=neighbour_weight,
+            random_state=random_state,
+        )  # fmt: skip
+    else:
+        parts = _whole(adata, groups, panels, min_expression=min_expression)
+    relative = relative_to(parts.profile, parts.top)
+    found = _call(
+        panels, relative, None if parts.are_whole else parts.best, n_resamples=n_resamples,
+        rng=np.random.default_rng(random_state),
+    )  # fmt: skip
+    n_cells = np.bincount(parts.codes, minlength=len(found))
+    mean_belief = np.bincount(parts.codes, weights=parts.belief, minlength=len(found)) / n_cells
+    found["confidence"] *= mean_belief
+    # The cells of a part were weighed against "none of them" one by one already.
+    floor = min_score if parts.are_whole else NONE_SHARE * min_score
+    is_named = (found["score"] >= floor) & (found["lineage_confidence"] >= min_confidence)
+    is_named &= parts.best >= 0
+    found.loc[~is_named, ["population", "lineage"]] = keys.UNKNOWN
+    found["cluster"] = parts.names
+    found["n_cells"] = n_cells
     if label_key is not None:
-        table["population"] = table["cluster"]
-    table["n_cells"] = np.bincount(codes, minlength=len(table))
-    for key, column in (
-        (keys.POPULATION, "population"),
-        (keys.LINEAGE, "lineage"),
-    ):
-        adata.obs[key] = pd.Categorical(table[column].to_numpy()[codes])
-    adata.obs[keys.CONFIDENCE] = table["confidence"].to_numpy()[codes]
-    store(adata, keys.POPULATIONS, table[keys.POPULATIONS_TABLE.names])
+        found["population"] = found["cluster"]
+    for key, column in ((keys.POPULATION, "population"), (keys.LINEAGE, "lineage")):
+        adata.obs[key] = pd.Categorical(found[column].to_numpy()[parts.codes])
+    adata.obs[keys.CONFIDENCE] = found["confidence"].to_numpy()[parts.codes]
+    store(adata, keys.POPULATIONS, found[keys.POPULATIONS_TABLE.names])
 
 
-def call_transgene(
-    adata: AnnData,
-    *,
-    transgene: Sequence[str],
-    alpha: float = 0.05,
-    sample_key: str = keys.SAMPLE,
-    layer: str = keys.COUNTS,
-) -> None:
-    """Call the CAR transgene in each cell, and name the T cells that have it `CAR T`.
+@dataclass(frozen=True)
+class _Parts:
+    """Clusters, or the parts of clusters that hold one type each.
 
-    Transcripts of a transgene are often missed at the 3' end, so a cell without any is
-    `not_detected`, never negative.
-
-    Parameters
+    Attributes
     ----------
-    adata
-        Cells x genes after :func:`annotate`, with the soup of each sample.
-    transgene
-        Features of the construct.
-    alpha
-        False discovery rate of the call against the soup.
-    sample_key
-        Column of `obs` with the library.
-    layer
-        Layer with raw counts.
-
-    Returns
-    -------
-    None. Writes `obs["transgene"]` and changes `obs["population"]`.
-
-    Raises
-    ------
-    InputError
-        If no feature of the construct is in the data.
+    names
+        Name of each part: that of its cluster, numbered where the cluster is split.
+    codes
+        Part of each cell, shape `(n_cells,)`.
+    profile
+        Mean expression of the panel genes without the soup, shape `(n_parts, n_genes)`.
+    top
+        Highest expression of each gene, shape `(n_genes,)`.
+    best
+        Type of each part, -1 where its cells are unknown; of no use where `are_whole`.
+    belief
+        Share of its type in the belief about each cell, shape `(n_cells,)`.
+    are_whole
+        Whether nothing was split, so that the type is that of the profile.
     """
-    check_obs(adata, population_key=keys.POPULATION, lineage_key=keys.LINEAGE)
-    cells = take_counts(adata, transgene, sample_key=sample_key, layer=layer)
-    absent = [feature for feature in transgene if feature not in cells.genes]
-    if absent:
-        add_note(adata, f"Features of the transgene that are not in the data: {listing(absent)}.")
-    detected = soup_rejections(
-        cells.umi.sum(axis=1), cells.expected.sum(axis=1), cells.sample_codes, alpha=alpha
+
+    names: list[str]
+    codes: NDArray[np.integer]
+    profile: NDArray[np.float64]
+    top: NDArray[np.float64]
+    best: NDArray[np.intp]
+    belief: NDArray[np.float64]
+    are_whole: bool
+
+
+def _whole(adata: AnnData, groups: pd.Series, panels: Panels, *, min_expression: float) -> _Parts:
+    """Each cluster or label as one part."""
+    codes = groups.cat.codes.to_numpy()
+    names = groups.cat.categories.astype(str).tolist()
+    profile = _profile(adata, panels.columns, codes, len(names))
+    top = np.maximum(profile.max(axis=0, initial=0.0), min_expression)
+    best = np.zeros(len(names), dtype=np.intp)
+    return _Parts(names, codes, profile, top, best, np.ones(adata.n_obs), are_whole=True)
+
+
+def _split(
+    adata: AnnData,
+    groups: pd.Series,
+    panels: Panels,
+    *,
+    min_expression: float,
+    min_score: float,
+    min_confidence: float,
+    neighbour_weight: float,
+    random_state: int,
+) -> _Parts:
+    """Cut each cluster where the types of its cells meet."""
+    components = adata.obsm[keys.HARMONY if keys.HARMONY in adata.obsm else keys.PCA]
+    fine = fine_groups(components, random_state=random_state)
+    n_fine = int(fine.max()) + 1
+    columns = panels.columns
+    native = _native_share(adata, columns, fine, n_fine)
+    counts = counts_matrix(adata)
+    calls, top = call_cells(
+        as_csr(adata.X)[:, columns],
+        counts[:, columns],
+        np.asarray(counts.sum(axis=1), dtype=np.float64).ravel(),
+        _doublet_weight(adata),
+        as_csr(adata.obsp["connectivities"]),
+        fine,
+        native,
+        panels,
+        min_expression=min_expression,
+        min_score=min_score,
+        neighbour_weight=neighbour_weight,
     )
-    adata.obs[keys.TRANSGENE] = pd.Categorical(
-        np.where(detected, "detected", "not_detected"), categories=["detected", "not_detected"]
-    )
-    is_car_t = detected & (adata.obs[keys.LINEAGE] == "T").to_numpy()
-    elsewhere = int((detected & ~is_car_t).sum())
-    if elsewhere:
-        add_note(adata, f"{elsewhere} cells outside the T lineage carry the transgene.")
-    population = np.where(is_car_t, keys.CAR_T, adata.obs[keys.POPULATION].astype(str))
-    adata.obs[keys.POPULATION] = pd.Categorical(population)
+    if calls.mixed.any():
+        add_note(
+            adata,
+            f"{calls.mixed.sum()} cells carry the markers of two compartments (doublets, or "
+            "platelets on other cells) and are Unknown.",
+        )
+    is_sure = (calls.lineage_share >= min_confidence) | (calls.compartment_share >= _SURE)
+    is_known = ~calls.mixed & is_sure
+    best = _without_small_parts(groups, np.where(is_known, calls.best, -1), panels.lineages)
+    names, codes, of_part = _numbered(groups, best)
+    profile = _profile(adata, columns, codes, len(names))
+    belief = calls.lineage_share * calls.type_share
+    return _Parts(names, codes, profile, top, of_part, belief, are_whole=False)
+
+
+def _without_small_parts(
+    groups: pd.Series, best: NDArray[np.intp], lineages: NDArray[np.str_]
+) -> NDArray[np.intp]:
+    """Give the cells of small parts the most frequent type of their lineage in the cluster.
+
+    Where that is too small as well, they are unknown (-1).
+    """
+    cells = pd.DataFrame({"cluster": groups.cat.codes.to_numpy(), "best": best})
+    cells["lineage"] = np.where(best >= 0, lineages[best], keys.UNKNOWN)
+    parts = cells.groupby(["cluster", "lineage", "best"]).size().rename("n").reset_index()
+    parts = parts.sort_values(["n", "best"], ascending=[False, True])
+    largest = parts.drop_duplicates(["cluster", "lineage"]).set_index(["cluster", "lineage"])
+    own = largest.loc[pd.MultiIndex.from_frame(cells[["cluster", "lineage"]])]
+    size = cells.groupby(["cluster", "best"])["lineage"].transform("size").to_numpy()
+    other = np.where(own["n"] >= _MIN_PART, own["best"], -1)
+    return np.where(size >= _MIN_PART, best, other).astype(np.intp)
+
+
+def _doublet_weight(adata: AnnData) -> NDArray[np.float64]:
+    """Doublet score relative to its mean, 0.1 to 10; 1 where there is none."""
+    if keys.DOUBLET_SCORE not in adata.obs:
+        return np.ones(adata.n_obs)
+    score = adata.obs[keys.DOUBLET_SCORE].astype(float)
+    return np.asarray((score / score.mean()).fillna(1.0).clip(0.1, 10.0), dtype=np.float64)
+
+
+def _numbered(
+    groups: pd.Series, best: NDArray[np.intp]
+) -> tuple[list[str], NDArray[np.integer], NDArray[np.intp]]:
+    """Names of the parts, the largest of a cluster first; part of each cell; type of each part."""
+    cells = pd.DataFrame({"cluster": groups.cat.codes.to_numpy(), "best": best})
+    parts = cells.groupby(["cluster", "best"]).size().rename("n").reset_index()
+    parts = parts.sort_values(["cluster", "n", "best"], ascending=[True, False, True])
+    number = parts.groupby("cluster").cumcount() + 1
+    is_split = parts["cluster"].duplicated(keep=False)
+    name = groups.cat.categories.astype(str).to_numpy()[parts["cluster"]]
+    names = [
+        f"{cluster}-{i}" if split else cluster
+        for cluster, i, split in zip(name, number, is_split, strict=True)
+    ]
+    position = pd.MultiIndex.from_frame(parts[["cluster", "best"]])
+    codes = position.get_indexer(pd.MultiIndex.from_frame(cells))
+    return names, codes, parts["best"].to_numpy(dtype=np.intp)
 
 
 def _groups(adata: AnnData, key: str) -> pd.Series:
@@ -192,82 +295,21 @@ def _groups(adata: AnnData, key: str) -> pd.Series:
     return groups.cat.remove_unused_categories()
 
 
-@dataclass(frozen=True)
-class _Panels:
-    """Cell types with enough markers in the data.
-
-    Attributes
-    ----------
-    types, lineages
-        Names, shape `(n_types,)`.
-    of_type
-        Panel of each type.
-    of_lineage
-        The same without the negative markers that are markers of another type of its lineage.
-    """
-
-    types: NDArray[np.str_]
-    lineages: NDArray[np.str_]
-    of_type: list[Panel]
-    of_lineage: list[Panel]
-
-
-def _panels(
-    adata: AnnData, organism: Literal["human", "mouse"], *, min_markers: int
-) -> tuple[_Panels, NDArray[np.intp]]:
-    """Panels, and their genes as columns of `adata`."""
-    table = genesets.load_cell_types(organism=organism)
-    table = table[table["symbol"].isin(adata.var_names)]
-    genes = pd.Index(table["symbol"].unique())
-    markers = table[table["role"] == "marker"]
-    n_markers = markers.groupby("set").size()
-    names = [name for name in table["set"].unique() if n_markers.get(name, 0) >= min_markers]
-    too_few = [name for name in table["set"].unique() if name not in names]
-    if not names:
-        msg = (
-            f"No cell type has {min_markers} markers among the {adata.n_vars} genes "
-            f"(such as {listing(adata.var_names[:3])}). Are these {organism} gene symbols?"
-        )
-        raise InputError(msg)
-    if too_few:
-        add_note(
-            adata, f"Too few markers in the data to call these cell types: {listing(too_few)}."
-        )
-    lineages, of_type, of_lineage = [], [], []
-    for name in names:
-        rows = table[table["set"] == name]
-        lineage = rows["lineage"].iloc[0]
-        siblings = markers.loc[markers["lineage"] == lineage, "symbol"]
-        tells_siblings_apart = (rows["role"] == "negative") & rows["symbol"].isin(siblings)
-        lineages.append(str(lineage))
-        of_type.append(_panel(rows, genes))
-        of_lineage.append(_panel(rows[~tells_siblings_apart], genes))
-    panels = _Panels(np.array(names, dtype=str), np.array(lineages), of_type, of_lineage)
-    return panels, adata.var_names.get_indexer(genes)
-
-
-def _panel(rows: pd.DataFrame, genes: pd.Index) -> Panel:
-    """One panel as positions in `genes`."""
-    is_positive = (rows["role"] == "marker").to_numpy()
-    position = genes.get_indexer(pd.Index(rows["symbol"]))
-    weight = rows["weight"].to_numpy(dtype=np.float64)
-    return Panel(
-        position[is_positive], position[~is_positive], weight[is_positive], weight[~is_positive]
-    )
-
-
-def _mean_profile(
+def _profile(
     adata: AnnData, columns: NDArray[np.intp], codes: NDArray[np.integer], n_groups: int
 ) -> NDArray[np.float64]:
-    """Mean of `X` by group, shape `(n_groups, n_columns)`."""
+    """Mean of `X` by group without what the soup explains, shape `(n_groups, n_columns)`."""
     sums = group_sums(as_csr(adata.X)[:, columns], codes, n_groups)
-    return np.asarray(sums / np.maximum(np.bincount(codes, minlength=n_groups), 1)[:, None])
+    mean = sums / np.maximum(np.bincount(codes, minlength=n_groups), 1)[:, None]
+    return np.asarray(mean * _native_share(adata, columns, codes, n_groups))
 
 
 def _native_share(
     adata: AnnData, columns: NDArray[np.intp], codes: NDArray[np.integer], n_groups: int
 ) -> NDArray[np.float64]:
-    """Share of the UMI that the soup does not explain, shape `(n_groups, n_columns)`."""
+    """Share of the UMI that the soup does not explain, 1 where no soup is known."""
+    if not has_soup(adata):
+        return np.ones((n_groups, len(columns)))
     counts = counts_matrix(adata)
     sample, names = pd.factorize(adata.obs[keys.SAMPLE].astype(str), sort=True)
     fraction, profile = soup_of(adata, list(names))
@@ -281,40 +323,54 @@ def _native_share(
 
 
 def _call(
-    panels: _Panels, scores: list[NDArray[np.float64]], resampled: list[NDArray[np.float64]]
+    panels: Panels,
+    relative: NDArray[np.float64],
+    given: NDArray[np.intp] | None,
+    *,
+    n_resamples: int,
+    rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """Best type, runner-up, margin and confidences of each cluster.
+    """Type, runner-up, margin and confidences of each part.
 
     Parameters
     ----------
     panels
         Cell types.
-    scores
-        By lineage and by type, each of shape `(n_clusters, n_types)`.
-    resampled
-        The same, each of shape `(n_resamples, n_clusters, n_types)`.
+    relative
+        Expression relative to the highest, shape `(n_parts, n_genes)`.
+    given
+        Type of each part, -1 for none; where there is none, the type is that of the profile.
+    n_resamples
+        Resamplings of the markers.
+    rng
+        Source of the resamplings.
     """
-    by_lineage, by_type = scores
-    rows = np.arange(len(by_type))
+    both = (panels.of_lineage, panels.of_type)
+    by_lineage, by_type = (panel_scores(relative, own) for own in both)
+    drawn = [resampled_scores(relative, own, n_resamples=n_resamples, rng=rng) for own in both]
+    rows = np.arange(len(relative))
     lineage = panels.lineages[by_lineage.argmax(axis=1)]
+    if given is not None:
+        lineage = np.where(given >= 0, panels.lineages[given], lineage)
     is_sibling = panels.lineages == lineage[:, None]
     best = np.where(is_sibling, by_type, -np.inf).argmax(axis=1)
+    if given is not None:
+        best = np.where(given >= 0, given, best)
+    score = np.where(is_sibling, by_lineage, -np.inf).max(axis=1)
     # By how much each other type loses: a sibling by the whole panel, others by their lineage.
     behind = np.where(
-        is_sibling,
-        by_type[rows, best][:, None] - by_type,
-        by_lineage.max(axis=1)[:, None] - by_lineage,
+        is_sibling, by_type[rows, best][:, None] - by_type, score[:, None] - by_lineage
     )
     behind[rows, best] = np.inf
     second = behind.argmin(axis=1)
     margin = np.where(np.isfinite(behind[rows, second]), behind[rows, second], np.nan)
-    is_winner = panels.lineages[resampled[0].argmax(axis=2)] == lineage
-    winners = np.where(is_sibling, resampled[1], -np.inf).argmax(axis=2)
+    is_winner = panels.lineages[drawn[0].argmax(axis=2)] == lineage
+    winners = np.where(is_sibling, drawn[1], -np.inf).argmax(axis=2)
     return pd.DataFrame(
         {
             "population": panels.types[best],
             "lineage": lineage,
-            "score": by_lineage.max(axis=1),
+            "score": score,
             "confidence": (is_winner & (winners == best)).mean(axis=0),
             "lineage_confidence": is_winner.mean(axis=0),
             "runner_up": panels.types[second],

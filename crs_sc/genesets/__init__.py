@@ -17,6 +17,7 @@ from crs_sc.genesets._receptors import RECEPTOR_ROLES, load_receptors
 from crs_sc.genesets._symbols import (
     coverage,
     match_genes,
+    overview,
     resolve_symbols,
 )
 from crs_sc.genesets._tables import (
@@ -32,6 +33,7 @@ from crs_sc.genesets._tables import (
 from crs_sc.genesets._user import (
     read_gene_sets,
     read_gmt,
+    read_markers,
 )
 
 __all__ = [
@@ -49,8 +51,10 @@ __all__ = [
     "match_genes",
     "mitochondrial_genes",
     "orthologs",
+    "overview",
     "read_gene_sets",
     "read_gmt",
+    "read_markers",
     "resolve_symbols",
     "sex_genes",
     "signatures",

@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc.genesets._tables import Organism, check_organism, packaged_table
+from crs_sc.genesets._tables import (
+    Organism,
+    check_organism,
+    load_cell_types,
+    load_signatures,
+    packaged_table,
+    signatures,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
-__all__ = ["coverage", "current_names", "match_genes", "resolve_symbols", "unversioned"]
+__all__ = ["coverage", "current_names", "match_genes", "overview", "resolve_symbols", "unversioned"]
 
 _ENSEMBL = re.compile(r"^(ENS(?:MUS)?G\d{11})\.\d+$")
 
@@ -155,3 +163,52 @@ def coverage(
     ]
     table = pd.DataFrame(rows, columns=keys.COVERAGE_TABLE.names)
     return table.astype({"gene_set": str, "n_genes": int, "n_found": int, "missing": str})
+
+
+def overview(
+    var_names: Iterable[str] | None = None,
+    *,
+    organism: Organism = "human",
+    user: str | Path | Mapping[str, Sequence[str]] | None = None,
+) -> pd.DataFrame:
+    """List the gene sets, their sources, and how much of each the data can see.
+
+    Parameters
+    ----------
+    var_names
+        Names of the genes in the data; without them nothing is counted as found.
+    organism
+        `human` or `mouse`.
+    user
+        More signatures (see `read_gene_sets`).
+
+    Returns
+    -------
+    DataFrame with one row a set: gene_set, kind (`cell type`, `signature` or `user`), lineage
+    (empty for a signature), n_genes, n_found (missing without `var_names`), missing and sources.
+
+    Raises
+    ------
+    InputError
+        If the organism is unknown, or the user's gene sets cannot be read.
+    """
+    types = load_cell_types(organism=organism)
+    rows = pd.concat([types[types["role"] == "marker"], load_signatures(organism=organism)])
+    sources = rows.groupby("set")["source"].agg(lambda found: "; ".join(dict.fromkeys(found)))
+    lineage = rows.drop_duplicates("set").set_index("set")["lineage"]
+    packaged = {
+        str(name): part["symbol"].tolist() for name, part in rows.groupby("set", sort=False)
+    }
+    own = {} if user is None else signatures(organism=organism, names=[], user=user)
+    sets = packaged | own
+    table = coverage(sets, [] if var_names is None else var_names, organism=organism)
+    if var_names is None:
+        table["n_found"] = pd.array([pd.NA] * len(table), dtype="Int64")
+        table["missing"] = ""
+    kind = dict.fromkeys(packaged, "signature") | dict.fromkeys(types["set"], "cell type")
+    kind |= dict.fromkeys(own, "user")
+    names = table["gene_set"]
+    table.insert(1, "kind", names.map(kind))
+    table.insert(2, "lineage", ["" if name in own else lineage[name] for name in names])
+    table["sources"] = ["user" if name in own else sources[name] for name in names]
+    return table

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+import warnings
 from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc.errors import InputError, listing
-from crs_sc.genesets._user import read_gene_sets
+from crs_sc.errors import CrsWarning, InputError, listing
+from crs_sc.genesets._user import read_gene_sets, read_markers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -98,13 +99,21 @@ def _for_organism(table: pd.DataFrame, organism: str) -> pd.DataFrame:
     return rows.assign(weight=rows["weight"].astype(float))
 
 
-def load_cell_types(*, organism: Organism = "human") -> pd.DataFrame:
+def load_cell_types(
+    *,
+    organism: Organism = "human",
+    user: str | Path | Mapping[str, Sequence[str]] | None = None,
+) -> pd.DataFrame:
     """Markers of the cell types, one row a gene.
 
     Parameters
     ----------
     organism
         `human` or `mouse`.
+    user
+        More cell types (see `read_markers`), after the packaged ones; `annotate` takes the result
+        as `gene_sets`. One that has the name of a packaged type takes its place. Where no lineage
+        is given, it is that of the packaged type of that name, or else the type itself.
 
     Returns
     -------
@@ -115,10 +124,28 @@ def load_cell_types(*, organism: Organism = "human") -> pd.DataFrame:
     Raises
     ------
     InputError
-        If the organism is unknown.
+        If the organism is unknown, or the user's markers cannot be read.
     """
     check_organism(organism)
-    return _for_organism(packaged_table("cell_types"), organism)
+    packaged = _for_organism(packaged_table("cell_types"), organism)
+    if user is None:
+        return packaged
+    added = read_markers(user).assign(organism=organism, source="user")
+    known = lineages()
+    given = added["lineage"] != ""
+    added["lineage"] = added["lineage"].where(
+        given, added["set"].map(lambda name: known.get(name, name))
+    )
+    targets = [gene for gene in target_cytokines(organism=organism) if gene in set(added["symbol"])]
+    if targets:
+        warnings.warn(
+            f"Markers that are also cytokines of the ledger: {listing(targets)}. A cell type that "
+            "is defined by what it makes cannot be asked who makes it.",
+            CrsWarning,
+            stacklevel=2,
+        )
+    kept = packaged[~packaged["set"].isin(added["set"])]
+    return pd.concat([kept, added[packaged.columns]], ignore_index=True)
 
 
 def load_signatures(*, organism: Organism = "human") -> pd.DataFrame:

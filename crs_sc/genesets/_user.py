@@ -13,7 +13,7 @@ from crs_sc.errors import InputError, listing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["read_gene_sets", "read_gmt"]
+__all__ = ["read_gene_sets", "read_gmt", "read_markers"]
 
 
 def read_gmt(path: str | Path) -> dict[str, list[str]]:
@@ -79,6 +79,58 @@ def read_gene_sets(source: str | Path | Mapping[str, Sequence[str]]) -> dict[str
     if suffix not in (".tsv", ".txt"):
         msg = f"{source}: gene sets are read from .gmt, .tsv or .txt files, got '{suffix}'."
         raise InputError(msg)
+    read: dict[str, list[str]] = {}
+    for row in _rows(source):
+        genes = read.setdefault(row["set"], [])
+        if row.get("role", "marker") == "marker":
+            genes.append(row["symbol"])
+    return _checked_sets(read, where=str(source))
+
+
+def read_markers(source: str | Path | Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Read markers of cell types from a GMT file, a TSV file or a mapping.
+
+    Parameters
+    ----------
+    source
+        As for :func:`read_gene_sets`; a TSV file may also have the columns `role` (`marker` or
+        `negative`), `lineage` and `weight` (above 0, at most 1).
+
+    Returns
+    -------
+    DataFrame with columns symbol, set, role, lineage (empty where not given) and weight.
+
+    Raises
+    ------
+    InputError
+        If the sets are at fault (see :func:`read_gene_sets`), or a role or weight is.
+    """
+    is_table = not isinstance(source, Mapping) and Path(source).suffix.lower() != ".gmt"
+    sets = read_gene_sets(source)
+    if not is_table:
+        rows = [{"symbol": gene, "set": name} for name, genes in sets.items() for gene in genes]
+    else:
+        rows = _rows(str(source))
+    table = pd.DataFrame(rows, dtype=str)
+    for column, default in (("role", "marker"), ("lineage", ""), ("weight", "1")):
+        if column not in table:
+            table[column] = default
+    unknown = set(table["role"]) - {"marker", "negative"}
+    weight = pd.to_numeric(table["weight"], errors="coerce")
+    if unknown or not weight.between(0, 1, inclusive="right").all():
+        msg = (
+            f"{source}: a role is 'marker' or 'negative' and a weight above 0 and at most 1; found "
+            f"roles {listing(sorted(table['role'].unique()))} and weights "
+            f"{listing(table['weight'].unique())}."
+        )
+        raise InputError(msg)
+    table["symbol"] = table["symbol"].str.strip()
+    table["weight"] = weight
+    return table[["symbol", "set", "role", "lineage", "weight"]]
+
+
+def _rows(source: str | Path) -> list[dict[str, str]]:
+    """Rows of a TSV file with the columns set and symbol."""
     header, *lines = [line.split("\t") for line in _lines(source) if line.strip()] or [[]]
     missing = [column for column in ("set", "symbol") if column not in header]
     if missing:
@@ -88,13 +140,7 @@ def read_gene_sets(source: str | Path | Mapping[str, Sequence[str]]) -> dict[str
     if ragged:
         msg = f"{source}: a row has {len(ragged[0])} fields, the header {len(header)}: {ragged[0]}."
         raise InputError(msg)
-    rows = [dict(zip(header, fields, strict=True)) for fields in lines]
-    read: dict[str, list[str]] = {}
-    for row in rows:
-        genes = read.setdefault(row["set"], [])
-        if row.get("role", "marker") == "marker":
-            genes.append(row["symbol"])
-    return _checked_sets(read, where=str(source))
+    return [dict(zip(header, fields, strict=True)) for fields in lines]
 
 
 def _lines(path: str | Path) -> list[str]:
