@@ -17,7 +17,7 @@ from crs_sc.comparison.design import REFERENCE, TREATED, model_matrix, permutati
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CAUTION", "ArmTest", "finish", "test_arm", "withhold"]
+__all__ = ["CAUTION", "TEST_COLUMNS", "ArmTest", "finish", "test_arm", "withhold"]
 
 # The prior of a table comes from a few dozen tests: their spread at its upper 95 % bound.
 CAUTION = 2.0
@@ -68,7 +68,7 @@ def test_arm(
         Precision of each unit, shape `(n_units,)`, which must not depend on its arm. None: all
         alike.
     """
-    columns = pd.DataFrame(np.nan, index=range(Y.shape[1]), columns=_COLUMNS)
+    columns = pd.DataFrame(np.nan, index=range(Y.shape[1]), columns=TEST_COLUMNS)
     columns["n_reference"] = int((units["arm"] == REFERENCE).sum())
     columns["n_treated"] = int((units["arm"] == TREATED).sum())
     if not len(units):
@@ -95,7 +95,7 @@ def test_arm(
     return ArmTest(columns, status)
 
 
-_COLUMNS = [
+TEST_COLUMNS = [
     "estimate",
     "variance",
     "unscaled",

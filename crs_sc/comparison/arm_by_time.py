@@ -11,7 +11,7 @@ from pandas.api.types import is_numeric_dtype
 
 from crs_sc import keys
 from crs_sc.comparison._covariates import PREFIX
-from crs_sc.comparison._fit import finish, test_arm, withhold
+from crs_sc.comparison._fit import TEST_COLUMNS, finish, test_arm, withhold
 from crs_sc.comparison._linear import LinearFit, fit_arm, is_estimable
 from crs_sc.comparison._scores import expressed_scores
 from crs_sc.comparison._units import (
@@ -265,7 +265,7 @@ def _product(
     """
     units = pd.concat([early, late], ignore_index=True)
     is_late = np.repeat([False, True], [len(early), len(late)])
-    table = pd.DataFrame(np.nan, index=range(Y.shape[1]), columns=_COLUMNS)
+    table = pd.DataFrame(np.nan, index=range(Y.shape[1]), columns=TEST_COLUMNS)
     table["n_reference"] = int((units["arm"] == REFERENCE).sum())
     table["n_treated"] = int((units["arm"] == TREATED).sum())
     if not len(units):
@@ -297,17 +297,3 @@ def _fit_product(
     nuisance = np.column_stack([nuisance, arm, is_late])
     product = arm & is_late
     return fit_arm(Y, product, nuisance) if is_estimable(product, nuisance) else None
-
-
-_COLUMNS = [
-    "estimate",
-    "variance",
-    "unscaled",
-    "df",
-    "pvalue_permutation",
-    "pvalue_floor",
-    "n_reference",
-    "n_treated",
-    "loo_low",
-    "loo_high",
-]
