@@ -92,9 +92,10 @@ def call_producers(
             adata, f"Not among the genes of the data, so not in the ledger: {listing(absent)}."
         )
     states, rates = {}, {}
+    soup = cells.soup
     for column, gene in enumerate(cells.genes):
         umi = cells.umi[:, column]
-        rejected = soup_rejections(umi, cells.soup[:, column], cells.sample_codes, alpha=alpha)
+        rejected = soup_rejections(umi, soup[:, column], cells.sample_codes, alpha=alpha)
         rate = production_rate(umi, cells.depth, rejected, fallback=typical_rate)
         codes = call_states(umi, cells.depth, rejected, rate=rate, max_missed=max_missed)
         rates[gene] = rate
@@ -148,7 +149,7 @@ def producers(
     cells = take_counts(adata, list(states.columns), sample_key=sample_key, layer=layer)
     grid = PopulationGrid(adata.obs[population_key], adata.obs[sample_key])
     n_cells = grid.sums(np.ones(adata.n_obs))
-    tables = []
+    tables, soup = [], cells.soup
     for column, gene in enumerate(cells.genes):
         is_state = {
             name: grid.sums((states[gene] == name).to_numpy(dtype=np.float64))
@@ -165,7 +166,7 @@ def producers(
         table["umi"] = grid.sums(cells.umi[:, column]).astype(np.int64)
         table["expected_ambient_umi"] = grid.sums(cells.expected[:, column])
         power = detection_power(
-            cells.soup[:, column],
+            soup[:, column],
             cells.depth,
             (states[gene] == keys.PRODUCER).to_numpy(),
             cells.sample_codes,
