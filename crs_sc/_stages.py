@@ -134,7 +134,7 @@ def chosen_signatures(config: RunConfig) -> dict[str, list[str]]:
 def chosen_scoring(config: RunConfig) -> dict[str, int]:
     """Choose the settings of the shifts that say which cells and genes make a score."""
     settings = settings_for(config, comparison.shifts)
-    return {name: settings[name] for name in ("min_cells", "min_count")}
+    return {name: settings[name] for name in ("min_cells", "min_count", "min_genes")}
 
 
 def qc_sample(

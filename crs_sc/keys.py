@@ -412,6 +412,7 @@ TOO_FEW_SUBJECTS = "too_few_subjects"
 CONFOUNDED = "confounded"
 NOT_MEASURED = "not_measured"
 NOT_DETECTED = "not_detected"
+TOO_FEW_GENES = "too_few_genes"
 ABOVE_SOUP = "above_soup"
 SHIFT_STATUSES = (
     OK,
@@ -422,6 +423,7 @@ SHIFT_STATUSES = (
     CONFOUNDED,
     NOT_MEASURED,
     NOT_DETECTED,
+    TOO_FEW_GENES,
 )
 CHANGED = "changed"
 CHANGED_WITHIN_MARGIN = "changed_within_margin"

@@ -10,14 +10,16 @@ import pandas as pd
 
 from crs_sc import keys
 from crs_sc._stats import benjamini_hochberg
-from crs_sc.comparison._linear import fit_arm, is_estimable, moderate
+from crs_sc.comparison._linear import expected_variance, fit_arm, is_estimable, moderate
 from crs_sc.comparison._permutation import permutation_test, smallest_p
 from crs_sc.comparison.design import REFERENCE, TREATED, model_matrix, permutation_blocks
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-__all__ = ["CAUTION", "TEST_COLUMNS", "ArmTest", "finish", "test_arm", "withhold"]
+__all__ = ["CAUTION", "TESTED", "TEST_COLUMNS", "ArmTest", "finish", "test_arm", "withhold"]
 
 # The prior of a table comes from a few dozen tests: their spread at its upper 95 % bound.
 CAUTION = 2.0
@@ -165,7 +167,8 @@ def finish(
     Parameters
     ----------
     table
-        Columns of `ArmTest`, one row a test.
+        Columns of `ArmTest`, one row a test, and `counting` where the tests differ in what
+        counting adds to their variance (see `expected_variance`).
     families
         Rows with the same entry share a prior variance, shape `(n_rows,)`.
     caution, trust, never_lower
@@ -173,7 +176,8 @@ def finish(
 
     Returns
     -------
-    The table (its index unique) with pvalue, padj, ci_low, ci_high and hedges_g.
+    The table (its index unique) with pvalue, padj, ci_low, ci_high and hedges_g. With `counting`
+    the variance is that over the expected one, and `unscaled` that many times its root.
     """
     result = table.copy()
     for name in ("pvalue", "ci_low", "ci_high", "hedges_g"):
@@ -183,6 +187,12 @@ def finish(
         rows = np.flatnonzero(tested & (families == family))
         if not len(rows):
             continue
+        scale = np.ones(len(rows))
+        if "counting" in result:
+            part = result.iloc[rows]
+            scale = expected_variance(part["variance"], part["df"], part["counting"])
+            result.loc[result.index[rows], "variance"] /= scale
+            result.loc[result.index[rows], "unscaled"] *= np.sqrt(scale)
         part = result.iloc[rows]
         tests = moderate(
             part["estimate"],
@@ -195,12 +205,23 @@ def finish(
         )
         for name in ("pvalue", "ci_low", "ci_high", "hedges_g"):
             result.loc[result.index[rows], name] = getattr(tests, name)
+        result.loc[result.index[rows], "hedges_g"] /= np.sqrt(scale)
     result["padj"] = benjamini_hochberg(result["pvalue"])
     return result
 
 
-def withhold(table: pd.DataFrame, rows: NDArray[np.bool_], status: str) -> None:
+# What makes a row a test; the rest of its numbers is an estimate.
+TESTED = ("variance", "pvalue_permutation", "pvalue_floor")
+_COMPUTED = ("estimate", *TESTED, "loo_low", "loo_high")
+
+
+def withhold(
+    table: pd.DataFrame,
+    rows: NDArray[np.bool_],
+    status: str,
+    *,
+    columns: Sequence[str] = _COMPUTED,
+) -> None:
     """Give rows a status and take away what was computed."""
-    computed = ["estimate", "variance", "pvalue_permutation", "pvalue_floor", "loo_low", "loo_high"]
-    table.loc[rows, computed] = np.nan
+    table.loc[rows, list(columns)] = np.nan
     table.loc[rows, "status"] = status

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -15,6 +15,7 @@ __all__ = [
     "LinearFit",
     "Moderated",
     "Squeezed",
+    "expected_variance",
     "fit_arm",
     "fit_prior",
     "hedges_correction",
@@ -196,6 +197,48 @@ def fit_prior(variance: ArrayLike, df: ArrayLike, *, caution: float = 0.0) -> tu
     prior_df = 2 * _trigamma_inverse(spread)
     prior = np.exp(e.mean() + special.digamma(prior_df / 2) - np.log(prior_df / 2))
     return prior_df, float(prior)
+
+
+# Two numbers are read from the variances; from fewer tests they would be noise.
+_MIN_TREND = 10
+
+
+def expected_variance(
+    variance: ArrayLike, df: ArrayLike, counting: ArrayLike
+) -> NDArray[np.float64]:
+    """Residual variance that each test should have: a + b * counting, with a and b at least 0.
+
+    A score of few UMI varies more than one of many, so that one prior for both is too small for
+    the first and too large for the second. Maximum likelihood, the variances being scaled
+    chi-squares about their expectation.
+
+    Parameters
+    ----------
+    variance, df
+        As in `fit_prior`.
+    counting
+        Variance that counting alone gives a unit, up to a factor, shape `(n_tests,)`.
+
+    Returns
+    -------
+    Shape `(n_tests,)`; all 1 with fewer than ten tests.
+    """
+    s2, d, c = np.broadcast_arrays(
+        *(np.asarray(a, dtype=np.float64) for a in (variance, df, counting))
+    )
+    used = np.isfinite(s2) & np.isfinite(c) & (d > 0)
+    if used.sum() < _MIN_TREND or not s2[used].any():
+        return np.ones(s2.shape)
+    terms = np.column_stack([np.ones(s2.shape), np.where(used, c, 0.0)])
+    mean = float(s2[used].mean())
+    fitted = np.full(s2.shape, mean)
+    for _ in range(100):
+        weight = np.sqrt(d[used]) / fitted[used]
+        line, _ = optimize.nnls(terms[used] * weight[:, None], s2[used] * weight)
+        before, fitted = fitted, np.maximum(terms @ line, 1e-3 * mean)
+        if np.allclose(before, fitted, rtol=1e-8, atol=0):
+            break
+    return fitted
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,28 @@ if TYPE_CHECKING:
 
     from crs_sc.comparison._units import Features, UnitData
 
-__all__ = ["expressed_scores"]
+__all__ = ["ExpressedScores", "expressed_scores", "has_too_few_genes"]
+
+
+@dataclass(frozen=True)
+class ExpressedScores:
+    """Scores of some units of a population.
+
+    Attributes
+    ----------
+    by_unit
+        Mean of log2(CPM + 1) over the genes that count, shape `(n_used, n_features)`, zero where
+        there are none.
+    n_genes
+        How many these are, shape `(n_features,)`.
+    counting
+        Variance of a unit's score that comes from the number of its UMI, the mean over the units,
+        shape `(n_features,)`.
+    """
+
+    by_unit: NDArray[np.float64]
+    n_genes: NDArray[np.int64]
+    counting: NDArray[np.float64]
 
 
 def expressed_scores(
@@ -21,12 +43,11 @@ def expressed_scores(
     features: Features,
     *,
     min_count: int,
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Scores of some units of a population, and how many genes each feature is made of.
+) -> ExpressedScores:
+    """Score some units of a population by the genes that it expresses in countable numbers.
 
-    A gene that the population does not express in countable numbers is left out of the mean. Were
-    it counted as zero, a signature of which one gene in ten can be seen would shift by a tenth of
-    what that gene does, and pass for unchanged.
+    Were the others counted as zero, a signature of which one gene in ten can be seen would shift
+    by a tenth of what that gene does, and pass for unchanged.
 
     Parameters
     ----------
@@ -34,15 +55,38 @@ def expressed_scores(
         Sums of the units.
     units, population, features, min_count
         As in `UnitData.responses`.
-
-    Returns
-    -------
-    Mean of log2(CPM + 1) over the genes that count, shape `(n_used, n_features)`, zero where there
-    are none; and the number of these genes, shape `(n_features,)`.
     """
     own = data.expressed(units, population, min_count=min_count)
     with_zeros = data.responses(units, population, features, min_count=min_count)
     share = features.weights.T @ own
+    weights = np.divide(features.weights * own[:, None], share, where=share > 0,
+                        out=np.zeros_like(features.weights))  # fmt: skip
     scores = np.divide(with_zeros, share, out=np.zeros_like(with_zeros), where=share > 0)
-    n_genes = ((features.weights > 0).T & own).sum(axis=1)
-    return scores, np.asarray(n_genes, dtype=np.int64)
+    counting = _counting_variance(data, units, population) @ weights**2
+    return ExpressedScores(scores, (weights > 0).sum(axis=0), counting)
+
+
+def _counting_variance(
+    data: UnitData, units: NDArray[np.integer], population: int
+) -> NDArray[np.float64]:
+    """Variance of log2(CPM + 1) of each gene by Poisson counting, `(n_columns,)`.
+
+    By the delta method at the mean of all units, arms not told apart.
+    """
+    umi = data.umi[units, population]
+    used = umi > 0
+    if not used.any():
+        return np.zeros(data.genes.shape[2])
+    umi, own = umi[used], units[used]
+    level = data.genes[own, population].sum(axis=0) / umi.sum()
+    counts = level * umi[:, None] + data.ambient[own, population]
+    slope = 1e6 / umi[:, None] / ((level * 1e6 + 1) * np.log(2))
+    return np.asarray((counts * slope**2).mean(axis=0))
+
+
+def has_too_few_genes(
+    scores: ExpressedScores, features: Features, *, min_genes: int
+) -> NDArray[np.bool_]:
+    """Whether less of a signature counts than a test needs, shape `(n_features,)`."""
+    needed = np.minimum(min_genes, (features.weights > 0).sum(axis=0))
+    return np.asarray(scores.n_genes < needed)

@@ -69,7 +69,7 @@ def add_adjusted(
     table
         From `finish`.
     adjusted
-        Columns `FITTED`, one row a row of the table.
+        Columns `FITTED` and `counting`, one row a row of the table.
     families
         As in `finish`; the fits with the covariate have a prior of their own.
     """

@@ -11,9 +11,9 @@ from pandas.api.types import is_numeric_dtype
 
 from crs_sc import keys
 from crs_sc.comparison._covariates import PREFIX
-from crs_sc.comparison._fit import TEST_COLUMNS, finish, test_arm, withhold
+from crs_sc.comparison._fit import TEST_COLUMNS, TESTED, finish, test_arm, withhold
 from crs_sc.comparison._linear import LinearFit, fit_arm, is_estimable
-from crs_sc.comparison._scores import expressed_scores
+from crs_sc.comparison._scores import ExpressedScores, expressed_scores, has_too_few_genes
 from crs_sc.comparison._units import (
     check_bulk,
     check_min_cells,
@@ -47,6 +47,7 @@ def arm_by_time(
     genes: Sequence[str] = (),
     min_cells: int = 10,
     min_count: int = 10,
+    min_genes: int = 3,
     random_state: int = 0,
 ) -> pd.DataFrame:
     """Test whether a shift differs between time points: a difference of differences.
@@ -72,6 +73,8 @@ def arm_by_time(
         A unit with fewer cells of a population at either time is not a replicate for it.
     min_count
         As in `shifts`, over the units of both times.
+    min_genes
+        As in `shifts`.
     random_state
         Seed, used only where there are too many permutations to list.
 
@@ -95,7 +98,7 @@ def arm_by_time(
             continue
         seen = [c for c in expand_contrasts([contrast], bulk.obs) if _has_both_arms(c)]
         for late in seen[1:]:
-            times = _Times(bulk, seen[0], late, features, min_count=min_count)
+            times = _Times(bulk, seen[0], late, features, min_count=min_count, min_genes=min_genes)
             tables = [
                 times.rows(k, min_cells=min_cells, random_state=random_state)
                 for k in range(len(population_names(bulk)))
@@ -125,8 +128,10 @@ class _Times:
         features: Features,
         *,
         min_count: int,
+        min_genes: int,
     ) -> None:
-        self.late, self.early, self.features, self.min_count = late, early, features, min_count
+        self.late, self.early, self.features = late, early, features
+        self.min_count, self.min_genes = min_count, min_genes
         parts = [gather(bulk, c, features.columns) for c in (early, late)]
         self.populations = parts[0].populations
         units = [part.units for part in parts]
@@ -160,7 +165,8 @@ class _Times:
                 self.units_at[0], enough, paired=paired, min_cells=min_cells
             )
             at = [rows[used] for rows in self.rows_at]
-            Y, n_genes = self._responses(np.concatenate(at), population)
+            scores = self._responses(np.concatenate(at), population)
+            Y = scores.by_unit
             changed = _changes(*(u[used].reset_index(drop=True) for u in self.units_at))
             result = test_arm(
                 Y[len(at[0]) :] - Y[: len(at[0])],
@@ -179,25 +185,27 @@ class _Times:
             usable = all(used.any() for used, _ in picked)
             keep = [used & usable for used, _ in picked]
             at = [rows[used] for rows, used in zip(self.rows_at, keep, strict=True)]
-            Y, n_genes = self._responses(np.concatenate(at), population)
+            scores = self._responses(np.concatenate(at), population)
+            Y = scores.by_unit
             units = [u[used] for u, used in zip(self.units_at, keep, strict=True)]
             columns, status = _product(Y, *units, paired=paired, status=status)
-        columns["n_genes"] = n_genes
-        return self._table(columns, status, Y, self.populations[population])
+        return self._table(columns, status, scores, self.populations[population])
 
-    def _responses(
-        self, rows: NDArray[np.integer], population: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    def _responses(self, rows: NDArray[np.integer], population: int) -> ExpressedScores:
         return expressed_scores(
             self.data, rows, population, self.features, min_count=self.min_count
         )
 
     def _table(
-        self, table: pd.DataFrame, status: str, Y: NDArray[np.float64], population: str
+        self, table: pd.DataFrame, status: str, scores: ExpressedScores, population: str
     ) -> pd.DataFrame:
-        table["status"] = status
-        if len(Y):
-            withhold(table, ~(Y > 0).any(axis=0), keys.NOT_DETECTED)
+        table["status"], table["n_genes"] = status, scores.n_genes
+        table["counting"] = scores.counting
+        small = has_too_few_genes(scores, self.features, min_genes=self.min_genes)
+        small &= (table["status"] == keys.OK).to_numpy()
+        withhold(table, small, keys.TOO_FEW_GENES, columns=TESTED)
+        if len(scores.by_unit):
+            withhold(table, ~(scores.by_unit > 0).any(axis=0), keys.NOT_DETECTED)
         withhold(table, ~self.features.measured, keys.NOT_MEASURED)
         table["contrast"] = self.late.contrast.name
         table["timepoint"] = self.late.timepoint

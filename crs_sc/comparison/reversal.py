@@ -15,6 +15,7 @@ from crs_sc.comparison._fieller import (
     fieller_interval,
 )
 from crs_sc.comparison._fit import CAUTION
+from crs_sc.comparison._scores import expressed_scores, has_too_few_genes
 from crs_sc.comparison._units import (
     check_bulk,
     check_min_cells,
@@ -46,6 +47,7 @@ def reversal(
     genes: Sequence[str] = (),
     min_cells: int = 10,
     min_count: int = 10,
+    min_genes: int = 3,
 ) -> pd.DataFrame:
     """Compute (treated - reference) / (baseline - reference) for contrasts with a baseline.
 
@@ -68,6 +70,8 @@ def reversal(
     min_count
         A gene counts where it has this many UMI beyond the soup in as many units as the smallest
         arm has, and more over all units than the soup explains.
+    min_genes
+        As in `shifts`; with fewer there is a ratio and no interval (`too_few_genes`).
 
     Returns
     -------
@@ -93,7 +97,14 @@ def reversal(
     features = find_features(bulk, signatures=signatures, genes=genes)
     wanted = [contrast for contrast in contrasts if contrast.baseline is not None]
     tables = [
-        _comparison_rows(bulk, comparison, features, min_cells=min_cells, min_count=min_count)
+        _comparison_rows(
+            bulk,
+            comparison,
+            features,
+            min_cells=min_cells,
+            min_count=min_count,
+            min_genes=min_genes,
+        )
         for comparison in expand_contrasts(wanted, bulk.obs)
     ]
     if not tables or not features.names:
@@ -116,6 +127,7 @@ def _comparison_rows(
     *,
     min_cells: int,
     min_count: int,
+    min_genes: int,
 ) -> pd.DataFrame:
     """Fits of one comparison, sorted by feature and population."""
     data = gather(bulk, comparison, features.columns)
@@ -128,8 +140,11 @@ def _comparison_rows(
             used, status = np.zeros(len(data.units), dtype=bool), keys.CONFOUNDED
         elif not (data.units["arm"] == BASELINE).any():
             used, status = np.zeros(len(data.units), dtype=bool), keys.TOO_FEW_SUBJECTS
-        Y = data.responses(np.flatnonzero(used), k, features, min_count=min_count)
+        scores = expressed_scores(data, np.flatnonzero(used), k, features, min_count=min_count)
+        Y = scores.by_unit
         table = _fits(Y, data.units[used], status=status)
+        small = has_too_few_genes(scores, features, min_genes=min_genes)
+        table.loc[small & (table["status"] == keys.OK), "status"] = keys.TOO_FEW_GENES
         if used.any():
             table.loc[~(Y > 0).any(axis=0), "status"] = keys.NOT_DETECTED
         table.loc[~features.measured, "status"] = keys.NOT_MEASURED
@@ -169,7 +184,8 @@ def _fits(Y: NDArray[np.float64], units: pd.DataFrame, *, status: str) -> pd.Dat
 
 def _finish(table: pd.DataFrame) -> pd.DataFrame:
     """Ratio and interval of every row; the variances are moderated over each kind of feature."""
-    given = table["status"].isin([keys.OK, keys.TOO_FEW_SUBJECTS, keys.TOO_FEW_CELLS])
+    without_interval = [keys.TOO_FEW_SUBJECTS, keys.TOO_FEW_CELLS, keys.TOO_FEW_GENES]
+    given = table["status"].isin([keys.OK, *without_interval])
     baseline = table["baseline"].where(table["baseline"] != 0)
     table["reversal"] = (table["treated"] / baseline).where(given)
     table["ci_low"], table["ci_high"] = np.nan, np.nan

@@ -11,8 +11,8 @@ from crs_sc import keys
 from crs_sc._arrays import as_csr
 from crs_sc._checks import check_fraction
 from crs_sc.comparison._equivalence import add_equivalence
-from crs_sc.comparison._fit import finish, test_arm, withhold
-from crs_sc.comparison._scores import expressed_scores
+from crs_sc.comparison._fit import TESTED, finish, test_arm, withhold
+from crs_sc.comparison._scores import expressed_scores, has_too_few_genes
 from crs_sc.comparison._stress import FITTED, add_adjusted, fit_adjusted
 from crs_sc.comparison._units import (
     check_bulk,
@@ -76,6 +76,7 @@ def shifts(
     genes: Sequence[str] = (),
     min_cells: int = 10,
     min_count: int = 10,
+    min_genes: int = 3,
     margin: float = 0.5,
     min_coverage: float = 0.5,
     stress: str = "dissociation_stress",
@@ -86,9 +87,10 @@ def shifts(
     Least squares on scores as those of `signature_scores`, with batch (where it differs), subject
     (where paired) and the contrast's covariates. Of a signature those genes count that the
     population makes itself, in numbers that can be compared: `n_genes` says how many. The model p
-    is moderated over the tests of signatures, and over those of genes (Smyth 2004; the weight of
-    the variance that they share is taken at its lower bound). The permutation p exchanges the arms
-    of subjects within batches, or within pairs; `padj` is Benjamini-Hochberg over the whole table.
+    is moderated over the tests of signatures, and over those of genes (Smyth 2004; the prior grows
+    with what the counting of few UMI adds, and its weight is taken at its lower bound). The
+    permutation p exchanges the arms of subjects within batches, or within pairs; `padj` is
+    Benjamini-Hochberg over the whole table.
 
     Parameters
     ----------
@@ -105,6 +107,9 @@ def shifts(
     min_count
         A gene counts where it has this many UMI beyond the soup in as many units as the smaller
         arm has, and more over all units than the soup explains; arms are not told apart in that.
+    min_genes
+        A signature is tested if so many of its genes count, or all where it has fewer: one or two
+        genes speak for themselves (`genes`) and not for a response.
     margin
         Largest shift that counts as no relevant change, in log2 units. Half a unit is a factor of
         1.4, half way to a doubling. To be chosen before looking.
@@ -126,6 +131,7 @@ def shifts(
 
     - `not_measured`: no gene of the feature is in the data;
     - `not_detected`: none of its genes reaches `min_count` in the units that were used;
+    - `too_few_genes`: fewer than `min_genes` of them do: an estimate and no p;
     - `absent_in_reference`, `absent_in_treated`: no cell of the population in any unit of the arm;
     - `too_few_cells`: no cells at all, or fewer than two units of an arm with `min_cells` cells;
       with one unit (or pair) an estimate and no p;
@@ -169,6 +175,7 @@ def shifts(
             features,
             min_cells=min_cells,
             min_count=min_count,
+            min_genes=min_genes,
             stress=stress,
             random_state=random_state,
             order=i,
@@ -179,7 +186,7 @@ def shifts(
     table = pd.concat(blocks, ignore_index=True)
     table = table.sort_values(["_order", "_feature", "population"], kind="stable")
     families = table["kind"].to_numpy(dtype=object)
-    adjusted = table[_ADJUSTED].set_axis(FITTED, axis=1)
+    adjusted = table[_ADJUSTED].set_axis(FITTED, axis=1).assign(counting=table["counting"])
     table = finish(table.reset_index(drop=True), families)
     covered = (table["_coverage"] >= min_coverage).to_numpy()
     table = add_equivalence(table, families, margin=margin, covered=covered)
@@ -198,6 +205,7 @@ def _comparison_rows(
     *,
     min_cells: int,
     min_count: int,
+    min_genes: int,
     stress: str,
     random_state: int,
     order: int,
@@ -214,7 +222,8 @@ def _comparison_rows(
         if comparison.status == keys.CONFOUNDED:
             used, status = np.zeros(len(units), dtype=bool), keys.CONFOUNDED
         rows = np.flatnonzero(tested)[used]
-        Y, n_genes = expressed_scores(data, rows, k, features, min_count=min_count)
+        scores = expressed_scores(data, rows, k, features, min_count=min_count)
+        Y = scores.by_unit
         result = test_arm(
             Y,
             units[used].reset_index(drop=True),
@@ -223,13 +232,17 @@ def _comparison_rows(
             random_state=random_state,
         )
         table = result.columns
-        table["status"], table["n_genes"] = result.status, n_genes
-        table["_coverage"] = n_genes / np.maximum((features.weights > 0).sum(axis=0), 1)
+        table["status"], table["n_genes"] = result.status, scores.n_genes
+        table["counting"] = scores.counting
+        table["_coverage"] = scores.n_genes / np.maximum((features.weights > 0).sum(axis=0), 1)
         table[_ADJUSTED] = np.nan
         if result.status == keys.OK and (score_of := _stress_column(features, stress)) is not None:
             own = fit_adjusted(Y, units[used], Y[:, score_of], paired=paired)
             own.loc[score_of] = np.nan
             table[_ADJUSTED] = own.to_numpy()
+        small = has_too_few_genes(scores, features, min_genes=min_genes)
+        small &= (table["status"] == keys.OK).to_numpy()
+        withhold(table, small, keys.TOO_FEW_GENES, columns=TESTED)
         if used.any():
             withhold(table, ~(Y > 0).any(axis=0), keys.NOT_DETECTED)
         withhold(table, ~features.measured, keys.NOT_MEASURED)

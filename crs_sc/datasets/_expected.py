@@ -64,8 +64,8 @@ def shifts_truth(
     Returns
     -------
     DataFrame with the columns of `keys.SHIFTS_TABLE`; only `estimate`, `n_genes` and `status` are
-    filled. Status: `ok`; `not_detected` where no gene counts; `absent_in_reference`,
-    `absent_in_treated`.
+    filled. Status: `ok`; `too_few_genes` (with an estimate) and `not_detected`, as `shifts` would
+    say by default; `absent_in_reference`, `absent_in_treated`.
     """
     cohort, genes = world.cohort, world.profiles.genes
     own = (genes["species"] == cohort.species).to_numpy()
@@ -84,11 +84,14 @@ def shifts_truth(
             difference = (treated.log_cpm - reference.log_cpm)[:, columns]
             n_genes = counts[:, columns].sum(axis=1)
             estimates = (difference * counts[:, columns]).sum(axis=1) / np.maximum(n_genes, 1)
+            needed = min(_default("min_genes"), len(columns))
             for k in np.flatnonzero(cohort.analysed):
-                status = keys.OK if n_genes[k] else keys.NOT_DETECTED
+                status = keys.OK if n_genes[k] >= needed else keys.TOO_FEW_GENES
+                status = status if n_genes[k] else keys.NOT_DETECTED
                 status = status if reference.present[k] else keys.ABSENT_IN_REFERENCE
                 status = status if treated.present[k] else keys.ABSENT_IN_TREATED
-                estimate = estimates[k] if status == keys.OK else np.nan
+                has_estimate = status in (keys.OK, keys.TOO_FEW_GENES)
+                estimate = estimates[k] if has_estimate else np.nan
                 row = (comparison.name, kind, name, cohort.names[k], estimate, status, n_genes[k])
                 rows.append(row)
     columns_of_rows = ["contrast", "kind", "feature", "population", "estimate", "status", "n_genes"]
@@ -137,11 +140,15 @@ def _expect(world: World, arm: int, *, effect: Effect) -> _Expected:
 
 def _countable(world: World, treated: _Expected, reference: _Expected) -> NDArray[np.bool_]:
     """Genes that `shifts` would count in each population, `(n_populations, n_genes)`."""
-    least = inspect.signature(shifts).parameters["min_count"].default
-    enough = np.maximum(treated.native, reference.native) >= least
+    enough = np.maximum(treated.native, reference.native) >= _default("min_count")
     native = world.plan.n_subjects_per_arm * (treated.native + reference.native)
     soup = world.plan.n_subjects_per_arm * (treated.soup + reference.soup)
     return np.asarray(enough & above_soup(native + soup, soup))
+
+
+def _default(name: str) -> int:
+    """Default of `shifts`, which the truth goes by."""
+    return int(inspect.signature(shifts).parameters[name].default)
 
 
 def courses_truth(world: World) -> pd.DataFrame:

@@ -33,6 +33,7 @@ _WHY_NOT = {
     keys.ABSENT_IN_TREATED: "the population is absent in the treated arm",
     keys.NOT_MEASURED: "the gene is not in the data",
     keys.NOT_DETECTED: "too few UMI beyond the soup to compare",
+    keys.TOO_FEW_GENES: "too few genes with UMI enough to compare",
 }
 
 

@@ -28,6 +28,7 @@ def subject_scores(
     signatures: Mapping[str, Sequence[str]],
     min_cells: int = 10,
     min_count: int = 10,
+    min_genes: int = 3,
 ) -> pd.DataFrame:
     """Score each signature by population, subject and arm, as the tests of shifts do.
 
@@ -43,6 +44,8 @@ def subject_scores(
         A gene counts in a population that has this many UMI of it beyond the soup in as many
         subjects as the smallest arm has, and more than the soup explains. `shifts` asks that of
         the two arms of a contrast, here it is asked of all arms together.
+    min_genes
+        A signature is shown where so many of its genes count, or all that it has in the data.
 
     Returns
     -------
@@ -50,13 +53,16 @@ def subject_scores(
     """
     bulk = pseudobulk(adata)
     bulk = bulk[(bulk.obs[keys.N_CELLS] >= min_cells).to_numpy()]
+    known = set(bulk.var_names)
+    measured = {name: [g for g in s if g in known] for name, s in signatures.items()}
     index = [keys.POPULATION, keys.SUBJECT, keys.CONDITION]
     parts = [pd.DataFrame(columns=["feature", *index, "score"])]
     for population in dict.fromkeys(bulk.obs[keys.POPULATION]):
         own = bulk[(bulk.obs[keys.POPULATION] == population).to_numpy()].copy()
         genes = set(own.var_names[_expressed(own, min_count)])
-        kept = {name: [g for g in members if g in genes] for name, members in signatures.items()}
-        wide = signature_scores(own, signatures={name: g for name, g in kept.items() if g})
+        kept = {name: [g for g in s if g in genes] for name, s in measured.items()}
+        shown = {s: g for s, g in kept.items() if len(g) >= min(min_genes, len(measured[s])) > 0}
+        wide = signature_scores(own, signatures=shown)
         frame = own.obs[index].astype(str).join(wide)
         long = frame.melt(id_vars=index, var_name="feature", value_name="score").dropna()
         parts.append(long[["feature", *index, "score"]])
