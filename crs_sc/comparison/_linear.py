@@ -217,11 +217,12 @@ def expected_variance(
     variance, df
         As in `fit_prior`.
     counting
-        Variance that counting alone gives a unit, up to a factor, shape `(n_tests,)`.
+        Variance that counting alone gives a unit, up to a factor, shape `(n_tests,)`; missing
+        where it is not asked for.
 
     Returns
     -------
-    Shape `(n_tests,)`; all 1 with fewer than ten tests.
+    Shape `(n_tests,)`; all 1 with fewer than ten tests that can be used.
     """
     s2, d, c = np.broadcast_arrays(
         *(np.asarray(a, dtype=np.float64) for a in (variance, df, counting))

@@ -28,7 +28,8 @@ class ExpressedScores:
         How many these are, shape `(n_features,)`.
     counting
         Variance of a unit's score that comes from the number of its UMI, the mean over the units,
-        shape `(n_features,)`.
+        shape `(n_features,)`. Missing for single genes: `min_count` holds them within a narrow
+        range, while signatures have three genes or thirty.
     """
 
     by_unit: NDArray[np.float64]
@@ -63,6 +64,7 @@ def expressed_scores(
                         out=np.zeros_like(features.weights))  # fmt: skip
     scores = np.divide(with_zeros, share, out=np.zeros_like(with_zeros), where=share > 0)
     counting = _counting_variance(data, units, population) @ weights**2
+    counting[np.array(features.kinds) == "gene"] = np.nan
     return ExpressedScores(scores, (weights > 0).sum(axis=0), counting)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from crs_sc import keys
 from crs_sc.plotting._style import (
+    PAGE_WIDTH,
     check_table,
     figure_legend,
     new_grid,
@@ -83,18 +84,27 @@ def decomposition_bars(
     names = list(populations) if populations is not None else _worth_showing(table, smallest)
     height = 0.95 + 0.25 * (len(names) + 1)
     left = 0.08 * max(len(name) for name in [*names, ALL])
+    # More contrasts than a page is wide go on in the next line.
+    across = min(len(columns), max(1, int(PAGE_WIDTH // 2.5)))
+    lines = -(-len(columns) // across)
     figure, grid = new_grid(
-        len(rows),
-        len(columns),
-        (left + 2.5 * len(columns) + 2.6, height * len(rows) + 0.5),
-        share={"sharex": "row", "sharey": True},
+        lines * len(rows),
+        across,
+        (left + 2.5 * across + 2.6, height * lines * len(rows) + 0.5),
+        share={"sharey": True},
     )
-    for axes, gene in zip(grid, rows, strict=True):
-        for ax, contrast in zip(axes, columns, strict=True):
+    for k, gene in enumerate(rows):
+        panels = [ax for line in grid[k * lines : (k + 1) * lines] for ax in line]
+        for ax, contrast in zip(panels, columns, strict=False):
+            if ax is not panels[0]:
+                ax.sharex(panels[0])
             part = table.loc[(table["gene"] == gene) & (table["contrast"] == contrast)]
             _bars(ax, part.set_index("population"), names)
             ax.set_title(f"{gene}: {contrast}")
-    for ax in grid[-1]:
+        for ax in panels[len(columns) :]:
+            ax.set_axis_off()
+    drawn = len(columns) - (lines - 1) * across
+    for ax in [*grid[-1][:drawn], *(grid[-2][drawn:] if lines > 1 else [])]:
         ax.set_xlabel("change of UMI per sampled cell")
     handles = [Patch(color=PART_COLOURS[part], label=PART_NAMES[part]) for part in PARTS]
     diamond = Line2D(

@@ -395,6 +395,18 @@ class TestComparison:
         for part, values in widths.items():
             assert values[at] == pytest.approx(own[part])
 
+    def test_decomposition_of_many_contrasts_goes_on_in_the_next_line(self, tables):
+        one = tables["decomposition"].query("contrast == 'cart'")
+        table = pd.concat([one.assign(contrast=f"cart@d{day}") for day in range(5)])
+        figure = pl.decomposition_bars(table, genes=["IL1B", "IL6"])
+        panels = [ax for ax in figure.axes if ax.get_title()]
+        assert [ax.get_title() for ax in panels[:5]] == [f"IL1B: cart@d{day}" for day in range(5)]
+        assert len(panels) == 10
+        assert figure.get_size_inches()[0] < 13
+        assert len({ax.get_xlim() for ax in panels[:5]}) == 1
+        # One label under each column, below its lowest panel.
+        assert sum(bool(ax.get_xlabel()) for ax in panels) == 3
+
     def test_reversal_leaves_out_populations_without_an_answer(self, tables):
         figure = pl.reversal_heatmap(tables["reversal"])
         labels = tick_labels(figure.axes[0], "y")
