@@ -190,6 +190,8 @@ def test_monocytic_blasts_are_not_called_monocytes(
     blasts = table[table["population"] == "AML blast"]
     assert (blasts["margin"] > 0.1).all()
     assert (blasts["confidence"] > 0.5).all()
+    # And what speaks for them: granules, which no monocyte of blood makes.
+    assert blasts["markers"].str.contains("MPO|AZU1|ELANE|PRTN3|CTSG").all()
     # Their IL1B and IL6 is soup.
     made = found.states()
     assert not (made.loc[made["population"] == "AML blast", "state"] == keys.PRODUCER).any()

@@ -13,6 +13,7 @@ from crs_sc._arrays import group_sums, row_chunks
 from crs_sc.annotation._marker_scores import panel_scores, relative_to
 from crs_sc.annotation._mixtures import foreign_markers
 from crs_sc.annotation._neighbourhood import shares, spread, with_neighbours
+from crs_sc.annotation._own_counts import most_likely
 from crs_sc.annotation._panels import compartments
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ _TEMPERATURE = 0.08
 _OWN_WEIGHT = 0.3
 # Score of "none of them", as a share of the smallest score of a named lineage.
 NONE_SHARE = 0.5
+# Rate of a gene in a type that must not have it, as a share of the rate in the type that has it:
+# CD4 and CD8 are on or off, monocytes pass into each other and lose CD14 as they gain CD16.
+_ON_OFF = 0.05
+_GRADED = 0.3
+_BY_DEGREES = ("Myeloid",)
 # Groups of fewer cells do not say how high a marker can get.
 _MIN_GROUP = 8
 # False discovery rate of cells with the markers of two compartments.
@@ -94,9 +100,9 @@ def call_cells(
 
     The markers are averaged over a cell and its neighbours and scored by the panels of the types
     that some fine group shows. Compartment and lineage are settled by label spreading over the
-    graph, then the type among the neighbours of that lineage. Last, the cell's own counts are held
-    against it: distinct markers of another compartment beyond what its like have make it a
-    mixture.
+    graph, then the type among the neighbours of that lineage. Its own counts of the markers that
+    tell the types of its compartment apart can move a cell to another of them. Last, distinct
+    markers of another compartment beyond what its like have make it a mixture.
 
     Parameters
     ----------
@@ -157,9 +163,36 @@ def call_cells(
         )
         best[cells] = present[own][of_types.argmax(axis=1)]
         type_share[cells] = of_types.max(axis=1)
+    best = _with_own_counts(counts, depth, around, best, panels)
+    lineage = pd.Index(names).get_indexer(pd.Index(panels.lineages[best]))
     mixed = _mixed(counts, depth, doublet_weight, best, panels)
     lineage_share = belief[np.arange(len(belief)), lineage]
     return CellCalls(best, compartment_share, lineage_share, type_share, mixed), top
+
+
+def _with_own_counts(
+    counts: sparse.csr_matrix,
+    depth: NDArray[np.float64],
+    around: sparse.csr_matrix,
+    best: NDArray[np.intp],
+    panels: Panels,
+) -> NDArray[np.intp]:
+    """Types after the cells' own counts were heard, compartment by compartment."""
+    best = best.copy()
+    of_cell = panels.compartments[best]
+    for name in dict.fromkeys(of_cell):
+        cells = np.flatnonzero(of_cell == name)
+        own = np.flatnonzero(panels.compartments == name)
+        found = most_likely(
+            counts[cells],
+            depth[cells],
+            around[cells][:, cells],
+            np.searchsorted(own, best[cells]),
+            [panels.of_type[i] for i in own],
+            stray=_GRADED if name in _BY_DEGREES else _ON_OFF,
+        )
+        best[cells] = own[found]
+    return best
 
 
 def _by_compartment(

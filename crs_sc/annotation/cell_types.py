@@ -1,4 +1,4 @@
-"""Cell types from marker panels, with a confidence and an honest Unknown."""
+"""Cell types from marker panels, with evidence, a confidence and an honest Unknown."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from crs_sc._arrays import as_csr, group_sums
 from crs_sc._checks import add_note, check_fraction, check_obs, counts_matrix, store
 from crs_sc._soup import has_soup, soup_of
 from crs_sc.annotation._cell_calls import NONE_SHARE, call_cells
+from crs_sc.annotation._evidence import cell_evidence, marker_evidence, n_shown
 from crs_sc.annotation._marker_scores import panel_scores, relative_to, resampled_scores
 from crs_sc.annotation._neighbourhood import fine_groups
 from crs_sc.annotation._panels import make_panels
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["annotate"]
 
+# One gene does not make a type.
+_MIN_SHOWN = 2
 # A part of a cluster with fewer cells has no profile to judge it by.
 _MIN_PART = 5
 # Share of a compartment that lets the most believed of its lineages stand without a majority:
@@ -62,8 +65,8 @@ def annotate(
     like have (a doublet, or a platelet on a T cell; a high `obs["doublet_score"]` makes that more
     credible). Each part of a cluster is then judged by its pseudobulk: `Unknown` if its lineage
     scores too low, or is the best in fewer than `min_confidence` of the resamplings of the
-    markers. The table has a row for each part. Without a graph, or with labels of the user, each
-    cluster or label is one part.
+    markers, or if it shows fewer than two markers of its type. The table has a row for each part.
+    Without a graph, or with labels of the user, each cluster or label is one part.
 
     The confidence of a part is the share of marker resamplings in which its type stays the best,
     times the mean belief of its cells.
@@ -139,9 +142,18 @@ def annotate(
     floor = min_score if parts.are_whole else NONE_SHARE * min_score
     is_named = (found["score"] >= floor) & (found["lineage_confidence"] >= min_confidence)
     is_named &= parts.best >= 0
+    is_named &= n_shown(relative, panels.of_type, found["type"].tolist()) >= _MIN_SHOWN
     found.loc[~is_named, ["population", "lineage"]] = keys.UNKNOWN
     found["cluster"] = parts.names
     found["n_cells"] = n_cells
+    found["markers"] = marker_evidence(
+        relative,
+        panels.of_type,
+        adata.var_names[panels.columns].tolist(),
+        np.where(is_named, found.pop("type"), -1).tolist(),
+    )
+    evidence = cell_evidence(adata, groups, parts.codes, parts.mixed, len(found))
+    found[evidence.columns] = evidence
     if label_key is not None:
         found["population"] = found["cluster"]
     for key, column in ((keys.POPULATION, "population"), (keys.LINEAGE, "lineage")):
@@ -168,6 +180,8 @@ class _Parts:
         Type of each part, -1 where its cells are unknown; of no use where `are_whole`.
     belief
         Share of its type in the belief about each cell, shape `(n_cells,)`.
+    mixed
+        Whether each cell carries the markers of two compartments, shape `(n_cells,)`.
     are_whole
         Whether nothing was split, so that the type is that of the profile.
     """
@@ -178,6 +192,7 @@ class _Parts:
     top: NDArray[np.float64]
     best: NDArray[np.intp]
     belief: NDArray[np.float64]
+    mixed: NDArray[np.bool_]
     are_whole: bool
 
 
@@ -188,7 +203,8 @@ def _whole(adata: AnnData, groups: pd.Series, panels: Panels, *, min_expression:
     profile = _profile(adata, panels.columns, codes, len(names))
     top = np.maximum(profile.max(axis=0, initial=0.0), min_expression)
     best = np.zeros(len(names), dtype=np.intp)
-    return _Parts(names, codes, profile, top, best, np.ones(adata.n_obs), are_whole=True)
+    belief, mixed = np.ones(adata.n_obs), np.zeros(adata.n_obs, dtype=bool)
+    return _Parts(names, codes, profile, top, best, belief, mixed, are_whole=True)
 
 
 def _split(
@@ -234,7 +250,7 @@ def _split(
     names, codes, of_part = _numbered(groups, best)
     profile = _profile(adata, columns, codes, len(names))
     belief = calls.lineage_share * calls.type_share
-    return _Parts(names, codes, profile, top, of_part, belief, are_whole=False)
+    return _Parts(names, codes, profile, top, of_part, belief, calls.mixed, are_whole=False)
 
 
 def _without_small_parts(
@@ -369,6 +385,7 @@ def _call(
     return pd.DataFrame(
         {
             "population": panels.types[best],
+            "type": best,
             "lineage": lineage,
             "score": score,
             "confidence": (is_winner & (winners == best)).mean(axis=0),

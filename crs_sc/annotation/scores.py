@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._checks import add_note, counts_matrix, gene_positions
+from crs_sc._checks import add_note, count_chunks, gene_positions
 from crs_sc.annotation._rank_scores import rank_scores
 from crs_sc.errors import InputError, listing
 
@@ -29,10 +29,13 @@ def score_signatures(
 ) -> None:
     """Score each signature in each cell by the ranks of its genes within the cell.
 
+    The score of a cell depends on its own counts alone. The counts are gone over once, in chunks
+    of cells, in memory or on disk (`io.open_h5ad`).
+
     Parameters
     ----------
     adata
-        Cells x genes.
+        Cells x genes, in memory or from `io.open_h5ad`.
     signatures
         Name and genes; genes that are not in the data are left out of the score, and a signature
         without any has no column and a note.
@@ -50,7 +53,7 @@ def score_signatures(
     Raises
     ------
     InputError
-        If no gene of any signature is in the data.
+        If no gene of any signature is in the data, or the layer does not hold counts.
     """
     found = {
         name: list(gene_positions(adata, genes).values()) for name, genes in signatures.items()
@@ -67,9 +70,12 @@ def score_signatures(
         add_note(adata, f"No gene of these signatures is in the data: {listing(absent)}.")
     kept = {name: np.asarray(genes) for name, genes in found.items() if genes}
     limit = max(min(max_rank, adata.n_vars), *(len(genes) for genes in kept.values()))
-    scores, chance = rank_scores(
-        counts_matrix(adata, layer=layer), list(kept.values()), max_rank=limit
-    )
+    columns = list(kept.values())
+    scores = np.empty((adata.n_obs, len(columns)), dtype=np.float32)
+    chance = np.empty(adata.n_obs)
+    for rows, counts in count_chunks(adata, layer=layer):
+        counts.sum_duplicates()
+        scores[rows], chance[rows] = rank_scores(counts, columns, max_rank=limit)
     adata.obsm[keys.SIGNATURE_SCORES] = pd.DataFrame(
         scores, index=adata.obs_names, columns=list(kept)
     )

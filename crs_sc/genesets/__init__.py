@@ -13,6 +13,7 @@ from crs_sc.genesets._families import (
     mitochondrial_genes,
     sex_genes,
 )
+from crs_sc.genesets._label_names import load_label_names, name_labels
 from crs_sc.genesets._receptors import RECEPTOR_ROLES, load_receptors
 from crs_sc.genesets._symbols import (
     coverage,
@@ -46,10 +47,12 @@ __all__ = [
     "immunoglobulin_genes",
     "lineages",
     "load_cell_types",
+    "load_label_names",
     "load_receptors",
     "load_signatures",
     "match_genes",
     "mitochondrial_genes",
+    "name_labels",
     "orthologs",
     "overview",
     "read_gene_sets",

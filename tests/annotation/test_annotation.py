@@ -228,6 +228,43 @@ def test_transgene_above_the_soup_makes_a_car_t_cell() -> None:
     assert set(adata.obs.loc[~called, "transgene"]) == {"not_detected"}
 
 
+def test_samples_without_the_product_tell_the_false_positives_and_have_none() -> None:
+    """A stray feature in all samples: only what exceeds its rate is the transgene."""
+    rng = np.random.default_rng(0)
+    adata = typed_cells(("CD4 T", "Classical monocyte"), n=800)
+    annotate(adata)
+    is_t = (adata.obs["lineage"] == "T").to_numpy()
+    sample = np.where(np.arange(1600) % 2 == 0, "s0", "s1")
+    transgene = rng.poisson(0.1, size=1600)
+    carries = is_t & (sample == "s1") & (np.arange(1600) < 400)
+    transgene[carries] += 1 + rng.poisson(4.0, size=carries.sum())
+    adata = _with_gene(adata, "CAR", transgene.astype(np.float32))
+    adata.obs["sample"] = sample
+    adata.obs["condition"] = pd.Categorical(np.where(sample == "s0", "baseline", "day7"))
+    soup = adata.varm[keys.AMBIENT_PROFILE]["s1"] * 0.01
+    adata.varm[keys.AMBIENT_PROFILE] = pd.DataFrame({"s0": soup, "s1": soup})
+    known = adata.uns[keys.UNS]["contamination"]
+    adata.uns[keys.UNS]["contamination"] = pd.concat([known, known.set_axis(["s0"])])
+    naive = adata.copy()
+    call_transgene(naive, transgene=["CAR"])
+    call_transgene(adata, transgene=["CAR"], before=("baseline",))
+    wrong = ((naive.obs["population"] == "CAR T") & ~carries).sum()
+    called = (adata.obs["population"] == "CAR T").to_numpy()
+    assert wrong > 20, "without the samples before infusion the stray feature is taken for a CAR"
+    assert not called[sample == "s0"].any()
+    assert (called & ~carries).sum() <= 0.05 * called.sum()
+    assert called[carries].mean() > 0.6
+    table = adata.uns[keys.UNS]["transgene"].set_index("sample")
+    assert table["without_product"].to_dict() == {"s0": True, "s1": False}
+    strays = (is_t & (sample == "s0") & (transgene > 0)).sum()
+    assert table.loc["s0", "n_with_umi"] == strays
+    assert table.loc["s0", "n_with_umi_expected"] == pytest.approx(strays, rel=0.35)
+    (note,) = (n for n in adata.uns[keys.UNS]["notes"] if "False positives" in n)
+    assert f"{table.loc['s0', 'n_detected']} of 400 T cells" in note
+    with pytest.raises(InputError, match="No sample is of day-1"):
+        call_transgene(adata, transgene=["CAR"], before=("day-1",))
+
+
 def _with_gene(adata: ad.AnnData, gene: str, counts: np.ndarray) -> ad.AnnData:
     extra = sparse.hstack([adata.layers["counts"], sparse.csr_matrix(counts[:, None])]).tocsr()
     result = ad.AnnData(
@@ -242,25 +279,6 @@ def _with_gene(adata: ad.AnnData, gene: str, counts: np.ndarray) -> ad.AnnData:
     return result
 
 
-def test_myeloid_states_follow_the_scores_and_only_in_monocytes() -> None:
-    adata = typed_cells(("Classical monocyte", "CD4 T"), n=3)
-    annotate(adata)
-    adata.obsm[keys.SIGNATURE_SCORES] = pd.DataFrame(
-        {
-            "type1_ifn_response": [0.8, 0.1, 0.1, 0.9, 0.0, 0.0],
-            "inflammatory_monocyte": [0.2, 0.6, 0.1, 0.0, 0.0, 0.0],
-            "s100a_high": [0.5, 0.5, 0.5, 0.0, 0.0, 0.0],
-            "hla_dr": [0.5, 0.5, 0.5, 0.0, 0.0, 0.0],
-        },
-        index=adata.obs_names,
-    )
-    adata.obs[keys.CHANCE_SCORE] = 0.05
-    call_myeloid_states(adata)
-    states = adata.obs[keys.MYELOID_STATE]
-    assert states[:3].tolist() == ["interferon_stimulated", "inflammatory", "resting"]
-    assert states[3:].isna().all()
-
-
 def test_clear_errors() -> None:
     adata = typed_cells(("B", "NK"))
     annotate(adata)
@@ -271,3 +289,12 @@ def test_clear_errors() -> None:
         annotate(adata)
     with pytest.raises(MissingKeyError, match="no column 'nope'"):
         annotate(adata, cluster_key="nope")
+
+
+def test_one_gene_does_not_make_a_type() -> None:
+    genes = ["SDC1", "MZB1", "DERL3", "CD3D", "CD3E", "CD3G", "TRAC", "IL7R", "LTB"]
+    t = dict.fromkeys(genes[3:], 4.0)
+    one = with_rates({"odd": {"MZB1": 4.0}, "t": t})[:, [*genes, "REST"]].copy()
+    two = with_rates({"odd": {"MZB1": 4.0, "SDC1": 4.0}, "t": t})[:, [*genes, "REST"]].copy()
+    assert called(one) == {"odd": "Unknown", "t": "CD4 T"}
+    assert called(two) == {"odd": "Plasma cell", "t": "CD4 T"}
