@@ -1,6 +1,18 @@
 """Where the cells are: embedding, integration and Leiden clusters."""
 
+from crs_sc.clustering.circularity import circularity, gene_overlap
 from crs_sc.clustering.embedding import embed
-from crs_sc.clustering.leiden import cluster
+from crs_sc.clustering.integration import integration_table
+from crs_sc.clustering.leiden import cluster, cluster_table
+from crs_sc.clustering.subclusters import subcluster, subcluster_table
 
-__all__ = ["cluster", "embed"]
+__all__ = [
+    "circularity",
+    "cluster",
+    "cluster_table",
+    "embed",
+    "gene_overlap",
+    "integration_table",
+    "subcluster",
+    "subcluster_table",
+]

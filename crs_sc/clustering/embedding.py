@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crs_sc import keys
-from crs_sc._checks import add_note, check_obs
+from crs_sc._neighbours import nearest_neighbours, thread_count
+from crs_sc.clustering._graph import distance_matrix, fuzzy_graph, without_self
+from crs_sc.clustering.integration import represent
 from crs_sc.errors import InputError, MissingKeyError
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from numpy.typing import NDArray
 
 __all__ = ["embed"]
 
@@ -22,8 +23,9 @@ def embed(
     *,
     n_comps: int = 30,
     n_neighbors: int = 15,
-    integrate: bool = False,
+    integrate: bool | None = None,
     batch_key: str = keys.BATCH,
+    condition_key: str = keys.CONDITION,
     random_state: int = 0,
 ) -> None:
     """Place the cells: PCA of the selected genes, optionally harmony, neighbours and UMAP.
@@ -35,27 +37,33 @@ def embed(
     n_comps
         Principal components; fewer in a small cohort.
     n_neighbors
-        Neighbours of each cell in the graph; fewer in a small cohort.
+        Neighbours of each cell in the graph, itself among them; fewer in a small cohort.
     integrate
-        Correct the components for `batch_key` with harmony. Tests never read them.
-    batch_key
-        Column of `obs`.
+        Correct the components for `batch_key` with harmony. Tests never read them. None: where
+        the column is there with several values, and some batch has cells of two conditions.
+    batch_key, condition_key
+        Columns of `obs`.
     random_state
         Seed.
 
     Returns
     -------
     None. Writes `obsm["X_pca"]`, `obsm["X_pca_harmony"]` (if integrated), `obsm["X_umap"]`, and
-    the neighbour graph in `obsp`.
+    the neighbour graph in `obsp` and `uns["neighbors"]` as `scanpy.pp.neighbors` would.
 
     Raises
     ------
     MissingKeyError
         If the genes were not selected.
     InputError
-        If there are fewer than three cells.
+        If there are fewer than three cells, or `n_neighbors` is below 2.
+
+    Notes
+    -----
+    Neighbours are exact up to 30,000 cells, and above that at least 98 % of those of a sample of
+    cells. The layout is UMAP's from the first two components.
     """
-    import scanpy as sc
+    from crs_sc.clustering._layout import layout, start_from
 
     if keys.HIGHLY_VARIABLE not in adata.var.columns:
         msg = f"`var` has no column '{keys.HIGHLY_VARIABLE}'. Run crs_sc.pp.select_genes first."
@@ -63,47 +71,61 @@ def embed(
     if adata.n_obs < 3:
         msg = f"{adata.n_obs} cells are too few to embed; at least 3 are needed."
         raise InputError(msg)
+    if n_neighbors < 2:
+        msg = f"n_neighbors must be at least 2 (a cell is among its own), got {n_neighbors!r}."
+        raise InputError(msg)
     n_selected = int(adata.var[keys.HIGHLY_VARIABLE].sum())
-    sc.pp.pca(
-        adata,
-        n_comps=min(n_comps, adata.n_obs - 1, n_selected - 1),
-        mask_var=keys.HIGHLY_VARIABLE,
-        svd_solver="arpack",
-        random_state=random_state,
-        key_added=keys.PCA,
+    _components(
+        adata, n_comps=min(n_comps, adata.n_obs - 1, n_selected - 1), random_state=random_state
     )
-    representation = keys.PCA
-    if integrate:
-        check_obs(adata, batch_key=batch_key)
-        if adata.obs[batch_key].nunique() > 1:
-            adata.obsm[keys.HARMONY] = _harmony(adata, batch_key, random_state=random_state)
-            representation = keys.HARMONY
-        else:
-            add_note(adata, f"Not integrated: `{batch_key}` has a single value.")
-    sc.pp.neighbors(
+    representation = represent(
         adata,
-        n_neighbors=min(n_neighbors, adata.n_obs - 1),
-        use_rep=representation,
+        integrate=integrate,
+        batch_key=batch_key,
+        condition_key=condition_key,
         random_state=random_state,
     )
-    sc.tl.umap(adata, random_state=random_state, key_added=keys.UMAP)
-
-
-def _harmony(adata: AnnData, batch_key: str, *, random_state: int) -> NDArray[np.float32]:
-    """Harmony of the principal components, `(n_cells, n_comps)` whatever the release returns."""
-    from harmonypy import run_harmony
-
-    components = np.asarray(adata.obsm[keys.PCA], dtype=np.float64)
-    corrected = np.asarray(
-        run_harmony(
-            components,
-            adata.obs[[batch_key]].astype(str),
-            batch_key,
-            random_state=random_state,
-            verbose=False,
-        ).Z_corr
+    _connect(adata, representation, k=min(n_neighbors, adata.n_obs))
+    adata.obsm[keys.UMAP] = layout(
+        adata.obsp["connectivities"],
+        start_from(np.asarray(adata.obsm[representation])),
+        n_threads=thread_count(),
+        random_state=random_state,
     )
-    # Releases before 0.1 return components x cells.
-    if corrected.shape != components.shape:
-        corrected = corrected.T
-    return corrected.astype(np.float32)
+
+
+def _components(adata: AnnData, *, n_comps: int, random_state: int) -> None:
+    """Write the principal components of the selected genes as `scanpy.pp.pca` does."""
+    from sklearn.decomposition import PCA
+
+    selected = adata.var[keys.HIGHLY_VARIABLE].to_numpy(dtype=bool)
+    # Centred within the decomposition: a sparse matrix stays sparse.
+    model = PCA(n_components=n_comps, svd_solver="arpack", random_state=random_state)
+    components = model.fit_transform(adata.X[:, selected])
+    adata.obsm[keys.PCA] = components.astype(np.float32)
+    loadings = np.zeros((adata.n_vars, n_comps))
+    loadings[selected] = model.components_.T
+    adata.varm["PCs"] = loadings
+    adata.uns["pca"] = {
+        "params": {"zero_center": True, "mask_var": keys.HIGHLY_VARIABLE},
+        "variance": model.explained_variance_,
+        "variance_ratio": model.explained_variance_ratio_,
+    }
+
+
+def _connect(adata: AnnData, representation: str, *, k: int) -> None:
+    """Write the graph of the `k` nearest neighbours, each cell among its own, as scanpy does."""
+    found = nearest_neighbours(np.asarray(adata.obsm[representation]), k=k)
+    indices, distances = without_self(*found)
+    adata.obsp["distances"] = distance_matrix(indices, distances)
+    adata.obsp["connectivities"] = fuzzy_graph(indices, distances)
+    adata.uns["neighbors"] = {
+        "connectivities_key": "connectivities",
+        "distances_key": "distances",
+        "params": {
+            "n_neighbors": k,
+            "method": "umap",
+            "metric": "euclidean",
+            "use_rep": representation,
+        },
+    }

@@ -1,24 +1,36 @@
-"""Leiden clusters at the finest resolution that other seeds reproduce."""
+"""Leiden clusters at the finest resolution that subsamples reproduce."""
 
 from __future__ import annotations
 
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._checks import store
-from crs_sc.errors import InputError, MissingKeyError
+from crs_sc._arrays import as_csr
+from crs_sc._checks import add_note, check_fraction, check_obs, store
+from crs_sc.clustering._graph import fuzzy_graph
+from crs_sc.clustering._leiden import Graph, Trials, agreement, best_matches, run_subsamples
+from crs_sc.clustering._mixing import neighbours_of
+from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
+    from scipy import sparse
 
-__all__ = ["cluster"]
+__all__ = ["cluster", "cluster_table"]
+
+# Hennig 2007: a mean Jaccard coefficient of 0.75 and above is a stable cluster; what lies below
+# 0.6 should not be trusted.
+_STABLE, _DOUBTFUL = 0.75, 0.6
+# Fewer cells in the subsamples than have a graph of their own do not tell.
+_MIN_SEEN = 15
+# Least mean share of another cluster in the match of a cluster that is worth naming.
+_MIN_JOINED = 0.1
 
 
 def cluster(
@@ -26,98 +38,260 @@ def cluster(
     *,
     resolutions: Sequence[float] = (0.25, 0.5, 1.0, 1.5, 2.0),
     min_stability: float = 0.9,
-    n_seeds: int = 3,
+    n_subsamples: int = 5,
+    subsample: float = 0.8,
+    max_cells: int = 10_000,
     key_added: str = keys.CLUSTER,
     random_state: int = 0,
 ) -> None:
-    """Partition the cells by Leiden at several resolutions and keep the best-supported one.
+    """Partition the cells by Leiden at several resolutions and keep the finest that holds.
 
-    The chosen resolution is the largest whose partitions from `n_seeds` seeds agree (mean pairwise
-    adjusted Rand index) to at least `min_stability`; the most stable one where none does.
+    Each resolution is tried again in random subsamples of the cells, each with another seed. The
+    chosen one is the largest whose clusters agree with those of the subsamples (mean adjusted
+    Rand index) to at least `min_stability`; the most stable one where none does. How well each
+    cluster is found again (mean Jaccard coefficient with its best match) is stored, and those
+    that are not are named in a note.
+
+    In a large cohort all this is done in `max_cells` random cells with a neighbour graph of their
+    own, and the clusters of all cells at the chosen resolution are held against these subsamples;
+    where they do not agree to `min_stability`, the next coarser resolution is taken. A cluster
+    with fewer than 15 cells in the subsamples is `undetermined`.
 
     Parameters
     ----------
     adata
-        Cells x genes after :func:`embed`; only the neighbour graph is read.
+        Cells x genes after :func:`embed`.
     resolutions
         Each > 0; larger gives more clusters.
     min_stability
-        Adjusted Rand index between seeds, at most 1.
-    n_seeds
-        Seeds a resolution, at least 2.
+        Mean adjusted Rand index with the subsamples, 0 to 1.
+    n_subsamples
+        Subsamples, at least 2.
+    subsample
+        Share of the cells in a subsample, inside (0, 1).
+    max_cells
+        Cells that the subsamples are drawn from at the most.
     key_added
         Column of `obs` that receives the labels.
     random_state
-        First seed.
+        Seed.
 
     Returns
     -------
-    None. Writes `obs[key_added]`: category, labels by decreasing size from "0", and
-    `uns["crs_sc"]["clustering"]`: DataFrame with resolution, n_clusters, stability, chosen.
+    None. Writes `obs[key_added]`: category, labels by decreasing size from "0";
+    `uns["crs_sc"]["clustering"]` (columns of `keys.CLUSTERING_TABLE`) and
+    `uns["crs_sc"]["clusters"]`: DataFrame with cluster, n_cells, stability, stability_low, state
+    and joins (see `keys.CLUSTERS_TABLE`).
 
     Raises
     ------
     MissingKeyError
         If the neighbour graph is absent.
+    InputError
+        If a setting is out of range.
     """
     if "connectivities" not in adata.obsp:
         msg = "`obsp` has no 'connectivities'. Run crs_sc.tl.embed first."
         raise MissingKeyError(msg)
-    if not resolutions or min(resolutions) <= 0 or n_seeds < 2:
+    _check_settings(resolutions, n_subsamples, subsample, max_cells)
+    check_fraction("min_stability", min_stability)
+    whole = as_csr(adata.obsp["connectivities"])
+    drawn, adjacency = np.arange(adata.n_obs), whole
+    if adata.n_obs > max_cells:
+        rng = np.random.default_rng(random_state)
+        drawn = np.sort(rng.choice(adata.n_obs, max_cells, replace=False))
+        adjacency = _graph_among(adata, drawn)
+    trials = run_subsamples(
+        adjacency,
+        resolutions=sorted(resolutions),
+        share=subsample,
+        n_subsamples=n_subsamples,
+        random_state=random_state,
+    )
+    graph = Graph.of(whole)
+    labels, table = _choose(
+        trials, drawn, lambda r: graph.leiden(r, random_state=random_state), min_stability
+    )
+    names = [str(i) for i in range(int(labels.max()) + 1)]
+    adata.obs[key_added] = pd.Categorical.from_codes(labels, categories=pd.Index(names))
+    store(adata, keys.CLUSTERING, table[keys.CLUSTERING_TABLE.names])
+    resolution = float(table.loc[table["chosen"], "resolution"].iloc[0])
+    found = [(drawn[cells], partitions[resolution]) for cells, partitions in trials.subsamples]
+    stability = _by_cluster(labels, found, names)
+    store(adata, keys.CLUSTERS, stability)
+    _note_unstable(adata, stability, n_subsamples=n_subsamples)
+
+
+def cluster_table(
+    adata: AnnData, *, cluster_key: str = keys.CLUSTER, population_key: str = keys.POPULATION
+) -> pd.DataFrame:
+    """Stability of each cluster beside the cell type of most of its cells.
+
+    An unstable cluster that is found with another of the same cell type moves no conclusion,
+    because those are keyed to cell types; one that is found with another type can.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes after :func:`cluster` and an annotation.
+    cluster_key, population_key
+        Columns of `obs`.
+
+    Returns
+    -------
+    Columns of `keys.CLUSTERS_TABLE`.
+
+    Raises
+    ------
+    MissingKeyError
+        If the cells were not clustered, or a column is absent.
+    """
+    check_obs(adata, cluster_key=cluster_key, population_key=population_key)
+    if keys.CLUSTERS not in adata.uns.get(keys.UNS, {}):
+        msg = f"`uns['{keys.UNS}']` has no '{keys.CLUSTERS}'. Run crs_sc.tl.cluster first."
+        raise MissingKeyError(msg)
+    table: pd.DataFrame = adata.uns[keys.UNS][keys.CLUSTERS].reset_index(drop=True)
+    cells = pd.crosstab(
+        adata.obs[cluster_key].astype(str), adata.obs[population_key].astype(str)
+    ).reindex(table["cluster"].astype(str))
+    name = cells.idxmax(axis=1)
+    table["population"] = name.to_numpy()
+    table["population_share"] = (cells.max(axis=1) / cells.sum(axis=1)).to_numpy()
+    table["joins_population"] = table["joins"].map(name).fillna("")
+    chosen: pd.DataFrame = table[keys.CLUSTERS_TABLE.names]
+    return chosen
+
+
+def _check_settings(
+    resolutions: Sequence[float], n_subsamples: int, subsample: float, max_cells: int
+) -> None:
+    if not resolutions or min(resolutions) <= 0 or n_subsamples < 2 or not 0 < subsample < 1:
         msg = (
-            "cluster needs resolutions > 0 and at least two seeds, got "
-            f"resolutions={list(resolutions)}, n_seeds={n_seeds}."
+            "cluster needs resolutions > 0, at least two subsamples and a share of cells inside "
+            f"(0, 1), got resolutions={list(resolutions)}, n_subsamples={n_subsamples}, "
+            f"subsample={subsample}."
         )
         raise InputError(msg)
-    partitions = {
-        resolution: [
-            _leiden(adata, resolution, random_state=random_state + i) for i in range(n_seeds)
-        ]
-        for resolution in sorted(resolutions)
-    }
-    table = pd.DataFrame(
+    if max_cells < 100:
+        msg = f"max_cells must be at least 100, got {max_cells!r}."
+        raise InputError(msg)
+
+
+def _graph_among(adata: AnnData, cells: NDArray[np.integer]) -> sparse.csr_matrix:
+    """Neighbour graph of some of the cells, made as that of all of them."""
+    representation = keys.HARMONY if keys.HARMONY in adata.obsm else keys.PCA
+    settings = adata.uns.get("neighbors", {}).get("params", {})
+    if representation not in adata.obsm or "n_neighbors" not in settings:
+        msg = (
+            f"`obsm` has no '{keys.PCA}', or `uns['neighbors']` no settings, from which the graph "
+            "of some of the cells could be made. Run crs_sc.tl.embed first."
+        )
+        raise MissingKeyError(msg)
+    points = np.asarray(adata.obsm[representation])
+    n_neighbors = int(settings["n_neighbors"])
+    # Scanpy counts the cell itself.
+    return fuzzy_graph(*neighbours_of(points[cells], n_neighbors - 1))
+
+
+def _choose(
+    trials: Trials,
+    drawn: NDArray[np.integer],
+    cluster_all: Callable[[float], NDArray[np.int64]],
+    min_stability: float,
+) -> tuple[NDArray[np.int64], pd.DataFrame]:
+    """Choose the resolution; clusters of all cells and the table of the resolutions.
+
+    Parameters
+    ----------
+    trials
+        What the subsamples of the drawn cells gave.
+    drawn
+        Cells that the subsamples were drawn from.
+    cluster_all
+        Clusters of all cells at a resolution.
+    min_stability
+        As in :func:`cluster`.
+    """
+    table = trials.table()
+    finest_first = table.index[::-1]
+    candidates = finest_first[table.loc[finest_first, "stability"] >= min_stability]
+    if not len(candidates):
+        candidates = table.index[[int(table["stability"].to_numpy().argmax())]]
+    tried: dict[int, NDArray[np.int64]] = {}
+    for row in candidates:
+        resolution = float(table["resolution"][row])
+        tried[row] = cluster_all(resolution)
+        table.loc[row, "n_clusters"] = tried[row].max() + 1
+        table.loc[row, "stability_whole"] = np.mean(
+            [
+                agreement(tried[row][drawn[cells]], partitions[resolution])
+                for cells, partitions in trials.subsamples
+            ]
+        )
+        if table["stability_whole"][row] >= min_stability:
+            break
+    chosen = max(tried, key=lambda row: float(table["stability_whole"][row]))
+    table["chosen"] = table.index == chosen
+    return tried[chosen], table
+
+
+def _by_cluster(
+    labels: NDArray[np.integer],
+    found: Sequence[tuple[NDArray[np.integer], NDArray[np.integer]]],
+    names: list[str],
+) -> pd.DataFrame:
+    """How well each cluster is found again.
+
+    Parameters
+    ----------
+    labels
+        Cluster of each cell, from 0.
+    found
+        Cells and their clusters in each subsample.
+    names
+        Of the clusters.
+    """
+    n_clusters = len(names)
+    matches = [best_matches(labels[cells], other, n_clusters) for cells, other in found]
+    jaccard = np.array([best for best, _ in matches])
+    is_seen = np.isfinite(jaccard)
+    times = np.maximum(is_seen.sum(axis=0), 1)
+    n_seen = np.mean(
+        [np.bincount(labels[cells], minlength=n_clusters) for cells, _ in found], axis=0
+    )
+    stability = np.where(is_seen, jaccard, 0.0).sum(axis=0) / times
+    shared = np.where(is_seen[:, :, None], [share for _, share in matches], 0.0).sum(axis=0)
+    shared /= times[:, None]
+    np.fill_diagonal(shared, 0.0)
+    joins = np.where(shared.max(axis=1) >= _MIN_JOINED, np.array(names)[shared.argmax(axis=1)], "")
+    return pd.DataFrame(
         {
-            "resolution": list(partitions),
-            "n_clusters": [len(np.unique(runs[0])) for runs in partitions.values()],
-            "stability": [_agreement(runs) for runs in partitions.values()],
+            "cluster": names,
+            "n_cells": np.bincount(labels, minlength=n_clusters),
+            "stability": stability,
+            "stability_low": np.where(is_seen, jaccard, 1.0).min(axis=0),
+            "state": np.select(
+                [n_seen < _MIN_SEEN, stability >= _STABLE, stability >= _DOUBTFUL],
+                [keys.UNDETERMINED, keys.STABLE, keys.DOUBTFUL],
+                keys.UNSTABLE,
+            ),
+            "joins": joins,
         }
     )
-    stable = table.index[table["stability"] >= min_stability]
-    chosen = stable[-1] if len(stable) else int(table["stability"].to_numpy().argmax())
-    table["chosen"] = table.index == chosen
-    labels = _by_size(partitions[float(table["resolution"].iloc[chosen])][0])
-    names = pd.Index([str(i) for i in range(int(labels.max()) + 1)])
-    adata.obs[key_added] = pd.Categorical.from_codes(labels, categories=names)
-    store(adata, keys.CLUSTERING, table)
 
 
-def _leiden(adata: AnnData, resolution: float, *, random_state: int) -> NDArray[np.int64]:
-    import scanpy as sc
-
-    column = "_crs_sc_leiden"
-    sc.tl.leiden(
-        adata,
-        resolution=resolution,
-        flavor="igraph",
-        n_iterations=2,
-        directed=False,
-        random_state=random_state,
-        key_added=column,
-    )
-    del adata.uns[column]
-    return np.asarray(adata.obs.pop(column).cat.codes, dtype=np.int64)
-
-
-def _agreement(runs: Sequence[NDArray[np.int64]]) -> float:
-    """Mean pairwise adjusted Rand index."""
-    from sklearn.metrics import adjusted_rand_score
-
-    return float(np.mean([adjusted_rand_score(a, b) for a, b in combinations(runs, 2)]))
-
-
-def _by_size(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Renumber by decreasing size; equal sizes keep their order."""
-    order = np.argsort(-np.bincount(labels), kind="stable")
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return rank[labels]
+def _note_unstable(adata: AnnData, stability: pd.DataFrame, *, n_subsamples: int) -> None:
+    """Name the clusters that the subsamples do not find again."""
+    rows = stability[stability["state"] == keys.UNSTABLE]
+    if len(rows):
+        named = listing(
+            f"{cluster} ({value:.2f}{f', found with {joins}' if joins else ''})"
+            for cluster, value, joins in zip(
+                rows["cluster"], rows["stability"], rows["joins"], strict=True
+            )
+        )
+        add_note(
+            adata,
+            f"Clusters that {n_subsamples} subsamples of the cells do not find again (mean Jaccard "
+            f"coefficient below {_DOUBTFUL}): {named}.",
+        )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from crs_sc.comparison._negative_binomial import GeneBatches
 from crs_sc.comparison._quasi import quasi_tests
@@ -70,7 +72,7 @@ def wald_tests(
     contrasts
         Each of shape `(n_coefficients,)`.
     """
-    with warnings.catch_warnings():
+    with ExitStack() as limits, warnings.catch_warnings():
         # Importing PyDESeq2 sets a global filter, and its pandas calls are deprecated. What it
         # says about few degrees of freedom and the mean trend is in the docstrings here.
         for module in ("pydeseq2", "anndata"):
@@ -82,6 +84,8 @@ def wald_tests(
         from pydeseq2.ds import DeseqStats
 
         inference = GeneBatches()
+        # Its matrices are small: with several threads of linear algebra it takes twice the time.
+        limits.enter_context(threadpool_limits(limits=1, user_api="blas"))
         units = [f"u{i}" for i in range(len(counts))]
         data = DeseqDataSet(
             counts=pd.DataFrame(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from crs_sc import keys
 from crs_sc._checks import check_obs, counts_matrix
 from crs_sc.errors import InputError
+from crs_sc.preprocessing._scrublet import automatic_threshold, scrublet_scores
 from crs_sc.preprocessing._table import join_notes, refresh_table, stored_table
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def call_doublets(
     n_comps: int = 30,
     random_state: int = 0,
 ) -> None:
-    """Call doublets among the cells that passed, by scanpy's scrublet within each sample.
+    """Call doublets among the cells that passed, by scrublet within each sample.
 
     Scrublet looks for the valley between the two modes of the scores of simulated doublets, and
     finds a wrong one where the modes are not clear. Its threshold is used only if it calls at
@@ -64,8 +64,9 @@ def call_doublets(
     Notes
     -----
     Sets `obs['doublet_score']` (missing where not scored), changes `obs['qc_status']` of doublets
-    from `pass` to `doublet`, and completes `uns['crs_sc']['qc']`. Neighbours are exact: no
-    compilation, and the same result on every machine.
+    from `pass` to `doublet`, and completes `uns['crs_sc']['qc']`. The steps are those of
+    `scanpy.pp.scrublet` on sparse arrays, with the same simulated doublets for the same seed; the
+    neighbours are exact in samples of up to 10,000 cells.
 
     References
     ----------
@@ -148,28 +149,14 @@ def _scrublet(
     counts: sparse.csr_matrix, *, expected_rate: float, n_comps: int, random_state: int
 ) -> tuple[NDArray[np.float64] | None, float | None, str]:
     """Scores, threshold and note of one sample; no scores where scrublet cannot run on it."""
-    import anndata as ad
-    import scanpy as sc
-
-    data = ad.AnnData(counts.astype(np.float32))
     components = min(n_comps, counts.shape[0] - 1, counts.shape[1] - 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            sc.pp.scrublet(
-                data,
-                expected_doublet_rate=expected_rate,
-                n_prin_comps=components,
-                use_approx_neighbors=False,
-                random_state=random_state,
-                verbose=False,
-            )
-        except ValueError as error:
-            # Too few variable genes for the components; its message says how many there were.
-            return None, None, f"doublets not called: scrublet failed ({error})"
-    automatic = data.uns["scrublet"].get("threshold")
-    scores = data.obs["doublet_score"].to_numpy(dtype=np.float64)
-    return scores, None if automatic is None else float(automatic), ""
+    found = scrublet_scores(
+        counts, expected_rate=expected_rate, n_comps=components, random_state=random_state
+    )
+    if isinstance(found, str):
+        return None, None, f"doublets not called: {found}"
+    scores, simulated = found
+    return scores, automatic_threshold(simulated), ""
 
 
 def _with_note(before: str, note: str) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 from crs_sc import genesets, keys
 from crs_sc._checks import add_note, check_obs, counts_matrix
 from crs_sc.errors import InputError, listing
+from crs_sc.preprocessing._variance import most_variable
 from crs_sc.preprocessing.normalisation import log_normalised
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ def select_genes(
     Notes
     -----
     Sets `var['highly_variable']`, and a note in `uns['crs_sc']['notes']` on what was left out and
-    on the method. The method is scanpy's `seurat_v3` (Stuart et al. 2019, Cell 177:1888); where
-    its loess fails, `cell_ranger` on log-normalised counts, which the note says.
+    on the method. The method is `seurat_v3` (Stuart et al. 2019, Cell 177:1888) as in scanpy; where
+    its loess fails, scanpy's `cell_ranger` on log-normalised counts, which the note says.
     """
     if n_genes < 1:
         msg = f"n_genes must be at least 1, got {n_genes!r}."
@@ -85,8 +86,9 @@ def select_genes(
     marked, method = candidate.copy(), "all candidates"
     if candidate.sum() > n_genes:
         columns = np.flatnonzero(candidate)
-        chosen, method = _variable(used[:, columns], batch, n_genes)
-        marked[columns] = chosen
+        chosen, method = _variable(used, batch, columns, n_genes)
+        marked[:] = False
+        marked[chosen] = True
     adata.var[keys.HIGHLY_VARIABLE] = marked
     counted = ", ".join(f"{mask.sum()} {name}" for name, mask in left_out.items() if mask.any())
     add_note(
@@ -103,30 +105,28 @@ def select_genes(
 
 
 def _variable(
-    counts: sparse.csr_matrix, batch: NDArray[np.object_], n_genes: int
-) -> tuple[NDArray[np.bool_], str]:
-    """Highly variable genes of a matrix of candidates, and the method that found them."""
+    counts: sparse.csr_matrix,
+    batch: NDArray[np.object_],
+    columns: NDArray[np.integer],
+    n_genes: int,
+) -> tuple[NDArray[np.integer], str]:
+    """Highly variable ones among these columns, and the method that found them."""
+    try:
+        return most_variable(counts, batch, columns, n_genes), "seurat_v3"
+    except ValueError as error:
+        # skmisc's loess is singular where many genes of a batch share a mean.
+        failed = f"cell_ranger, because seurat_v3 failed: {str(error).strip()[:80]}"
     import anndata as ad
     import scanpy as sc
 
     obs = pd.DataFrame({"batch": pd.Categorical(batch)}, index=np.arange(len(batch)).astype(str))
-    data = ad.AnnData(counts, obs=obs)
+    data = ad.AnnData(log_normalised(counts[:, columns], target_sum=1e4), obs=obs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            table = sc.pp.highly_variable_genes(
-                data, flavor="seurat_v3", n_top_genes=n_genes, batch_key="batch", inplace=False
-            )
-        except ValueError as error:
-            # skmisc's loess is singular where many genes of a batch share a mean.
-            data.X = log_normalised(counts, target_sum=1e4)
-            table = sc.pp.highly_variable_genes(
-                data, flavor="cell_ranger", n_top_genes=n_genes, batch_key="batch", inplace=False
-            )
-            return np.asarray(table["highly_variable"], dtype=bool), (
-                f"cell_ranger, because seurat_v3 failed: {str(error).strip()[:80]}"
-            )
-    return np.asarray(table["highly_variable"], dtype=bool), "seurat_v3"
+        table = sc.pp.highly_variable_genes(
+            data, flavor="cell_ranger", n_top_genes=n_genes, batch_key="batch", inplace=False
+        )
+    return columns[np.asarray(table["highly_variable"], dtype=bool)], failed
 
 
 def _left_out(adata: AnnData, exclude: Sequence[str]) -> dict[str, NDArray[np.bool_]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from crs_sc._arrays import value_chunks
 from crs_sc._checks import counts_matrix
 from crs_sc.errors import InputError
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = ["normalize"]
+
+# Stored values at a time.
+_CHUNK = 4_000_000
 
 
 def normalize(adata: AnnData, *, target_sum: float = 1e4) -> None:
@@ -56,8 +60,12 @@ def log_normalised(counts: sparse.csr_matrix, *, target_sum: float) -> sparse.cs
     """Kernel of `normalize` on a CSR matrix, shape `(n_cells, n_genes)`."""
     total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     factor = np.divide(target_sum, total, out=np.zeros_like(total), where=total > 0)
-    data = counts.data * np.repeat(factor, np.diff(counts.indptr))
+    data = np.empty(counts.nnz, dtype=np.float32)
+    # Double precision for a part of the values at a time: whole, it would be twice the matrix.
+    for rows in value_chunks(counts.indptr, size=_CHUNK):
+        values = slice(counts.indptr[rows.start], counts.indptr[rows.stop])
+        n_values = np.diff(counts.indptr[rows.start : rows.stop + 1])
+        data[values] = np.log1p(counts.data[values] * np.repeat(factor[rows], n_values))
     return sparse.csr_matrix(
-        (np.log1p(data).astype(np.float32), counts.indices.copy(), counts.indptr.copy()),
-        shape=counts.shape,
+        (data, counts.indices.copy(), counts.indptr.copy()), shape=counts.shape
     )

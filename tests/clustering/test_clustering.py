@@ -11,7 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from crs_sc import keys
 from crs_sc.clustering import cluster, embed
-from crs_sc.clustering.leiden import _by_size
+from crs_sc.clustering._leiden import by_size
 from crs_sc.errors import InputError, MissingKeyError
 
 
@@ -81,7 +81,7 @@ def test_harmony_removes_a_planted_batch_shift() -> None:
 
 
 def test_labels_by_size_keep_order_of_equals() -> None:
-    np.testing.assert_array_equal(_by_size(np.array([0, 1, 1, 2, 2])), [2, 0, 0, 1, 1])
+    np.testing.assert_array_equal(by_size(np.array([0, 1, 1, 2, 2])), [2, 0, 0, 1, 1])
 
 
 def test_clear_errors() -> None:
@@ -93,3 +93,8 @@ def test_clear_errors() -> None:
     del adata.var["highly_variable"]
     with pytest.raises(MissingKeyError, match="select_genes first"):
         embed(adata)
+
+
+def test_a_cell_needs_a_neighbour_beside_itself() -> None:
+    with pytest.raises(InputError, match="n_neighbors must be at least 2"):
+        embed(planted(), n_neighbors=1)

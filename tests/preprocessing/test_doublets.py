@@ -7,10 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
+from sklearn.metrics import roc_auc_score
 
 from crs_sc import keys
 from crs_sc.errors import InputError, MissingKeyError
 from crs_sc.preprocessing import call_doublets, qc_table, quality_control
+from crs_sc.preprocessing._scrublet import (
+    automatic_threshold,
+    scrublet_scores,
+    variable_genes,
+)
 from crs_sc.preprocessing.doublets import bounded_threshold
 
 
@@ -99,3 +105,37 @@ def test_settings_are_checked() -> None:
         call_doublets(adata)
     with pytest.raises(InputError, match="expected_rate"):
         call_doublets(adata, expected_rate=0.9)
+
+
+def test_scores_and_calls_are_those_of_scanpy() -> None:
+    import scanpy as sc
+
+    counts = cohort(400, 30, seed=3).X
+    found = scrublet_scores(counts, expected_rate=0.05, n_comps=20, random_state=1)
+    assert not isinstance(found, str)
+    scores, simulated = found
+    known = ad.AnnData(counts.copy())
+    sc.pp.scrublet(
+        known, n_prin_comps=20, use_approx_neighbors=False, random_state=1, verbose=False
+    )
+    expected = known.obs["doublet_score"].to_numpy()
+    assert np.mean(np.isclose(scores, expected, atol=1e-9)) > 0.97
+    assert np.abs(scores - expected).max() < 0.02
+    planted = np.arange(400) >= 370
+    assert abs(roc_auc_score(planted, scores) - roc_auc_score(planted, expected)) < 0.01
+    limit = known.uns["scrublet"]["threshold"]
+    assert np.mean((scores > limit) == (expected > limit)) > 0.99
+    own = automatic_threshold(simulated)
+    assert own is not None
+    assert np.mean((scores > own) == (expected > limit)) > 0.99
+
+
+def test_genes_are_those_that_scanpy_finds_variable() -> None:
+    import scanpy as sc
+
+    data = ad.AnnData(cohort(200).X)
+    counts = data.X.copy()
+    sc.pp.normalize_total(data)
+    sc.pp.log1p(data)
+    sc.pp.highly_variable_genes(data)
+    np.testing.assert_array_equal(variable_genes(counts), data.var["highly_variable"])

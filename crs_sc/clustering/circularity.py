@@ -1,0 +1,203 @@
+"""Do the clusters follow what is measured on them later? Target genes in and out, overlaps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from crs_sc import genesets, keys
+from crs_sc._arrays import as_csr
+from crs_sc._checks import check_obs
+from crs_sc.clustering._leiden import agreement
+from crs_sc.clustering._partitions import element_agreement, like_columns, partitions_of
+from crs_sc.errors import InputError, MissingKeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+__all__ = ["circularity", "gene_overlap"]
+
+
+def circularity(
+    adata: AnnData,
+    *,
+    genes: Sequence[str],
+    population_key: str = keys.POPULATION,
+    n_comps: int = 30,
+    n_neighbors: int = 15,
+    n_controls: int = 5,
+    max_cells: int = 3000,
+    random_state: int = 0,
+) -> pd.DataFrame:
+    """Cluster with and without the target genes, and say how much it matters.
+
+    The target genes are not among the selected genes. Here the cells are clustered twice from
+    scratch, once on the selected genes and once with the target genes added; and, for comparison,
+    with as many other genes of like mean expression. If the target genes move the clusters no more
+    than these controls, the populations do not restate what is measured in them.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes with log-normalised `X`, `var["highly_variable"]`, clusters and populations.
+    genes
+        Target genes; those that are not in the data are passed over.
+    population_key
+        Column of `obs`.
+    n_comps, n_neighbors
+        Principal components and neighbours.
+    n_controls
+        Sets of control genes.
+    max_cells
+        Random cells that are looked at, at the most.
+    random_state
+        Seed.
+
+    Returns
+    -------
+    Columns of `keys.CIRCULARITY_TABLE`: one row a population, by name, and one for all cells. No
+    row if no target gene is in the data.
+
+    Raises
+    ------
+    MissingKeyError
+        If the genes were not selected, or `X` or a column is absent.
+    InputError
+        If there are fewer than three cells.
+    """
+    check_obs(adata, population_key=population_key)
+    columns, n_base, targets = _columns(adata, genes)
+    if not len(targets):
+        return pd.DataFrame(columns=keys.CIRCULARITY_TABLE.names)
+    if adata.n_obs < 3:
+        msg = f"{adata.n_obs} cells are too few to cluster; at least 3 are needed."
+        raise InputError(msg)
+    rng = np.random.default_rng(random_state)
+    size = min(max_cells, adata.n_obs)
+    cells = np.sort(rng.choice(adata.n_obs, size, replace=False))
+    expression = as_csr(as_csr(adata.X)[cells])
+    means = np.asarray(expression.mean(axis=0)).ravel()
+    free = means > 0
+    free[columns] = False
+    controls = like_columns(means, targets, free, n_sets=n_controls)
+    used = np.concatenate([columns, *controls]).astype(np.intp)
+    base = np.arange(n_base)
+    step = len(targets)
+    added = [
+        np.arange(n_base + i * step, n_base + (i + 1) * step) for i in range(1 + len(controls))
+    ]
+    without, *others = partitions_of(
+        expression[:, used].toarray().astype(np.float64),
+        [base, *(np.concatenate([base, more]) for more in added)],
+        n_comps=min(n_comps, size - 1, n_base - 1),
+        n_neighbors=min(n_neighbors, size - 1),
+        resolution=_resolution(adata),
+        random_state=random_state,
+    )
+    return _compared(without, others, adata.obs[population_key].astype(str).to_numpy()[cells])
+
+
+def _columns(
+    adata: AnnData, genes: Sequence[str]
+) -> tuple[NDArray[np.intp], int, NDArray[np.intp]]:
+    """Columns of the selected genes and then of the targets; how many are selected; the targets."""
+    if keys.HIGHLY_VARIABLE not in adata.var.columns:
+        msg = f"`var` has no column '{keys.HIGHLY_VARIABLE}'. Run crs_sc.pp.select_genes first."
+        raise MissingKeyError(msg)
+    if adata.X is None:
+        msg = "`X` is empty. Run crs_sc.pp.normalize first."
+        raise MissingKeyError(msg)
+    names = genesets.match_genes(list(genes), adata.var_names)
+    targets = np.flatnonzero(adata.var_names.isin(list(names.values())))
+    is_base = adata.var[keys.HIGHLY_VARIABLE].to_numpy(dtype=bool).copy()
+    is_base[targets] = False
+    base = np.flatnonzero(is_base)
+    return np.concatenate([base, targets]), len(base), targets
+
+
+def _resolution(adata: AnnData) -> float:
+    """Resolution at which the cells were clustered."""
+    table = adata.uns.get(keys.UNS, {}).get(keys.CLUSTERING)
+    if table is None:
+        msg = f"`uns['{keys.UNS}']` has no '{keys.CLUSTERING}'. Run crs_sc.tl.cluster first."
+        raise MissingKeyError(msg)
+    return float(table.loc[table["chosen"].astype(bool), "resolution"].iloc[0])
+
+
+def _compared(
+    without: NDArray[np.int64], others: Sequence[NDArray[np.int64]], population: NDArray[np.object_]
+) -> pd.DataFrame:
+    """Table from the clusters without the targets and those with them, then with the controls."""
+    by_cell = [element_agreement(without, found) for found in others]
+    rand = [agreement(without, found) for found in others]
+    rows = []
+    for name in (*sorted(set(population)), keys.ALL_POPULATIONS):
+        is_all = name == keys.ALL_POPULATIONS
+        own = np.full(len(population), fill_value=True) if is_all else population == name
+        with_targets, *controls = (float(values[own].mean()) for values in by_cell)
+        of_all = (rand[0], _mean(rand[1:])) if is_all else (np.nan, np.nan)
+        low = min(controls, default=np.nan)
+        rows.append((name, own.sum(), with_targets, _mean(controls), *of_all, low))
+    return pd.DataFrame(rows, columns=keys.CIRCULARITY_TABLE.names)
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Mean, NaN of nothing."""
+    return float(np.mean(values)) if values else float("nan")
+
+
+def gene_overlap(
+    adata: AnnData,
+    *,
+    signatures: Mapping[str, Sequence[str]],
+    markers: Mapping[str, Sequence[str]],
+    genes: Sequence[str],
+) -> pd.DataFrame:
+    """List the genes of signatures that were also used to find or to name the populations.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes with `var["highly_variable"]`.
+    signatures
+        Genes by signature.
+    markers
+        Marker genes by cell type.
+    genes
+        Target genes, listed as a set of their own.
+
+    Returns
+    -------
+    Columns of `keys.GENE_OVERLAP_TABLE`: one row a set and gene in the data that was selected, is
+    a marker or a target; sets and genes in the order given.
+
+    Raises
+    ------
+    MissingKeyError
+        If the genes were not selected.
+    """
+    if keys.HIGHLY_VARIABLE not in adata.var.columns:
+        msg = f"`var` has no column '{keys.HIGHLY_VARIABLE}'. Run crs_sc.pp.select_genes first."
+        raise MissingKeyError(msg)
+    selected = set(adata.var_names[adata.var[keys.HIGHLY_VARIABLE].to_numpy(dtype=bool)])
+    sets = {**signatures, keys.TARGET_GENES: list(genes)}
+    wanted = dict.fromkeys(gene for group in (*sets.values(), *markers.values()) for gene in group)
+    names = genesets.match_genes(list(wanted), adata.var_names)
+    marker_of: dict[str, list[str]] = {}
+    for cell_type, group in markers.items():
+        for gene in group:
+            if gene in names:
+                marker_of.setdefault(names[gene], []).append(cell_type)
+    targets = {names[gene] for gene in genes if gene in names}
+    rows = []
+    for name, group in sets.items():
+        for gene in dict.fromkeys(names[gene] for gene in group if gene in names):
+            row = (name, gene, gene in targets, gene in selected, ",".join(marker_of.get(gene, ())))
+            if any(row[2:]):
+                rows.append(row)
+    return pd.DataFrame(rows, columns=keys.GENE_OVERLAP_TABLE.names)

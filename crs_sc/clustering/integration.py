@@ -1,0 +1,225 @@
+"""Integration of batches by harmony, and what it does to the neighbours of a cell."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from crs_sc import keys
+from crs_sc._checks import add_note, check_obs
+from crs_sc.clustering._graph import fuzzy_graph
+from crs_sc.clustering._leiden import Graph
+from crs_sc.clustering._mixing import (
+    foreign_share,
+    neighbours_of,
+    same_label_share,
+)
+from crs_sc.errors import CrsWarning, MissingKeyError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+__all__ = ["integration_table", "represent"]
+
+# Fewer cells of a batch have no groups of their own to conserve.
+_MIN_BATCH_CELLS = 50
+
+
+def represent(
+    adata: AnnData,
+    *,
+    integrate: bool | None,
+    batch_key: str,
+    condition_key: str,
+    random_state: int,
+) -> str:
+    """Integrate the principal components where that is asked for or sound; key of the result.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes with `obsm["X_pca"]`.
+    integrate
+        Whether to correct for `batch_key`; None: where it is in `obs` with several values, and
+        some batch has cells of two conditions.
+    batch_key, condition_key
+        Columns of `obs`.
+    random_state
+        Seed.
+    """
+    # What an earlier call left would be taken for the embedding of this one.
+    adata.obsm.pop(keys.HARMONY, None)
+    if integrate is False or (integrate is None and batch_key not in adata.obs.columns):
+        return keys.PCA
+    check_obs(adata, batch_key=batch_key)
+    if adata.obs[batch_key].nunique() < 2:
+        if integrate:
+            add_note(adata, f"Not integrated: `{batch_key}` has a single value.")
+        return keys.PCA
+    if is_aliased(adata, batch_key=batch_key, condition_key=condition_key):
+        done = "Integrated all the same" if integrate else "Not integrated"
+        message = (
+            f"Every `{batch_key}` has cells of one `{condition_key}` only, so what the batch does "
+            f"cannot be told from what the condition does. {done}; the map and the clusters are "
+            + ("without both." if integrate else "with both.")
+        )
+        warnings.warn(message, CrsWarning, stacklevel=3)
+        add_note(adata, message)
+        if not integrate:
+            return keys.PCA
+    adata.obsm[keys.HARMONY] = _harmony(adata, batch_key, random_state=random_state)
+    return keys.HARMONY
+
+
+def is_aliased(adata: AnnData, *, batch_key: str, condition_key: str) -> bool:
+    """Whether each batch has one condition only, and there are several."""
+    if condition_key not in adata.obs.columns:
+        return False
+    pairs = adata.obs[[batch_key, condition_key]].astype(str).drop_duplicates()
+    return pairs[condition_key].nunique() > 1 and not pairs[batch_key].duplicated().any()
+
+
+def _harmony(adata: AnnData, batch_key: str, *, random_state: int) -> NDArray[np.float32]:
+    """Harmony of the principal components, `(n_cells, n_comps)` whatever the release returns."""
+    from harmonypy import run_harmony
+
+    components = np.asarray(adata.obsm[keys.PCA], dtype=np.float64)
+    corrected = np.asarray(
+        run_harmony(
+            components,
+            adata.obs[[batch_key]].astype(str),
+            batch_key,
+            random_state=random_state,
+            verbose=False,
+        ).Z_corr
+    )
+    # Releases before 0.1 return components x cells.
+    if corrected.shape != components.shape:
+        corrected = corrected.T
+    return corrected.astype(np.float32)
+
+
+def integration_table(
+    adata: AnnData,
+    *,
+    batch_key: str = keys.BATCH,
+    condition_key: str = keys.CONDITION,
+    label_key: str | None = None,
+    n_neighbors: int = 30,
+    max_cells: int = 5000,
+    random_state: int = 0,
+) -> pd.DataFrame:
+    """Measure the embedding before and after the integration: mixing, and what is conserved.
+
+    Mixing is the share of neighbours from other batches over that of a random mixture; batches of
+    other composition do not reach 1, and need not. Conservation asks within each batch, where
+    there is nothing to integrate: the share of a cell's neighbours of its own batch that have its
+    label. Without labels of the user, these are Leiden clusters of the batch alone, before the
+    integration. An integration that mixes without loss raises the first and keeps the second.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes after :func:`embed`.
+    batch_key, condition_key
+        Columns of `obs`.
+    label_key
+        Column of `obs` with labels of the user.
+    n_neighbors
+        Neighbours that are looked at.
+    max_cells
+        Random cells that are looked at, at the most.
+    random_state
+        Seed.
+
+    Returns
+    -------
+    Columns of `keys.INTEGRATION_TABLE`: one row a batch, and one for all of them; none without
+    `batch_key`. What is after an integration is empty without one.
+
+    Raises
+    ------
+    MissingKeyError
+        If the embedding, or the labels, are absent.
+    """
+    if keys.PCA not in adata.obsm:
+        msg = f"`obsm` has no '{keys.PCA}'. Run crs_sc.tl.embed first."
+        raise MissingKeyError(msg)
+    if batch_key not in adata.obs.columns:
+        return pd.DataFrame(columns=keys.INTEGRATION_TABLE.names)
+    check_obs(adata, batch_key=batch_key)
+    rng = np.random.default_rng(random_state)
+    size = min(max_cells, adata.n_obs)
+    cells = np.sort(rng.choice(adata.n_obs, size, replace=False))
+    batch, names = pd.factorize(adata.obs[batch_key].astype(str).to_numpy()[cells], sort=True)
+    labels = None
+    if label_key is not None:
+        check_obs(adata, label_key=label_key)
+        labels = pd.factorize(adata.obs[label_key].astype(str).to_numpy()[cells], sort=True)[0]
+    embeddings = {"before": np.asarray(adata.obsm[keys.PCA])[cells]}
+    if keys.HARMONY in adata.obsm:
+        embeddings["after"] = np.asarray(adata.obsm[keys.HARMONY])[cells]
+    k = min(n_neighbors, size - 1)
+    own = np.bincount(batch, minlength=len(names))
+    table = pd.DataFrame({"batch": [*names, keys.ALL_BATCHES], "n_cells": [*own, size]})
+    own_labels = _labels_by_batch(embeddings["before"], batch, labels, random_state=random_state)
+    for when in ("before", "after"):
+        mixing = conserved = np.full(len(names), np.nan)
+        if when in embeddings:
+            points = embeddings[when]
+            mixing = foreign_share(neighbours_of(points, k)[0], batch, len(names))
+            conserved = _conservation(points, batch, own_labels, len(names), n_neighbors=k)
+        for name, values in (("mixing", mixing), ("conservation", conserved)):
+            known = np.isfinite(values)
+            mean = np.average(values[known], weights=own[known]) if known.any() else np.nan
+            table[f"{name}_{when}"] = [*values, mean]
+    aliased = is_aliased(adata, batch_key=batch_key, condition_key=condition_key)
+    table["status"] = keys.CONFOUNDED if aliased else keys.OK
+    table["conditions"] = ""
+    if condition_key in adata.obs.columns:
+        pairs = adata.obs[[batch_key, condition_key]].astype(str).drop_duplicates()
+        arms = pairs.sort_values(condition_key).groupby(batch_key)[condition_key].agg(",".join)
+        table["conditions"] = table["batch"].map(arms).fillna("")
+    chosen: pd.DataFrame = table[keys.INTEGRATION_TABLE.names]
+    return chosen
+
+
+def _labels_by_batch(
+    points: NDArray[np.floating],
+    batch: NDArray[np.integer],
+    labels: NDArray[np.integer] | None,
+    *,
+    random_state: int,
+) -> NDArray[np.integer]:
+    """Return the labels, or without them the Leiden clusters of each batch alone."""
+    if labels is not None:
+        return labels
+    found = np.zeros(len(batch), dtype=np.int64)
+    for code in range(int(batch.max()) + 1):
+        cells = np.flatnonzero(batch == code)
+        if len(cells) >= _MIN_BATCH_CELLS:
+            graph = Graph.of(fuzzy_graph(*neighbours_of(points[cells], 15)))
+            found[cells] = graph.leiden(1.0, random_state=random_state)
+    return found
+
+
+def _conservation(
+    points: NDArray[np.floating],
+    batch: NDArray[np.integer],
+    labels: NDArray[np.integer],
+    n_batches: int,
+    *,
+    n_neighbors: int,
+) -> NDArray[np.float64]:
+    """Share of neighbours within the batch that have the label, by batch."""
+    kept = np.full(n_batches, np.nan)
+    for code in range(n_batches):
+        cells = np.flatnonzero(batch == code)
+        if len(cells) >= _MIN_BATCH_CELLS:
+            k = min(n_neighbors, len(cells) - 1)
+            kept[code] = same_label_share(neighbours_of(points[cells], k)[0], labels[cells])
+    return kept
