@@ -48,10 +48,16 @@ def gene_names(n_genes: int) -> list[str]:
 
 
 def random_counts(
-    rng: np.random.Generator, tables: np.ndarray, populations: np.ndarray, n_genes: int
+    rng: np.random.Generator,
+    tables: np.ndarray,
+    populations: np.ndarray,
+    n_genes: int,
+    *,
+    median_umi: float,
 ) -> sparse.csr_matrix:
     """Multinomial counts of some cells from the profiles of their populations."""
-    depth = np.rint(rng.lognormal(np.log(1900), 0.45, size=len(populations))).astype(np.int64)
+    depth = np.rint(rng.lognormal(np.log(median_umi), 0.45, size=len(populations)))
+    depth = depth.astype(np.int64)
     rows = np.repeat(np.arange(len(populations), dtype=np.int32), depth)
     draws = rng.integers(0, tables.shape[1], size=len(rows), dtype=np.int32)
     genes = tables[np.repeat(populations, depth), draws]
@@ -61,7 +67,9 @@ def random_counts(
     return counts
 
 
-def write_cohort(path: Path, *, n_cells: int, n_genes: int, n_subjects: int) -> None:
+def write_cohort(
+    path: Path, *, n_cells: int, n_genes: int, n_subjects: int, median_umi: float = 1900
+) -> None:
     """Write the cohort block by block, as the package stores it: CSR float32, uncompressed."""
     rng = np.random.default_rng(0)
     base = rng.lognormal(0, 1.8, size=n_genes)
@@ -88,7 +96,7 @@ def write_cohort(path: Path, *, n_cells: int, n_genes: int, n_subjects: int) -> 
             rows = slice(start, min(start + BLOCK, n_cells))
             u = rng.random(rows.stop - start)[:, None]
             population[rows] = (u > shares[subject[rows]].cumsum(axis=1)[:, :-1]).sum(axis=1)
-            counts = random_counts(rng, tables, population[rows], n_genes)
+            counts = random_counts(rng, tables, population[rows], n_genes, median_umi=median_umi)
             end = int(indptr[-1][-1])
             for name in ("data", "indices"):
                 group[name].resize((end + counts.nnz,))

@@ -6,17 +6,72 @@ memory or on disk, can feed several of them.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-__all__ = ["GroupSums", "as_csr", "group_sums", "row_chunks", "value_chunks"]
+__all__ = [
+    "FewColumns",
+    "GroupSums",
+    "RowTotals",
+    "as_csr",
+    "compiled",
+    "group_sums",
+    "row_chunks",
+    "string_codes",
+    "value_chunks",
+]
+
+
+@cache
+def compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a loop over arrays with numba; the machine code is kept between runs.
+
+    Parameters
+    ----------
+    kernel
+        Function of plain arrays. As plain Python it gives the same, slowly.
+    """
+    import numba
+
+    try:
+        fast = numba.njit(nogil=True, cache=True)(kernel)
+    except RuntimeError:
+        # No folder of the package or the user can be written to: it is compiled for this run.
+        fast = numba.njit(nogil=True)(kernel)
+    found: Callable[..., Any] = fast
+    return found
+
+
+def string_codes(values: pd.Series) -> tuple[NDArray[np.intp], list[str]]:
+    """Code of each value as a string, and the strings, sorted; fast for categories.
+
+    Parameters
+    ----------
+    values
+        Any column.
+
+    Returns
+    -------
+    Codes, shape `(n,)`, -1 where a value is missing, and the strings that occur.
+    """
+    if not isinstance(values.dtype, pd.CategoricalDtype) or values.isna().any():
+        codes, names = pd.factorize(values.astype(str), sort=True)
+        return np.asarray(codes), [str(name) for name in names]
+    levels = np.array([str(level) for level in values.cat.categories], dtype=object)
+    stored = values.cat.codes.to_numpy()
+    is_there = np.bincount(stored, minlength=len(levels)) > 0
+    present = sorted(set(levels[is_there]))
+    place = pd.Index(present, dtype=object).get_indexer(pd.Index(levels))
+    return place[stored], present
 
 
 def as_csr(matrix: Any) -> sparse.csr_matrix:
@@ -76,6 +131,8 @@ class GroupSums:
         Group of each row, shape `(n_rows,)`; rows with a negative code are left out of `sums`.
     n_groups, n_cols
         Shape of `sums`.
+    weights
+        What each row counts in `sums`, shape `(n_rows,)`; 1 if left out.
 
     Attributes
     ----------
@@ -85,19 +142,175 @@ class GroupSums:
         Shape `(n_rows,)`.
     """
 
-    def __init__(self, codes: NDArray[np.integer], n_groups: int, n_cols: int) -> None:
+    def __init__(
+        self,
+        codes: NDArray[np.integer],
+        n_groups: int,
+        n_cols: int,
+        *,
+        weights: NDArray[np.float64] | None = None,
+    ) -> None:
         self._codes = codes
+        self._weights = np.ones(len(codes)) if weights is None else weights
         self.sums = np.zeros((n_groups, n_cols))
         self.row_sums = np.zeros(len(codes))
 
     def add(self, rows: slice, chunk: sparse.csr_matrix) -> None:
         """Take in the rows of one chunk."""
-        # Only the groups of this chunk: a chunk of sorted rows touches few of them.
-        groups, local = np.unique(self._codes[rows], return_inverse=True)
-        left_out = int((groups < 0).sum())
-        groups = groups[left_out:]
-        self.sums[groups] += group_sums(chunk, local - left_out, len(groups))
-        self.row_sums[rows] = np.asarray(chunk.sum(axis=1, dtype=np.float64)).ravel()
+        # Group by group, so that the sums of one group stay in the cache of the processor.
+        order = np.argsort(self._codes[rows], kind="stable")
+        compiled(_add_rows)(
+            chunk.data, chunk.indices, chunk.indptr, order, self._codes[rows],
+            self._weights[rows], self.sums, self.row_sums[rows],
+        )  # fmt: skip
+
+
+def _add_rows(
+    data: NDArray[Any],
+    indices: NDArray[np.integer],
+    indptr: NDArray[np.integer],
+    order: NDArray[np.integer],
+    codes: NDArray[np.integer],
+    weights: NDArray[np.float64],
+    sums: NDArray[np.float64],
+    row_sums: NDArray[np.float64],
+) -> None:
+    """Add the rows of a CSR matrix to those of `sums` that `codes` name, and each row up."""
+    for i in order:
+        weight, total = weights[i], 0.0
+        first, last = indptr[i], indptr[i + 1]
+        if codes[i] < 0:
+            for value in data[first:last]:
+                total += value
+        else:
+            of_group = sums[codes[i]]
+            for j in range(first, last):
+                total += data[j]
+                of_group[indices[j]] += weight * data[j]
+        row_sums[i] = total
+
+
+class RowTotals:
+    """Sum and number of the values of each row, and their sum over some columns, from row chunks.
+
+    Parameters
+    ----------
+    n_rows
+        Number of rows.
+    columns
+        Which columns `masked` adds up, shape `(n_cols,)`.
+
+    Attributes
+    ----------
+    total, masked
+        Sum over all columns and over those, shape `(n_rows,)`.
+    n_above_zero
+        Values above zero, shape `(n_rows,)`.
+    """
+
+    def __init__(self, n_rows: int, columns: NDArray[np.bool_]) -> None:
+        self._columns = columns
+        self.total, self.masked = np.zeros(n_rows), np.zeros(n_rows)
+        self.n_above_zero = np.zeros(n_rows, dtype=np.int64)
+
+    def add(self, rows: slice, chunk: sparse.csr_matrix) -> None:
+        """Take in the rows of one chunk."""
+        compiled(_total_rows)(
+            chunk.data, chunk.indices, chunk.indptr, self._columns, self.total[rows],
+            self.masked[rows], self.n_above_zero[rows],
+        )  # fmt: skip
+
+
+def _total_rows(
+    data: NDArray[Any],
+    indices: NDArray[np.integer],
+    indptr: NDArray[np.integer],
+    columns: NDArray[np.bool_],
+    total: NDArray[np.float64],
+    masked: NDArray[np.float64],
+    n_above_zero: NDArray[np.int64],
+) -> None:
+    """Add up each row of a CSR matrix."""
+    for i in range(len(total)):
+        for j in range(indptr[i], indptr[i + 1]):
+            total[i] += data[j]
+            n_above_zero[i] += data[j] > 0
+            if columns[indices[j]]:
+                masked[i] += data[j]
+
+
+class FewColumns:
+    """A few columns of a matrix, and the sum of all others in each row, from row chunks in order.
+
+    Parameters
+    ----------
+    columns
+        Which, without repeats.
+    n_rows, n_cols
+        Shape of the matrix.
+    """
+
+    def __init__(self, columns: NDArray[np.integer], n_rows: int, n_cols: int) -> None:
+        self._place = np.full(n_cols, -1, dtype=np.int32)
+        self._place[columns] = np.arange(len(columns), dtype=np.int32)
+        self._n_columns = len(columns)
+        self._rows_seen = 0
+        self._n_stored = np.zeros(n_rows, dtype=np.int64)
+        self._rest = np.zeros(n_rows)
+        self._values: list[NDArray[np.float32]] = []
+        self._columns: list[NDArray[np.int32]] = []
+
+    def add(self, rows: slice, chunk: sparse.csr_matrix) -> None:
+        """Take in the rows of one chunk."""
+        if rows.start != self._rows_seen:
+            msg = f"rows from {self._rows_seen} on were expected, not {rows}"
+            raise ValueError(msg)
+        self._rows_seen = rows.stop
+        values = np.empty(chunk.nnz, dtype=np.float32)
+        columns = np.empty(chunk.nnz, dtype=np.int32)
+        n = compiled(_pick_columns)(
+            chunk.data, chunk.indices, chunk.indptr, self._place, values, columns,
+            self._n_stored[rows], self._rest[rows],
+        )  # fmt: skip
+        self._values.append(values[:n].copy())
+        self._columns.append(columns[:n].copy())
+
+    def result(self) -> tuple[sparse.csr_matrix, NDArray[np.float64]]:
+        """Return the columns, CSR float32 with sorted indices, and the sums of the others."""
+        indptr = np.concatenate([[0], np.cumsum(self._n_stored)])
+        values = np.concatenate([np.empty(0, dtype=np.float32), *self._values])
+        columns = np.concatenate([np.empty(0, dtype=np.int32), *self._columns])
+        matrix = sparse.csr_matrix(
+            (values, columns, indptr), shape=(len(self._rest), self._n_columns)
+        )
+        matrix.sum_duplicates()
+        return matrix, self._rest
+
+
+def _pick_columns(
+    data: NDArray[Any],
+    indices: NDArray[np.integer],
+    indptr: NDArray[np.integer],
+    place: NDArray[np.int32],
+    values: NDArray[np.float32],
+    columns: NDArray[np.int32],
+    n_stored: NDArray[np.int64],
+    rest: NDArray[np.float64],
+) -> int:
+    """Copy the values of the columns that have a place, and add up the rest of each row."""
+    n = 0
+    for i in range(len(n_stored)):
+        first, total = n, 0.0
+        for j in range(indptr[i], indptr[i + 1]):
+            column = place[indices[j]]
+            if column >= 0:
+                values[n], columns[n] = data[j], column
+                n += 1
+            else:
+                total += data[j]
+        n_stored[i] = n - first
+        rest[i] = total
+    return n
 
 
 def group_sums(matrix: sparse.csr_matrix, codes: NDArray[np.integer], n_groups: int) -> Any:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from crs_sc import keys
-from crs_sc._arrays import as_csr, value_chunks
+from crs_sc._arrays import as_csr, string_codes, value_chunks
 from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "count_chunks",
     "counts_matrix",
     "gene_positions",
+    "pass_over",
     "sample_table",
     "store",
 ]
@@ -89,7 +91,7 @@ def counts_matrix(adata: AnnData, *, layer: str = keys.COUNTS) -> sparse.csr_mat
 
 
 def count_chunks(
-    adata: AnnData, *, layer: str = keys.COUNTS, max_values: int = 1 << 22
+    adata: AnnData, *, layer: str = keys.COUNTS, max_values: int = 1 << 20
 ) -> Iterator[tuple[slice, sparse.csr_matrix]]:
     """Go over the raw counts once, in chunks of rows, from memory or from disk.
 
@@ -100,7 +102,8 @@ def count_chunks(
     layer
         Layer with raw counts.
     max_values
-        Stored values that a chunk may have, which bounds the memory.
+        Stored values that a chunk may have, which bounds the memory: from disk, three chunks are
+        held, because the next one is read while one is worked on.
 
     Yields
     ------
@@ -121,10 +124,38 @@ def count_chunks(
     if group is None:
         chunks = _memory_chunks(as_csr(matrix), max_values=max_values)
     else:
-        chunks = _stored_chunks(group, matrix.shape, layer=layer, max_values=max_values)
+        shape = getattr(matrix, "stored_shape", matrix.shape)
+        # A file that was opened with a limit of memory knows its chunks.
+        size = getattr(matrix, "chunk_values", max_values)
+        chunks = _stored_chunks(group, shape, layer=layer, max_values=size)
     for rows, counts in chunks:
         _check_counts(counts, adata.obs_names[rows], layer=layer)
-        yield rows, counts
+        # Columns of a user's file that became one gene are added up.
+        yield rows, matrix.mapped(counts) if hasattr(matrix, "mapped") else counts
+
+
+class RowKernel(Protocol):
+    """What takes in row chunks, such as `GroupSums`."""
+
+    def add(self, rows: slice, chunk: sparse.csr_matrix, /) -> None:
+        """Take in the rows of one chunk."""
+
+
+def pass_over(adata: AnnData, *kernels: RowKernel, layer: str = keys.COUNTS) -> None:
+    """Feed several kernels in one pass over the raw counts.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes, in memory or from `io.open_h5ad`.
+    *kernels
+        They take in the same chunks, in the order of the cells.
+    layer
+        Layer with raw counts.
+    """
+    for rows, counts in count_chunks(adata, layer=layer):
+        for kernel in kernels:
+            kernel.add(rows, counts)
 
 
 def _memory_chunks(
@@ -163,7 +194,8 @@ def _stored_chunks(
     if not whole or not indptr[-1] == data.shape[0] == indices.shape[0]:
         msg = f"`layers['{layer}']` is damaged: its row pointers and values do not fit together."
         raise InputError(msg)
-    for rows in value_chunks(indptr, size=max_values):
+
+    def read(rows: slice) -> sparse.csr_matrix:
         start, stop = int(indptr[rows.start]), int(indptr[rows.stop])
         columns = indices[start:stop]
         if len(columns) and (columns.min() < 0 or columns.max() >= shape[1]):
@@ -173,8 +205,18 @@ def _stored_chunks(
             )
             raise InputError(msg)
         pointers = (indptr[rows.start : rows.stop + 1] - start).astype(columns.dtype)
-        parts = (data[start:stop], columns, pointers)
-        yield rows, sparse.csr_matrix(parts, shape=(rows.stop - rows.start, shape[1]))
+        chunk = sparse.csr_matrix((rows.stop - rows.start, shape[1]), dtype=data.dtype)
+        # Set one by one, because the constructor looks for the largest index once more.
+        chunk.data, chunk.indices, chunk.indptr = data[start:stop], columns, pointers
+        return chunk
+
+    slices = list(value_chunks(indptr, size=max_values))
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        pending = [reader.submit(read, rows) for rows in slices[:1]]
+        for i, rows in enumerate(slices):
+            chunk = pending.pop().result()
+            pending += [reader.submit(read, after) for after in slices[i + 1 : i + 2]]
+            yield rows, chunk
 
 
 def _check_counts(counts: sparse.csr_matrix, names: pd.Index, *, layer: str) -> None:
@@ -253,11 +295,10 @@ def sample_table(
     check_obs(adata, sample_key=sample_key, subject_key=subject_key, condition_key=condition_key)
     sources = {keys.SUBJECT: subject_key, keys.CONDITION: condition_key}
     sources |= {name: name for name in (keys.TIMEPOINT, keys.BATCH) if name in adata.obs.columns}
-    frame = pd.DataFrame(
-        {name: adata.obs[column].astype(str).to_numpy() for name, column in sources.items()}
+    unique = _combinations(
+        {keys.SAMPLE: adata.obs[sample_key]}
+        | {name: adata.obs[column] for name, column in sources.items()}
     )
-    frame[keys.SAMPLE] = adata.obs[sample_key].astype(str).to_numpy()
-    unique = frame.drop_duplicates()
     mixed = unique.loc[unique[keys.SAMPLE].duplicated(), keys.SAMPLE]
     if len(mixed):
         name = mixed.iloc[0]
@@ -273,6 +314,28 @@ def sample_table(
     for name in covariates:
         table[name] = _by_sample(adata, name, sample_key=sample_key)
     return table
+
+
+def _combinations(columns: dict[str, pd.Series]) -> pd.DataFrame:
+    """Distinct rows of some columns, as strings, in the order of their first appearance."""
+    codes, levels = zip(*(string_codes(values) for values in columns.values()), strict=True)
+    row, n_rows = np.zeros(len(codes[0]), dtype=np.int64), 1
+    for own, names in zip(codes, levels, strict=True):
+        if n_rows * (len(names) + 1) > np.iinfo(np.int64).max:
+            row, n_rows = pd.factorize(row)[0], len(row)
+        # What is missing has the code -1.
+        row, n_rows = row * (len(names) + 1) + own + 1, n_rows * (len(names) + 1)
+    # Categories repeat in long runs, of which only the first cell can be new.
+    starts = np.flatnonzero(np.diff(row, prepend=-1))
+    _, first = np.unique(row[starts], return_index=True)
+    first = starts[np.sort(first)]
+    return pd.DataFrame(
+        {
+            name: np.array([*names, None], dtype=object)[own[first]]
+            for name, own, names in zip(columns, codes, levels, strict=True)
+        },
+        dtype="str",
+    )
 
 
 def _by_sample(adata: AnnData, name: str, *, sample_key: str) -> pd.Series:

@@ -3,23 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 from crs_sc import keys
-from crs_sc._checks import check_obs, count_chunks, gene_positions
+from crs_sc._arrays import FewColumns, string_codes
+from crs_sc._checks import check_obs, gene_positions, pass_over
 from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
+    from scipy import sparse
 
-__all__ = ["CellCounts", "has_soup", "soup_of", "soup_rejections", "take_counts"]
+__all__ = ["CellCounts", "GeneCounts", "has_soup", "soup_of", "soup_rejections", "take_counts"]
+
+
+@dataclass(frozen=True)
+class GeneCounts:
+    """Counts of one gene beside what the soup is expected to add; each of shape `(n_cells,)`.
+
+    Attributes
+    ----------
+    umi
+        UMI, int64.
+    expected, largest
+        UMI that the soup is expected to add, and those at the upper bound of the contamination.
+    """
+
+    umi: NDArray[np.int64]
+    expected: NDArray[np.float64]
+    largest: NDArray[np.float64]
+
+    @property
+    def soup(self) -> NDArray[np.float64]:
+        """UMI that production has to exceed."""
+        return _to_exceed(self.expected, self.largest)
 
 
 @dataclass(frozen=True)
@@ -30,35 +55,100 @@ class CellCounts:
     ----------
     genes
         Genes that are in the data.
-    umi
-        UMI, int64, shape `(n_cells, n_genes)`.
-    expected
-        UMI that the soup is expected to add, shape `(n_cells, n_genes)`.
-    largest
-        The same at the upper bound of the contamination, shape `(n_cells, n_genes)`.
+    counts
+        UMI, CSC, shape `(n_cells, n_genes)`.
     depth
         UMI of each cell over all genes, shape `(n_cells,)`.
     sample_codes
         Code of each cell's sample, in the sorted order of the sample names, shape `(n_cells,)`.
-    soup_error
-        Relative standard error of each sample's contamination, shape `(n_samples,)`.
+    share
+        Share of each gene in the soup of each sample, shape `(n_samples, n_genes)`.
+    fraction, upper
+        Contamination of each sample, and its upper bound, shape `(n_samples,)`.
     """
 
     genes: list[str]
-    umi: NDArray[np.int64]
-    expected: NDArray[np.float64]
-    largest: NDArray[np.float64]
+    counts: sparse.csc_matrix
     depth: NDArray[np.float64]
     sample_codes: NDArray[np.intp]
-    soup_error: NDArray[np.float64]
+    share: NDArray[np.float64]
+    fraction: NDArray[np.float64]
+    upper: NDArray[np.float64]
+
+    def gene(self, column: int) -> GeneCounts:
+        """One gene in all cells; all genes at once may not fit into memory."""
+        umi = np.zeros(len(self.depth), dtype=np.int64)
+        own = slice(*self.counts.indptr[column : column + 2])
+        umi[self.counts.indices[own]] = np.rint(self.counts.data[own])
+        soup = self.depth * self.share[self.sample_codes, column]
+        return GeneCounts(
+            umi, self.fraction[self.sample_codes] * soup, self.upper[self.sample_codes] * soup
+        )
 
     @property
-    def soup(self) -> NDArray[np.float64]:
-        """UMI that production has to exceed: the expected ones, or the most where 0 are expected.
+    def umi(self) -> NDArray[np.int64]:
+        """UMI of all genes, shape `(n_cells, n_genes)`."""
+        return np.asarray(np.rint(self.counts.toarray()), dtype=np.int64)
 
-        Counts that were corrected before have no expected soup, but what may be left of it.
+    @property
+    def expected(self) -> NDArray[np.float64]:
+        """UMI of all genes that the soup is expected to add, shape `(n_cells, n_genes)`."""
+        soup = self.depth[:, None] * self.share[self.sample_codes]
+        return self.fraction[self.sample_codes, None] * soup
+
+    @cached_property
+    def depths(self) -> DepthLevels:
+        """The distinct depths of each sample: what depends on nothing else is worked out once."""
+        span = int(self.depth.max(initial=0)) + 1
+        level = self.sample_codes * span + self.depth.astype(np.int64)
+        distinct, of_cell = np.unique(level, return_inverse=True)
+        return DepthLevels(
+            sample_codes=distinct // span,
+            depth=(distinct % span).astype(np.float64),
+            of_cell=of_cell,
+        )
+
+    def soup_at(self, levels: DepthLevels, column: int) -> NDArray[np.float64]:
+        """UMI of a gene that production has to exceed, at each of the distinct depths."""
+        soup = levels.depth * self.share[levels.sample_codes, column]
+        return _to_exceed(
+            self.fraction[levels.sample_codes] * soup, self.upper[levels.sample_codes] * soup
+        )
+
+    @property
+    def soup_error(self) -> NDArray[np.float64]:
+        """Relative standard error of each sample's contamination, from its upper 95 % bound.
+
+        A contamination that was assumed is its own bound; half of it is taken for its error.
         """
-        return np.where(self.expected > 0, self.expected, self.largest)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            error = (self.upper - self.fraction) / self.fraction / stats.norm.ppf(0.975)
+        return np.where(self.fraction > 0, np.where(error > 0, error, 0.5), 0.0)
+
+
+@dataclass(frozen=True)
+class DepthLevels:
+    """Distinct depths of the cells of each sample.
+
+    Attributes
+    ----------
+    sample_codes, depth
+        Of each level, shape `(n_levels,)`.
+    of_cell
+        Level of each cell, shape `(n_cells,)`.
+    """
+
+    sample_codes: NDArray[np.intp]
+    depth: NDArray[np.float64]
+    of_cell: NDArray[np.intp]
+
+
+def _to_exceed(expected: NDArray[np.float64], largest: NDArray[np.float64]) -> NDArray[np.float64]:
+    """UMI that production has to exceed: the expected ones, or the most where 0 are expected.
+
+    Counts that were corrected before have no expected soup, but what may be left of it.
+    """
+    return np.where(expected > 0, expected, largest)
 
 
 def has_soup(adata: AnnData) -> bool:
@@ -96,26 +186,20 @@ def take_counts(adata: AnnData, genes: Sequence[str], *, sample_key: str, layer:
             "Give symbols of the organism that was read."
         )
         raise InputError(msg)
-    codes, names = pd.factorize(adata.obs[sample_key].astype(str), sort=True)
-    samples = [str(name) for name in names]
+    codes, samples = string_codes(adata.obs[sample_key])
     fraction, profile = soup_of(adata, samples)
-    share = profile.loc[list(positions)].to_numpy(dtype=np.float64).T
-    columns = list(positions.values())
-    depth = np.empty(adata.n_obs)
-    umi = np.empty((adata.n_obs, len(columns)), dtype=np.int64)
-    for rows, chunk in count_chunks(adata, layer=layer):
-        depth[rows] = np.asarray(chunk.sum(axis=1, dtype=np.float64)).ravel()
-        umi[rows] = np.rint(chunk[:, columns].toarray())
-    upper = _upper_of(adata, samples)
-    soup = depth[:, None] * share[codes]
+    columns = np.array(list(positions.values()))
+    kernel = FewColumns(columns, adata.n_obs, adata.n_vars)
+    pass_over(adata, kernel, layer=layer)
+    counts, rest = kernel.result()
     return CellCounts(
         genes=list(positions),
-        umi=umi,
-        expected=fraction[codes, None] * soup,
-        largest=upper[codes, None] * soup,
-        depth=depth,
-        sample_codes=np.asarray(codes),
-        soup_error=_soup_error(fraction, upper),
+        counts=counts.tocsc(),
+        depth=rest + np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel(),
+        sample_codes=codes,
+        share=profile.loc[list(positions)].to_numpy(dtype=np.float64).T,
+        fraction=fraction,
+        upper=_upper_of(adata, samples),
     )
 
 
@@ -123,16 +207,6 @@ def _upper_of(adata: AnnData, samples: list[str]) -> NDArray[np.float64]:
     table = adata.uns[keys.UNS][keys.CONTAMINATION]
     upper: NDArray[np.float64] = table.loc[samples, "ambient_upper"].to_numpy(dtype=np.float64)
     return upper
-
-
-def _soup_error(fraction: NDArray[np.float64], upper: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Relative standard error of the contamination, from its upper 95 % bound.
-
-    A contamination that was assumed is its own bound; half of it is taken for its error.
-    """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        error = (upper - fraction) / fraction / stats.norm.ppf(0.975)
-    return np.where(fraction > 0, np.where(error > 0, error, 0.5), 0.0)
 
 
 def soup_of(adata: AnnData, samples: Sequence[str]) -> tuple[NDArray[np.float64], pd.DataFrame]:
@@ -200,11 +274,15 @@ def soup_rejections(
     alpha
         False discovery rate.
     """
-    pvalues = np.ones(len(counts))
-    seen = counts > 0
-    pvalues[seen] = stats.poisson.sf(counts[seen] - 1, expected[seen])
+    seen = np.flatnonzero(counts > 0)
+    pvalues = stats.poisson.sf(counts[seen] - 1, expected[seen])
+    n_tested = np.bincount(samples, minlength=int(samples.max(initial=0)) + 1)
     rejected = np.zeros(len(counts), dtype=bool)
     for sample in np.unique(samples[seen]):
-        mine = samples == sample
-        rejected[mine] = stats.false_discovery_control(pvalues[mine]) <= alpha
-    return rejected & seen
+        mine = np.flatnonzero(samples[seen] == sample)
+        order = mine[np.argsort(pvalues[mine], kind="stable")]
+        # Those with p = 1 come last and leave the others as they are.
+        adjusted = pvalues[order] * (n_tested[sample] / np.arange(1, len(order) + 1))
+        adjusted = np.minimum.accumulate(adjusted[::-1])[::-1]
+        rejected[seen[order]] = np.minimum(adjusted, 1.0) <= alpha
+    return rejected

@@ -10,20 +10,20 @@ import pandas as pd
 from scipy import sparse
 
 from crs_sc import keys
-from crs_sc._arrays import GroupSums, row_chunks
-from crs_sc._checks import add_note, check_obs, count_chunks, sample_table, store
+from crs_sc._arrays import GroupSums, row_chunks, string_codes
+from crs_sc._checks import add_note, check_obs, pass_over, sample_table, store
 from crs_sc._soup import has_soup, soup_of
 from crs_sc.comparison._covariates import numbers_or_names
 from crs_sc.comparison._units import check_bulk, check_min_cells
 from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
 
-__all__ = ["export_counts", "pseudobulk"]
+__all__ = ["PseudobulkPass", "export_counts", "pseudobulk"]
 
 # Columns that name a row of the grid, and all columns that it has.
 _NAMING = (keys.SUBJECT, keys.CONDITION, keys.TIMEPOINT, keys.POPULATION)
@@ -94,38 +94,77 @@ def pseudobulk(
     --------
     export_counts : The same for decoupler, pertpy, PyDESeq2 and edgeR.
     """
-    import anndata as ad
-
-    check_min_cells(min_cells)
-    check_obs(adata, population_key=population_key)
-    samples = sample_table(
-        adata, sample_key=sample_key, subject_key=subject_key, condition_key=condition_key
+    kernel = PseudobulkPass(
+        adata,
+        sample_key=sample_key,
+        subject_key=subject_key,
+        condition_key=condition_key,
+        population_key=population_key,
+        covariates=covariates,
+        min_cells=min_cells,
     )
-    values = _covariates(adata, covariates, sample_key=sample_key)
-    units, unit_of_sample = _units(samples, values)
-    sample_codes = samples.index.get_indexer(adata.obs[sample_key].astype(str).to_numpy())
-    population_codes, populations = pd.factorize(
-        adata.obs[population_key].astype(str).to_numpy(), sort=True
-    )
-    n_samples, n_populations = len(samples), len(populations)
+    pass_over(adata, kernel, layer=layer)
+    return kernel.result()
 
-    cell_codes = unit_of_sample[sample_codes] * n_populations + population_codes
-    kernel = GroupSums(cell_codes, len(units) * n_populations, adata.n_vars)
-    for rows, counts in count_chunks(adata, layer=layer):
-        kernel.add(rows, counts)
-    # The soup differs by sample, so the depth is kept by sample.
-    umi = np.zeros((n_samples, n_populations))
-    np.add.at(umi, (sample_codes, population_codes), kernel.row_sums)
 
-    obs = _grid(units, [str(name) for name in populations])
-    _count_cells(obs, cell_codes, _weights(adata), n_populations)
-    bulk = ad.AnnData(obs=obs, var=adata.var.copy(), shape=kernel.sums.shape)
-    mixing, profile, note = _soup(adata, samples.index, unit_of_sample, umi, len(units))
-    _fill(bulk, kernel.sums, mixing, profile)
-    store(bulk, keys.EXCLUSIONS, _exclusions(obs, min_cells))
-    if note:
-        add_note(bulk, note)
-    return bulk
+class PseudobulkPass:
+    """Pseudobulk as a kernel, for a pass over the counts that feeds others too.
+
+    The parameters are those of :func:`pseudobulk`.
+    """
+
+    def __init__(
+        self,
+        adata: AnnData,
+        *,
+        covariates: Sequence[str],
+        min_cells: int,
+        sample_key: str = keys.SAMPLE,
+        subject_key: str = keys.SUBJECT,
+        condition_key: str = keys.CONDITION,
+        population_key: str = keys.POPULATION,
+    ) -> None:
+        check_min_cells(min_cells)
+        check_obs(adata, population_key=population_key)
+        self._adata, self._min_cells = adata, min_cells
+        self._samples = sample_table(
+            adata, sample_key=sample_key, subject_key=subject_key, condition_key=condition_key
+        )
+        values = _covariates(adata, covariates, sample_key=sample_key)
+        self._units, self._unit_of_sample = _units(self._samples, values)
+        codes, names = string_codes(adata.obs[sample_key])
+        self._sample_codes = self._samples.index.get_indexer(pd.Index(names))[codes]
+        self._population_codes, self._populations = string_codes(adata.obs[population_key])
+        n_populations = len(self._populations)
+        self._cell_codes = (
+            self._unit_of_sample[self._sample_codes] * n_populations + self._population_codes
+        )
+        self._sums = GroupSums(self._cell_codes, len(self._units) * n_populations, adata.n_vars)
+
+    def add(self, rows: slice, chunk: sparse.csr_matrix) -> None:
+        """Take in the counts of some cells."""
+        self._sums.add(rows, chunk)
+
+    def result(self) -> AnnData:
+        """Return the pseudobulk."""
+        import anndata as ad
+
+        n_populations = len(self._populations)
+        # The soup differs by sample, so the depth is kept by sample.
+        umi = np.zeros((len(self._samples), n_populations))
+        np.add.at(umi, (self._sample_codes, self._population_codes), self._sums.row_sums)
+
+        obs = _grid(self._units, self._populations)
+        _count_cells(obs, self._cell_codes, _weights(self._adata), n_populations)
+        bulk = ad.AnnData(obs=obs, var=self._adata.var.copy(), shape=self._sums.sums.shape)
+        mixing, profile, note = _soup(
+            self._adata, self._samples.index, self._unit_of_sample, umi, len(self._units)
+        )
+        _fill(bulk, self._sums.sums, mixing, profile)
+        store(bulk, keys.EXCLUSIONS, _exclusions(obs, self._min_cells))
+        if note:
+            add_note(bulk, note)
+        return bulk
 
 
 def export_counts(bulk: AnnData, *, min_cells: int = 10) -> AnnData:
@@ -272,15 +311,30 @@ def _fill(
     profile: NDArray[np.float64],
 ) -> None:
     """Set X and the layers from the summed counts; some rows at a time, which bounds the memory."""
-    parts: dict[str, list[sparse.csr_matrix]] = {"X": [], keys.COUNTS: [], keys.AMBIENT: []}
-    for rows in row_chunks(len(sums), size=64):
-        ambient = mixing[rows] @ profile.T
-        parts[keys.COUNTS].append(sparse.csr_matrix(sums[rows]))
-        parts[keys.AMBIENT].append(sparse.csr_matrix(ambient))
-        parts["X"].append(sparse.csr_matrix(np.maximum(sums[rows] - ambient, 0.0)))
-    bulk.X = sparse.vstack(parts["X"], format="csr")
-    for name in (keys.COUNTS, keys.AMBIENT):
-        bulk.layers[name] = sparse.vstack(parts[name], format="csr")
+
+    def soup(rows: slice) -> NDArray[np.float64]:
+        # The same rows each time: the last digits of a product depend on its shape.
+        return np.asarray(mixing[rows] @ profile.T)
+
+    bulk.layers[keys.COUNTS] = _from_rows(lambda rows: sums[rows], sums.shape)
+    bulk.layers[keys.AMBIENT] = _from_rows(soup, sums.shape)
+    bulk.X = _from_rows(lambda rows: np.maximum(sums[rows] - soup(rows), 0.0), sums.shape)
+
+
+def _from_rows(
+    block: Callable[[slice], NDArray[np.float64]], shape: tuple[int, int]
+) -> sparse.csr_matrix:
+    """Make a CSR matrix from dense blocks of rows, without a second copy of its values."""
+    slices = list(row_chunks(shape[0], size=64))
+    sizes = [np.count_nonzero(block(rows), axis=1) for rows in slices]
+    indptr = np.cumsum([0, *(int(n) for part in sizes for n in part)])
+    data, indices = np.empty(indptr[-1]), np.empty(indptr[-1], dtype=np.int32)
+    for rows in slices:
+        for i, row in enumerate(block(rows), start=rows.start):
+            columns = np.flatnonzero(row)
+            place = slice(indptr[i], indptr[i + 1])
+            data[place], indices[place] = row[columns], columns
+    return sparse.csr_matrix((data, indices, indptr), shape=shape)
 
 
 def _soup(

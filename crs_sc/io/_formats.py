@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from crs_sc.errors import CrsError, InputError, listing
-from crs_sc.io._matrix import StoredMatrix, read_compressed, read_node
+from crs_sc.errors import InputError, listing
+from crs_sc.io._kind import Kind, file_kind, mtx_file, one_error, tenx_groups
+from crs_sc.io._matrix import StoredMatrix, read_compressed, read_node, read_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from scipy import sparse
 
-__all__ = ["Kind", "RawFile", "file_kind", "open_file"]
-
-Kind = Literal["h5ad", "10x-h5", "10x-mtx"]
+__all__ = ["RawFile", "open_file"]
 
 # Counts of a part of the reads only; never the counts of the cell.
 _PARTIAL_LAYERS = ("spliced", "unspliced", "ambiguous")
@@ -38,11 +36,16 @@ class RawFile:
     obs, var
         As in the file, indexed by cell and gene names as strings.
     counts
-        CSR float32, cells x genes; None where none were found or none were asked for.
+        CSR float32, cells x genes (only the cells that were asked for); None where none were found
+        or none were asked for.
     where
         Which matrix holds the counts, such as `layers['counts']`; None if none does.
     states
         What each matrix that was looked at holds, in words.
+    columns
+        Position of each gene in the file, where features were left out.
+    n_stored
+        Values of the matrix with the counts, as stored; 0 without one.
     notes
         What was left out.
     """
@@ -54,103 +57,18 @@ class RawFile:
     counts: sparse.csr_matrix | None
     where: str | None
     states: dict[str, str]
+    columns: NDArray[np.intp] | None = None
+    n_stored: int = 0
     notes: list[str] = field(default_factory=list)
 
 
-@contextlib.contextmanager
-def one_error(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file makes the libraries raise into one error that names it."""
-    try:
-        yield
-    except (CrsError, MemoryError):
-        raise
-    except Exception as error:
-        text = " ".join(str(error).split())
-        if "unable to lock file" in text:
-            msg = (
-                f"'{path}' is locked: another program has it open, or its file system has no "
-                "locks. Close the other program, or set HDF5_USE_FILE_LOCKING=FALSE."
-            )
-        elif "truncated" in text or isinstance(error, EOFError):
-            msg = f"'{path}' is truncated: its end is missing. Copy or download it again. ({text})"
-        elif isinstance(error, PermissionError):
-            msg = f"'{path}' may not be read: {error.strerror}."
-        elif type(error).__name__ == "IORegistryError":
-            msg = (
-                f"'{path}' was written by a newer anndata, or is damaged: {text[:300]} "
-                "Update anndata, or write the file again."
-            )
-        else:
-            msg = (
-                f"'{path}' is damaged and cannot be read ({type(error).__name__}: {text[:300]}). "
-                "Copy or write it again."
-            )
-        raise InputError(msg) from error
-
-
-def _mtx_file(folder: Path) -> Path:
-    found = sorted([*folder.glob("*matrix.mtx.gz"), *folder.glob("*matrix.mtx")])
-    if len(found) > 1:
-        stems = {path.name.removesuffix(".gz") for path in found}
-        found = found[:1] if len(stems) == 1 else found
-    if len(found) != 1:
-        held = listing(sorted(path.name for path in folder.iterdir()))
-        msg = (
-            f"The folder '{folder}' has {len(found)} files matrix.mtx(.gz) where one is needed "
-            f"(10x: matrix, features, barcodes). It holds: {held}."
-        )
-        raise InputError(msg)
-    return found[0]
-
-
-def file_kind(path: Path) -> Kind:
-    """Say which format a path has, by its content and not by its suffix.
-
-    Raises
-    ------
-    InputError
-        If it is not there, or none of the three.
-    """
-    import h5py
-
-    if path.is_dir():
-        _mtx_file(path)
-        return "10x-mtx"
-    if not path.is_file():
-        msg = f"There is no file '{path}'."
-        raise InputError(msg)
-    if path.stat().st_size == 0:
-        msg = f"'{path}' is empty (0 bytes). Copy or write it again."
-        raise InputError(msg)
-    with one_error(path):
-        with path.open("rb") as stream:
-            stream.read(1)
-        if not h5py.is_hdf5(path):
-            msg = (
-                f"'{path}' is neither an h5ad nor a 10x .h5 file (it is not HDF5). Give an h5ad, "
-                "a 10x .h5, a 10x matrix folder, or a sample sheet (.tsv or .csv)."
-            )
-            raise InputError(msg)
-        with h5py.File(path, "r") as file:
-            groups = list(file)
-            if {"obs", "var"} <= set(groups):
-                return "h5ad"
-            if _tenx_groups(file):
-                return "10x-h5"
-    msg = (
-        f"'{path}' is HDF5 but neither AnnData (no 'obs' and 'var') nor 10x (no 'matrix'). "
-        f"It holds: {listing(groups)}."
-    )
-    raise InputError(msg)
-
-
-def _tenx_groups(file: Any) -> list[str]:
-    """Find the groups with a 10x matrix: `matrix` in Cell Ranger 3, one a genome in 2."""
-    needed = {"barcodes", "data", "indices", "indptr", "shape"}
-    return [name for name in file if hasattr(file[name], "keys") and needed <= set(file[name])]
-
-
-def open_file(path: Path, *, keep: bool = True, corrected: bool = False) -> RawFile:
+def open_file(
+    path: Path,
+    *,
+    keep: bool = True,
+    corrected: bool = False,
+    rows: NDArray[np.intp] | None = None,
+) -> RawFile:
     """Open an h5ad, a 10x .h5 or a 10x matrix folder and find its counts.
 
     Parameters
@@ -161,6 +79,9 @@ def open_file(path: Path, *, keep: bool = True, corrected: bool = False) -> RawF
         Build the counts matrix; else only say where the counts are.
     corrected
         Take counts with fractions, as a correction for ambient RNA leaves them, and round them.
+    rows
+        Positions of the cells whose counts are wanted, sorted; None for all. Where the counts are
+        is then judged by the beginning of the file and these cells.
 
     Raises
     ------
@@ -171,11 +92,13 @@ def open_file(path: Path, *, keep: bool = True, corrected: bool = False) -> RawF
     kind = file_kind(path)
     readers = {"h5ad": _open_h5ad, "10x-h5": _open_tenx_h5, "10x-mtx": _open_mtx}
     with one_error(path):
-        raw = readers[kind](path, keep=keep, corrected=corrected)
+        raw = readers[kind](path, keep=keep, corrected=corrected, rows=rows)
     return _gene_expression_only(raw)
 
 
 def _names(values: Any) -> pd.Index:
+    if isinstance(values, pd.Index) and values.dtype == "str" and not values.hasnans:
+        return values
     decoded = [v.decode() if isinstance(v, bytes) else v for v in np.asarray(values, dtype=object)]
     return pd.Index(["" if pd.isna(v) else str(v) for v in decoded], dtype="str")
 
@@ -195,7 +118,9 @@ def _frame(file: Any, name: str) -> pd.DataFrame:
     return frame
 
 
-def _open_h5ad(path: Path, *, keep: bool, corrected: bool) -> RawFile:
+def _open_h5ad(
+    path: Path, *, keep: bool, corrected: bool, rows: NDArray[np.intp] | None
+) -> RawFile:
     import h5py
 
     with h5py.File(path, "r") as file:
@@ -214,7 +139,10 @@ def _open_h5ad(path: Path, *, keep: bool, corrected: bool) -> RawFile:
             its_var = _frame(file, "raw/var") if where == "raw.X" else var
             try:
                 stored = read_node(
-                    file[node], keep=keep, corrected=corrected and where not in extra
+                    file[node],
+                    keep=keep,
+                    corrected=corrected and where not in extra,
+                    rows=rows,
                 )
             except InputError as error:
                 msg = f"'{path}' is damaged: {where}: {error}. Copy or write it again."
@@ -225,7 +153,10 @@ def _open_h5ad(path: Path, *, keep: bool, corrected: bool) -> RawFile:
                 _check_damage(path, where, stored, obs=obs, var=its_var)
             if stored.csr is not None or stored.summary.state == "counts":
                 notes = _rounded(path, where, stored)
-                return RawFile(path, "h5ad", obs, its_var, stored.csr, where, states, notes)
+                return RawFile(
+                    path, "h5ad", obs, its_var, stored.csr, where, states,
+                    n_stored=stored.n_stored, notes=notes,
+                )  # fmt: skip
     return RawFile(path, "h5ad", obs, var, None, None, states)
 
 
@@ -256,13 +187,11 @@ def _check_damage(
 
 def _rounded(path: Path, where: str, stored: StoredMatrix) -> list[str]:
     """Note that corrected counts were rounded; none where they were whole."""
-    summary = stored.summary
-    if summary.n_fractional == 0:
+    if stored.summary.n_fractional == 0:
         return []
-    share = summary.n_fractional / summary.n_nonzero
     note = (
-        f"{path.name}: {share:.1%} of the values of {where}, declared as corrected counts, had "
-        "fractions and were rounded to whole UMI."
+        f"{path.name}: values of {where}, declared as corrected counts, had fractions and were "
+        "rounded to whole UMI."
     )
     return [note]
 
@@ -271,11 +200,13 @@ def _text(values: Any) -> list[str]:
     return [v.decode() if isinstance(v, bytes) else str(v) for v in values[...]]
 
 
-def _open_tenx_h5(path: Path, *, keep: bool, corrected: bool) -> RawFile:
+def _open_tenx_h5(
+    path: Path, *, keep: bool, corrected: bool, rows: NDArray[np.intp] | None
+) -> RawFile:
     import h5py
 
     with h5py.File(path, "r") as file:
-        groups = _tenx_groups(file)
+        groups = tenx_groups(file)
         if len(groups) > 1:
             msg = (
                 f"'{path}' has one matrix a genome ({listing(groups)}), as Cell Ranger 2 wrote "
@@ -308,6 +239,7 @@ def _open_tenx_h5(path: Path, *, keep: bool, corrected: bool) -> RawFile:
             (n_cells, n_genes),
             keep=keep,
             corrected=corrected,
+            rows=rows,
         )
 
 
@@ -321,12 +253,16 @@ def _tenx(
     *,
     keep: bool,
     corrected: bool,
+    rows: NDArray[np.intp] | None,
 ) -> RawFile:
     """Check the matrix of a 10x file against its barcodes and features."""
     try:
-        stored = read_compressed(
-            *arrays, shape=shape, by_column=False, keep=keep, corrected=corrected
-        )
+        if rows is None:
+            stored = read_compressed(
+                *arrays, shape=shape, by_column=False, keep=keep, corrected=corrected
+            )
+        else:
+            stored = read_rows(*arrays, shape=shape, rows=rows, corrected=corrected)
     except InputError as error:
         msg = f"'{path}' is damaged: {error}. Copy or download it again."
         raise InputError(msg) from error
@@ -337,7 +273,9 @@ def _tenx(
         where = "matrix" if stored.summary.state == "counts" else None
         return RawFile(path, kind, obs, var, None, where, states)
     notes = _rounded(path, "the matrix", stored)
-    return RawFile(path, kind, obs, var, stored.csr, "matrix", states, notes)
+    return RawFile(
+        path, kind, obs, var, stored.csr, "matrix", states, n_stored=stored.n_stored, notes=notes
+    )
 
 
 def _companion(matrix: Path, *names: str) -> Path:
@@ -351,11 +289,13 @@ def _companion(matrix: Path, *names: str) -> Path:
     raise InputError(msg)
 
 
-def _open_mtx(folder: Path, *, keep: bool, corrected: bool) -> RawFile:
+def _open_mtx(
+    folder: Path, *, keep: bool, corrected: bool, rows: NDArray[np.intp] | None
+) -> RawFile:
     from scipy import io as scipy_io
     from scipy import sparse
 
-    matrix = _mtx_file(folder)
+    matrix = mtx_file(folder)
     tables = {
         name: pd.read_csv(
             _companion(matrix, *files), sep="\t", header=None, dtype=str, keep_default_na=False,
@@ -372,6 +312,12 @@ def _open_mtx(folder: Path, *, keep: bool, corrected: bool) -> RawFile:
     if features.shape[1] > 2:
         var["feature_types"] = features[2].to_numpy()
     obs = pd.DataFrame(index=_names(tables["obs"][0]))
+    if rows is not None and not len(rows):
+        # Text has no beginning that is quick to read, and nowhere else to find counts.
+        none = sparse.csr_matrix((0, len(var)), dtype=np.float32)
+        states = {"matrix": "not read"}
+        n_stored = int(scipy_io.mminfo(matrix)[2])
+        return RawFile(folder, "10x-mtx", obs, var, none, "matrix", states, n_stored=n_stored)
     csr = sparse.csr_matrix(scipy_io.mmread(matrix, spmatrix=True).T)
     return _tenx(
         folder,
@@ -382,6 +328,7 @@ def _open_mtx(folder: Path, *, keep: bool, corrected: bool) -> RawFile:
         csr.shape,
         keep=keep,
         corrected=corrected,
+        rows=rows,
     )
 
 
@@ -397,4 +344,10 @@ def _gene_expression_only(raw: RawFile) -> RawFile:
         f"out ({listing(raw.var.loc[~keep, 'feature_types'].astype(str).unique())})."
     )
     counts = None if raw.counts is None else raw.counts[:, np.flatnonzero(keep)]
-    return replace(raw, var=raw.var.loc[keep], counts=counts, notes=[*raw.notes, note])
+    return replace(
+        raw,
+        var=raw.var.loc[keep],
+        counts=counts,
+        columns=np.flatnonzero(keep),
+        notes=[*raw.notes, note],
+    )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from crs_sc import keys
 from crs_sc.errors import InputError, MissingKeyError, listing
-from crs_sc.io._formats import file_kind, one_error
+from crs_sc.io._kind import file_kind, one_error
 
 if TYPE_CHECKING:
     import os
@@ -23,9 +23,11 @@ _MEND = "Read it with crs_sc.read, which finds the counts, and write it with crs
 def open_h5ad(path: str | os.PathLike[str], *, layer: str = keys.COUNTS) -> AnnData:
     """Open a cohort that this package wrote, its counts left on disk.
 
-    What passes over the counts (`tl.pseudobulk`) gives on it, bit for bit, what it gives on the
-    cohort in memory, and needs memory for one chunk of cells; the other functions read the counts
-    whole. anndata's own `backed="r"` leaves only `X` on disk.
+    What passes over the counts gives on it, bit for bit, what it gives on the cohort in memory,
+    and needs memory for a few chunks of cells: `pp.call_species`, `pp.quality_control`,
+    `pp.estimate_ambient`, `pp.merge_samples`, `tl.score_signatures`, `tl.condense`,
+    `tl.call_producers`, `tl.producers`, `tl.ledger`, `tl.receivers` and `tl.pseudobulk`. The other
+    functions read the counts whole. anndata's own `backed="r"` leaves only `X` on disk.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +14,21 @@ from crs_sc.io._state import ValueSummary, slices
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["StoredMatrix", "read_compressed", "read_dense", "read_node", "settle"]
+__all__ = [
+    "StoredMatrix",
+    "read_compressed",
+    "read_dense",
+    "read_node",
+    "read_rows",
+    "settle",
+]
 
 
+# Values at the beginning of a matrix that say what it holds; values between two rows that are
+# read with them; and values that are read in one go.
+_HEAD = 1 << 18
+_GAP = 1 << 14
+_SPAN = 1 << 22
 # Totals that spread less than this (relative) were made equal by a normalisation.
 _SAME_TOTAL = 1e-3
 
@@ -36,12 +48,15 @@ class StoredMatrix:
         Of all values, in the type in which they were stored.
     first_bad
         Row and column of the first value that is no count, or None.
+    n_stored
+        Values stored in the file, those of a dense matrix that are zero included.
     """
 
     csr: sparse.csr_matrix | None
     shape: tuple[int, int]
     summary: ValueSummary
     first_bad: tuple[int, int] | None
+    n_stored: int
 
 
 def _index_dtype(*sizes: int) -> type[np.signedinteger[Any]]:
@@ -66,7 +81,9 @@ def _checked_indptr(stored: Any, *, n_major: int, n_stored: int) -> NDArray[np.i
 
 
 def _checked_indices(stored: Any, *, n_minor: int) -> NDArray[Any]:
-    indices = np.empty(stored.shape[0], dtype=_index_dtype(n_minor))
+    kind = np.dtype(_index_dtype(n_minor))
+    is_ready = isinstance(stored, np.ndarray) and stored.dtype == kind
+    indices = stored if is_ready else np.empty(stored.shape[0], dtype=kind)
     for part in slices(len(indices)):
         chunk = np.asarray(stored[part])
         if len(chunk) and (chunk.min() < 0 or chunk.max() >= n_minor):
@@ -76,7 +93,8 @@ def _checked_indices(stored: Any, *, n_minor: int) -> NDArray[Any]:
                 f"to {n_minor - 1})"
             )
             raise InputError(msg)
-        indices[part] = chunk
+        if not is_ready:
+            indices[part] = chunk
     return indices
 
 
@@ -132,11 +150,11 @@ def read_compressed(
         first_bad = (major, int(minor[summary.first_bad]))
         first_bad = first_bad[::-1] if by_column else first_bad
     if not keep or not _acceptable(summary, corrected=corrected):
-        return StoredMatrix(None, shape, summary, first_bad)
+        return StoredMatrix(None, shape, summary, first_bad, n_stored)
     pointers = pointers.astype(_index_dtype(n_stored, n_minor), copy=False)
     build = sparse.csc_matrix if by_column else sparse.csr_matrix
     csr = settle(build((values, minor, pointers), shape=shape))
-    return StoredMatrix(_whole(csr, summary), shape, summary, first_bad)
+    return StoredMatrix(_whole(csr, summary), shape, summary, first_bad, n_stored)
 
 
 def read_dense(stored: Any, *, keep: bool, corrected: bool = False) -> StoredMatrix:
@@ -164,9 +182,9 @@ def read_dense(stored: Any, *, keep: bool, corrected: bool = False) -> StoredMat
         row, column = divmod(summary.first_bad, shape[1])
         first_bad = (row, column)
     if not keep or not _acceptable(summary, corrected=corrected):
-        return StoredMatrix(None, shape, summary, first_bad)
+        return StoredMatrix(None, shape, summary, first_bad, shape[0] * shape[1])
     csr = settle(sparse.vstack(blocks, format="csr"))
-    return StoredMatrix(_whole(csr, summary), shape, summary, first_bad)
+    return StoredMatrix(_whole(csr, summary), shape, summary, first_bad, shape[0] * shape[1])
 
 
 def _acceptable(summary: ValueSummary, *, corrected: bool) -> bool:
@@ -196,7 +214,83 @@ def settle(matrix: Any) -> sparse.csr_matrix:
     return csr
 
 
-def read_node(node: Any, *, keep: bool, corrected: bool = False) -> StoredMatrix:
+def read_rows(
+    data: Any,
+    indices: Any,
+    indptr: Any,
+    *,
+    shape: tuple[int, int],
+    rows: NDArray[np.intp],
+    corrected: bool = False,
+) -> StoredMatrix:
+    """Read some rows of a CSR matrix; its beginning too, to judge what the matrix holds.
+
+    Parameters
+    ----------
+    data, indices, indptr
+        HDF5 datasets or arrays.
+    shape
+        Rows and columns of the whole matrix.
+    rows
+        Positions of the rows, sorted.
+    corrected
+        Counts with fractions, as a correction leaves them, are rounded and kept too.
+
+    Returns
+    -------
+    `csr` has these rows only; the summary is that of the rows that were read.
+
+    Raises
+    ------
+    InputError
+        If pointers or indices are damaged (the message has no file name).
+    """
+    if indices.shape[0] != data.shape[0]:
+        msg = f"it has {data.shape[0]} sparse values and {indices.shape[0]} indices"
+        raise InputError(msg)
+    pointers = _checked_indptr(indptr, n_major=shape[0], n_stored=data.shape[0])
+    n_head = int(np.searchsorted(pointers, _HEAD, side="right"))
+    looked = np.union1d(np.arange(min(n_head, shape[0])), rows).astype(np.intp)
+    parts = _gather(data, indices, pointers, looked)
+    found = read_compressed(
+        *parts, shape=(len(looked), shape[1]), by_column=False, keep=True, corrected=corrected
+    )
+    bad = found.first_bad
+    return StoredMatrix(
+        None if found.csr is None else settle(found.csr[np.searchsorted(looked, rows)]),
+        shape,
+        found.summary,
+        None if bad is None else (int(looked[bad[0]]), bad[1]),
+        int(data.shape[0]),
+    )
+
+
+def _gather(
+    data: Any, indices: Any, pointers: NDArray[np.int64], rows: NDArray[np.intp]
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
+    """Values, indices and pointers of some rows; neighbours are read in one go."""
+    starts, stops = pointers[rows], pointers[rows + 1]
+    indptr = np.concatenate([[0], np.cumsum(stops - starts)])
+    values, columns = np.empty(indptr[-1], data.dtype), np.empty(indptr[-1], indices.dtype)
+    breaks = np.flatnonzero(starts[1:] - stops[:-1] > _GAP) + 1
+    first = 0
+    while first < len(rows):
+        last = int(np.searchsorted(stops, starts[first] + _SPAN, side="right"))
+        after = breaks[np.searchsorted(breaks, first, side="right") :]
+        last = max(first + 1, min([last, *after[:1].tolist()]))
+        low, high = rows[first], rows[last - 1] + 1
+        wanted = np.zeros(high - low, dtype=bool)
+        wanted[rows[first:last] - low] = True
+        kept = np.repeat(wanted, np.diff(pointers[low : high + 1]))
+        span, place = slice(pointers[low], pointers[high]), slice(indptr[first], indptr[last])
+        values[place], columns[place] = data[span][kept], indices[span][kept]
+        first = last
+    return values, columns, indptr
+
+
+def read_node(
+    node: Any, *, keep: bool, corrected: bool = False, rows: NDArray[np.intp] | None = None
+) -> StoredMatrix:
     """Read a matrix of an h5ad: a dense dataset, or a group with a sparse matrix.
 
     Parameters
@@ -207,6 +301,8 @@ def read_node(node: Any, *, keep: bool, corrected: bool = False) -> StoredMatrix
         Build the CSR matrix; else only the summary.
     corrected
         Counts with fractions, as a correction leaves them, are rounded and kept too.
+    rows
+        Positions of the rows to keep, sorted; None for all. Only from CSR are they read alone.
 
     Raises
     ------
@@ -217,19 +313,26 @@ def read_node(node: Any, *, keep: bool, corrected: bool = False) -> StoredMatrix
         if len(node.shape) != 2:
             msg = f"it has {len(node.shape)} axes instead of 2"
             raise InputError(msg)
-        return read_dense(node, keep=keep, corrected=corrected)
+        return _some(read_dense(node, keep=keep, corrected=corrected), rows)
     kind = str(node.attrs.get("encoding-type", node.attrs.get("h5sparse_format", "")))
     shape = node.attrs.get("shape", node.attrs.get("h5sparse_shape"))
     lacking = {"data", "indices", "indptr"} - set(node)
     if lacking or shape is None or kind[:3] not in ("csr", "csc"):
         msg = f"it is no matrix that can be read (encoding '{kind}', entries {sorted(node)})"
         raise InputError(msg)
-    return read_compressed(
-        node["data"],
-        node["indices"],
-        node["indptr"],
-        shape=(int(shape[0]), int(shape[1])),
-        by_column=kind.startswith("csc"),
-        keep=keep,
-        corrected=corrected,
+    arrays = (node["data"], node["indices"], node["indptr"])
+    size = (int(shape[0]), int(shape[1]))
+    if rows is not None and kind.startswith("csr"):
+        return read_rows(*arrays, shape=size, rows=rows, corrected=corrected)
+    by_column = kind.startswith("csc")
+    whole = read_compressed(
+        *arrays, shape=size, by_column=by_column, keep=keep, corrected=corrected
     )
+    return _some(whole, rows)
+
+
+def _some(stored: StoredMatrix, rows: NDArray[np.intp] | None) -> StoredMatrix:
+    """Keep these rows of a matrix that was read whole."""
+    if rows is None or stored.csr is None:
+        return stored
+    return replace(stored, csr=stored.csr[rows])

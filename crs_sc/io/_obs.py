@@ -72,6 +72,16 @@ def _categorical(values: pd.Series, *, name: str, source: str) -> pd.Categorical
     """Categorical of strings: categories as the user ordered them, else in natural order."""
     missing = values.isna().to_numpy(dtype=bool).copy()
     given = values.cat.categories if isinstance(values.dtype, pd.CategoricalDtype) else None
+    if given is not None and not missing.any():
+        text = [_text(level) for level in given]
+        if len(set(text)) == len(text) and not set(text) & set(_MISSING):
+            # Nothing to settle between categories: a million cells are not looked at one by one.
+            codes = values.cat.codes.to_numpy()
+            used = np.bincount(codes, minlength=len(text)) > 0
+            kept = pd.Index([level for level, is_used in zip(text, used, strict=True) if is_used])
+            return pd.Categorical.from_codes(
+                (np.cumsum(used) - 1)[codes], categories=kept.astype("str")
+            )
     numeric = given is None and pd.api.types.is_numeric_dtype(values.dtype)
     levels = list(given) if given is not None else list(pd.unique(values[~missing]))
     if numeric:

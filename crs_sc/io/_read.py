@@ -9,22 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
-from crs_sc import keys
-from crs_sc._checks import add_note, sample_table, store
-from crs_sc.errors import CrsWarning, InputError, listing
-from crs_sc.io._formats import RawFile, open_file
-from crs_sc.io._genes import (
-    Remarks,
-    check_orientation,
-    find_genomes,
-    guess_organism,
-    label_genes,
-)
-from crs_sc.io._matrix import settle
-from crs_sc.io._obs import canonical_obs, check_in_all_files, check_mapping
-from crs_sc.io._sheet import Entry, is_sheet, resolve_source
+from crs_sc.errors import CrsWarning, InputError
+from crs_sc.io._cohort import CohortFiles, check_organism_name, require_counts
+from crs_sc.io._formats import open_file
+from crs_sc.io._genes import Remarks, find_genomes, guess_organism, label_genes
+from crs_sc.io._sheet import is_sheet
 
 if TYPE_CHECKING:
     import os
@@ -32,11 +22,9 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from crs_sc.io._formats import Kind
+    from crs_sc.io._kind import Kind
 
 __all__ = ["FileDescription", "describe_file", "empty_droplet_profile", "read"]
-
-ORGANISMS = ("human", "mouse", "human+mouse", "mouse+human")
 
 
 @dataclass(frozen=True)
@@ -73,170 +61,6 @@ class FileDescription:
     organism: str | None
     counts: str | None
     states: dict[str, str]
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One file of the cohort, its genes labelled."""
-
-    entry: Entry
-    obs: pd.DataFrame
-    var: pd.DataFrame
-    counts: sparse.csr_matrix
-    where: str
-
-
-def _check_organism_name(organism: str) -> None:
-    if organism not in ORGANISMS:
-        msg = f"organism must be one of {', '.join(ORGANISMS)}, got {organism!r}."
-        raise InputError(msg)
-
-
-def _require_counts(raw: RawFile) -> tuple[sparse.csr_matrix, str]:
-    """Return the counts of a file and where they were, or say what there is instead."""
-    if raw.counts is not None and raw.where is not None and min(raw.counts.shape) > 0:
-        return raw.counts, raw.where
-    if len(raw.obs) == 0 or len(raw.var) == 0:
-        msg = f"'{raw.path}' has {len(raw.obs)} cells and {len(raw.var)} genes: nothing to read."
-        raise InputError(msg)
-    held = "; ".join(f"{name}: {state}" for name, state in raw.states.items()) or "no matrix"
-    msg = (
-        f"'{raw.path}' has no raw counts. It holds {held}. Whole UMI numbers are needed: put them "
-        "into layers['counts'] or X. If these are counts that were corrected for ambient RNA, "
-        "declare them with corrected=True."
-    )
-    raise InputError(msg)
-
-
-def _fold(counts: sparse.csr_matrix, codes: np.ndarray, n_genes: int) -> sparse.csr_matrix:
-    """Add up the columns that became one gene."""
-    if n_genes == counts.shape[1]:
-        return counts
-    ones = np.ones(len(codes), dtype=np.float32)
-    to_gene = sparse.csr_matrix((ones, (np.arange(len(codes)), codes)), shape=(len(codes), n_genes))
-    return settle(counts @ to_gene)
-
-
-def _load(entry: Entry, *, organism: str, corrected: bool, remarks: Remarks) -> _Part:
-    """Read one file: counts, labelled genes, the file's own columns and the sheet's."""
-    raw = open_file(entry.path, corrected=corrected)
-    counts, where = _require_counts(raw)
-    remarks.notes.extend(raw.notes)
-    if where.startswith("layers") and where != f"layers['{keys.COUNTS}']":
-        remarks.warn(
-            f"{entry.path.name}: X holds no counts; they were taken from {where}, the first layer "
-            "of whole numbers."
-        )
-    twice = raw.obs.index[raw.obs.index.duplicated()]
-    if len(twice):
-        msg = (
-            f"'{entry.path}' has {len(twice)} duplicate cell names, such as '{twice[0]}'. Were "
-            "samples put together without a prefix? Make them unique (sample and barcode)."
-        )
-        raise InputError(msg)
-    check_orientation(raw.obs.index, raw.var.index, path=entry.path)
-    genes = label_genes(raw.var, organism=organism, path=entry.path.name, remarks=remarks)
-    counts = _fold(counts, genes.codes, len(genes.var))
-    obs = raw.obs.copy()
-    for column, value in entry.columns.items():
-        if column in obs.columns:
-            remarks.warn(
-                f"{entry.path.name}: column '{column}' was taken from the sample sheet, not from "
-                "the file."
-            )
-        obs[column] = value
-    return _Part(entry, obs, genes.var, counts, where)
-
-
-def _common_genes(parts: Sequence[_Part], remarks: Remarks) -> pd.Index:
-    """Genes that all files have, in the order of the first file."""
-    first = parts[0]
-    common = first.var.index
-    for part in parts[1:]:
-        if (keys.GENOME in part.var) != (keys.GENOME in first.var):
-            one, two = (first, part) if keys.GENOME in part.var else (part, first)
-            msg = (
-                f"'{two.entry.path}' has genes of two genomes and '{one.entry.path}' of one. "
-                "Align all samples to the same reference."
-            )
-            raise InputError(msg)
-        both = int(first.var.index.isin(part.var.index).sum())
-        smaller = min(len(first.var), len(part.var))
-        if both < 0.5 * smaller:
-            msg = (
-                f"'{first.entry.path}' and '{part.entry.path}' share {both} of {smaller} genes: "
-                f"{listing(first.var.index[:3])} against {listing(part.var.index[:3])}. Are the "
-                "names of one kind (symbols or Ensembl ids) and of one organism?"
-            )
-            raise InputError(msg)
-        common = common[common.isin(part.var.index)]
-    everything = dict.fromkeys(name for part in parts for name in part.var.index)
-    if len(common) < len(everything):
-        shared = set(common)
-        lost = [name for name in everything if name not in shared]
-        remarks.warn(
-            f"{len(lost)} of {len(everything)} genes are not in every file and were left out: "
-            f"{listing(lost)}."
-        )
-    if len(common) == 0:
-        msg = f"No gene is in all {len(parts)} files."
-        raise InputError(msg)
-    return common
-
-
-def _stack(parts: Sequence[_Part], genes: pd.Index) -> sparse.csr_matrix:
-    blocks = []
-    for part in parts:
-        same = part.var.index.equals(genes)
-        columns = part.var.index.get_indexer(genes)
-        blocks.append(part.counts if same else settle(part.counts[:, columns]))
-    return blocks[0] if len(blocks) == 1 else settle(sparse.vstack(blocks, format="csr"))
-
-
-def _default_samples(parts: Sequence[_Part]) -> pd.Series:
-    names = [part.entry.name for part in parts]
-    return pd.Series(np.repeat(names, [len(part.obs) for part in parts]), dtype="str")
-
-
-def _check_default_samples(parts: Sequence[_Part], mapping: Mapping[str, str | None]) -> None:
-    """Raise if two files would become one sample because their names are the same."""
-    column = mapping.get(keys.SAMPLE, keys.SAMPLE)
-    unnamed = [part.entry for part in parts if column is None or column not in part.obs.columns]
-    if mapping.get(keys.SAMPLE) is not None:
-        return
-    names = [entry.name for entry in unnamed]
-    twice = [entry.path for entry in unnamed if names.count(entry.name) > 1]
-    if twice:
-        msg = (
-            f"Several files would be sample '{_first_repeated(names)}': {listing(twice)}. Give a "
-            "sample sheet with a column `sample`."
-        )
-        raise InputError(msg)
-
-
-def _first_repeated(names: Sequence[str]) -> str:
-    return next(name for name in names if names.count(name) > 1)
-
-
-def _cell_names(parts: Sequence[_Part], samples: pd.Series) -> pd.Index:
-    """Names of all cells: as in the files, or with the sample before them where files clash."""
-    held = np.concatenate([part.obs.index.to_numpy() for part in parts])
-    names: pd.Index = pd.Index(held, dtype="str")
-    if names.is_unique:
-        return names
-    file = np.repeat(np.arange(len(parts)), [len(part.obs) for part in parts])
-    by_file = samples.groupby(file, observed=True).unique()
-    own = [tuple(values) for values in by_file]
-    if all(len(values) == 1 for values in own) and len(set(own)) == len(own):
-        prefixed: pd.Index = pd.Index(samples.astype(str).to_numpy() + "_" + held, dtype="str")
-        if prefixed.is_unique:
-            return prefixed
-    twice = names[names.duplicated()]
-    msg = (
-        f"{len(twice)} cell names are in more than one file, such as '{twice[0]}', and the files "
-        "are not one sample each. Make the names unique (sample and barcode)."
-    )
-    raise InputError(msg)
 
 
 def read(
@@ -302,35 +126,9 @@ def read(
         If genes were left out, names were damaged by a spreadsheet, ids could not be named, or
         the counts were in a layer of another name.
     """
-    import anndata as ad
-
-    _check_organism_name(organism)
-    mapping = check_mapping(columns)
-    remarks = Remarks()
-    parts = [
-        _load(entry, organism=organism, corrected=corrected, remarks=remarks)
-        for entry in resolve_source(source)
-    ]
-    _check_default_samples(parts, mapping)
-    check_in_all_files(mapping, {part.entry.path: part.obs.columns for part in parts})
-    genes = _common_genes(parts, remarks)
-    obs = canonical_obs(
-        pd.concat([part.obs for part in parts], ignore_index=True),
-        mapping,
-        default_sample=_default_samples(parts),
-    )
-    obs.index = _cell_names(parts, obs[keys.SAMPLE])
-    var = parts[0].var.loc[genes].copy()
-    adata = ad.AnnData(obs=obs, var=var, layers={keys.COUNTS: _stack(parts, genes)})
-    where = dict.fromkeys(part.where for part in parts)
-    named = [f"{part.entry.path.name}: {part.where}" for part in parts]
-    store(adata, keys.MATRIX, next(iter(where)) if len(where) == 1 else "; ".join(named))
-    store(adata, keys.ORGANISM, organism)
-    store(adata, keys.NOTES, [])
-    for note in remarks.notes:
-        add_note(adata, note)
-    sample_table(adata)
-    for text in dict.fromkeys(remarks.warned):
+    files = CohortFiles(source, columns=columns, organism=organism, corrected=corrected, keep=True)
+    adata = files.read()
+    for text in files.warned:
         warnings.warn(text, CrsWarning, stacklevel=2)
     return adata
 
@@ -393,9 +191,9 @@ def empty_droplet_profile(
     InputError
         If the file cannot be read, or has no droplet with 1 to `max_umi` UMI.
     """
-    _check_organism_name(organism)
+    check_organism_name(organism)
     raw = open_file(Path(path).expanduser())
-    counts, _ = _require_counts(raw)
+    counts, _ = require_counts(raw)
     genes = label_genes(raw.var, organism=organism, path=raw.path.name, remarks=Remarks())
     totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
     empty = (totals > 0) & (totals <= max_umi)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import genesets, keys
-from crs_sc._arrays import group_sums
-from crs_sc._checks import add_note, check_fraction, check_obs, counts_matrix, store
+from crs_sc._arrays import FewColumns, GroupSums, string_codes
+from crs_sc._checks import add_note, check_fraction, check_obs, pass_over, store
 from crs_sc.errors import InputError, listing
 from crs_sc.preprocessing._assumed import (
     ASSUMED,
@@ -137,22 +137,24 @@ def estimate_ambient(
     for name, value in (("assumed_fraction", assumed_fraction), ("max_fraction", max_fraction)):
         check_fraction(name, value)
     check_obs(adata, sample_key=sample_key)
-    counts = counts_matrix(adata)
     organism = analysed_species(organism)
     own = _own_species(adata, organism)
     clean = own & _usable(adata)
-    codes, samples = pd.factorize(adata.obs[sample_key].astype(str), sort=True)
-    pooled = group_sums(counts, np.where(own, codes, -1), len(samples))
-    profiles = _shares(pooled)
+    codes, samples = string_codes(adata.obs[sample_key])
     sets = _gene_sets(adata, organism)
-    totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    set_counts = _set_counts(counts, sets)
-    rows = []
+    pool = GroupSums(np.where(own, codes, -1), len(samples), adata.n_vars)
+    union = np.unique(np.concatenate(list(sets.values())))
+    panels = FewColumns(union, adata.n_obs, adata.n_vars)
+    pass_over(adata, pool, panels)
+    profiles = _shares(pool.sums)
+    totals = pool.row_sums
+    set_counts = _set_counts(panels.result()[0], union, sets)
+    rows, weighted = [], np.full(adata.n_obs, -1)
     weights = own.astype(np.float64)
     for code, sample in enumerate(samples):
-        given = (empty_profiles or {}).get(str(sample))
+        given = (empty_profiles or {}).get(sample)
         if given is not None:
-            profiles[code] = _given_profile(given, _names_of(given, adata), str(sample))
+            profiles[code] = _given_profile(given, _names_of(given, adata), sample)
         cells = np.flatnonzero(clean & (codes == code))
         soup = sample_soup(
             {name: values[cells] for name, values in set_counts.items()},
@@ -161,7 +163,7 @@ def estimate_ambient(
             pooled=given is None,
             max_fraction=max_fraction,
             min_exposure=min_exposure,
-            species=_species_evidence(adata, str(sample), organism),
+            species=_species_evidence(adata, sample, organism),
         )
         source = "pooled_cells" if given is None else "empty_droplets"
         if soup is None:
@@ -170,9 +172,13 @@ def estimate_ambient(
         rows.append((soup.fraction, soup.upper, f"{source}; {', '.join(soup.panels)}", soup.lower))
         if given is None:
             weights[cells] = soup.weights
-            mine = np.flatnonzero(own & (codes == code))
-            profiles[code] = _shares(np.atleast_2d(weights[mine] @ counts[mine]))[0]
-    names = pd.Index(samples.astype(str), name=keys.SAMPLE)
+            weighted[own & (codes == code)] = code
+    if (weighted >= 0).any():
+        pool = GroupSums(weighted, len(samples), adata.n_vars, weights=weights)
+        pass_over(adata, pool)
+        again = np.unique(weighted[weighted >= 0])
+        profiles[again] = _shares(pool.sums[again])
+    names = pd.Index(samples, name=keys.SAMPLE)
     adata.varm[keys.AMBIENT_PROFILE] = pd.DataFrame(
         profiles.T, index=adata.var_names, columns=names.to_numpy()
     )
@@ -221,12 +227,12 @@ def _gene_sets(adata: AnnData, organism: Species) -> dict[str, NDArray[np.intp]]
 
 
 def _set_counts(
-    counts: sparse.csr_matrix, sets: dict[str, NDArray[np.intp]]
+    counts: sparse.csr_matrix, columns: NDArray[np.intp], sets: dict[str, NDArray[np.intp]]
 ) -> dict[str, NDArray[np.float64]]:
-    """UMI of each set per cell, in one pass over the counts."""
-    indicator = np.zeros((counts.shape[1], len(sets)))
+    """UMI of each set per cell, from the counts of the genes that are in any."""
+    indicator = np.zeros((len(columns), len(sets)))
     for column, index in enumerate(sets.values()):
-        indicator[index, column] = 1.0
+        indicator[np.searchsorted(columns, index), column] = 1.0
     summed = np.asarray(counts @ indicator, dtype=np.float64)
     return {name: summed[:, column] for column, name in enumerate(sets)}
 

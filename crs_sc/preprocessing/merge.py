@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from crs_sc import keys
-from crs_sc._checks import add_note, store
+from crs_sc._arrays import as_csr
+from crs_sc._checks import add_note, count_chunks, store
 from crs_sc.errors import InputError, listing
 from crs_sc.preprocessing._assumed import from_cohort
 from crs_sc.preprocessing._table import REASON_COLUMNS
@@ -29,12 +32,14 @@ def merge_samples(parts: Sequence[AnnData]) -> AnnData:
     Parameters
     ----------
     parts
-        One AnnData a sample (or group of samples), with the same genes in the same order. A
-        sample that lost all of its cells keeps its QC row.
+        One AnnData a sample (or group of samples), with the same genes in the same order; those
+        from `io.open_h5ad` are read a chunk at a time, so that no count is held twice. A sample
+        that lost all of its cells keeps its QC row.
 
     Returns
     -------
-    New AnnData, shape `(sum of n_cells, n_genes)`, in the order of `parts`.
+    New AnnData, shape `(sum of n_cells, n_genes)`, in the order of `parts`, with
+    `layers["counts"]` in memory.
 
     Raises
     ------
@@ -49,11 +54,14 @@ def merge_samples(parts: Sequence[AnnData]) -> AnnData:
         raise InputError(msg)
     if not sum(part.n_obs for part in parts):
         raise InputError(_nothing_left(parts))
-    cohort = ad.concat([part for part in parts if part.n_obs], join="inner", merge="same")
+    filled = [part for part in parts if part.n_obs]
+    cells = [ad.AnnData(obs=part.obs, var=part.var) for part in filled]
+    cohort = ad.concat(cells, join="inner", merge="same")
     if not cohort.obs_names.is_unique:
         twice = cohort.obs_names[cohort.obs_names.duplicated()][0]
         msg = f"The cell name '{twice}' occurs in more than one sample. Prefix names by sample."
         raise InputError(msg)
+    cohort.layers[keys.COUNTS] = _stacked(filled, genes)
     profiles = [part.varm[keys.AMBIENT_PROFILE] for part in parts]
     cohort.varm[keys.AMBIENT_PROFILE] = pd.concat(profiles, axis=1)
     own = [part.uns[keys.UNS] for part in parts]
@@ -75,6 +83,24 @@ def merge_samples(parts: Sequence[AnnData]) -> AnnData:
     for note in notes:
         add_note(cohort, note)
     return cohort
+
+
+def _stacked(parts: Sequence[AnnData], genes: pd.Index) -> sparse.csr_matrix:
+    """Put the counts of all parts into one matrix in place, without a second copy of any."""
+    matrices = [part.layers[keys.COUNTS] for part in parts]
+    sizes = [m.group["data"].shape[0] if hasattr(m, "group") else as_csr(m).nnz for m in matrices]
+    n_values, n_rows = sum(sizes), sum(part.n_obs for part in parts)
+    index = np.int32 if max(n_values, n_rows, len(genes)) < np.iinfo(np.int32).max else np.int64
+    data, indices = np.empty(n_values, dtype=np.float32), np.empty(n_values, dtype=index)
+    indptr = np.zeros(n_rows + 1, dtype=index)
+    row = 0
+    for part in parts:
+        for _, chunk in count_chunks(part):
+            place = slice(indptr[row], indptr[row] + chunk.nnz)
+            data[place], indices[place] = chunk.data, chunk.indices
+            indptr[row + 1 : row + 1 + chunk.shape[0]] = indptr[row] + chunk.indptr[1:]
+            row += chunk.shape[0]
+    return sparse.csr_matrix((data, indices, indptr), shape=(n_rows, len(genes)))
 
 
 def _nothing_left(parts: Sequence[AnnData]) -> str:

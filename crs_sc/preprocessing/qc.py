@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
+from crs_sc._arrays import RowTotals
 from crs_sc._checks import (
     add_note,
     check_fraction,
     check_obs,
-    counts_matrix,
+    pass_over,
     sample_table,
 )
 from crs_sc.errors import InputError, MissingKeyError, listing
@@ -134,15 +135,12 @@ def _note_empty(adata: AnnData, table: pd.DataFrame, sample_key: str) -> None:
 
 def _measure(adata: AnnData) -> bool:
     """Write UMI, genes and mitochondrial share per cell; say whether there are such genes."""
-    counts = counts_matrix(adata)
-    umi = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     mask = mitochondrial_genes(adata.var_names)
-    mt = np.asarray(counts @ mask.astype(np.float64)).ravel()
-    detected = np.add.reduceat(
-        np.append(counts.data > 0, False).astype(np.int64), counts.indptr[:-1]
-    ) * (np.diff(counts.indptr) > 0)
+    kernel = RowTotals(adata.n_obs, mask)
+    pass_over(adata, kernel)
+    umi, mt = kernel.total, kernel.masked
     adata.obs[keys.N_UMI] = np.rint(umi).astype(np.int64)
-    adata.obs[keys.N_GENES] = detected.astype(np.int64)
+    adata.obs[keys.N_GENES] = kernel.n_above_zero
     share = np.divide(mt, umi, out=np.zeros(adata.n_obs), where=umi > 0)
     adata.obs[keys.MT_FRACTION] = share if mask.any() else np.full(adata.n_obs, np.nan)
     return bool(mask.any())

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._checks import add_note, check_obs, counts_matrix, store
+from crs_sc._arrays import RowTotals
+from crs_sc._checks import add_note, check_obs, pass_over, store
 from crs_sc.errors import InputError, MissingKeyError, listing
 from crs_sc.preprocessing._species_kernels import one_species, species_soup
 
@@ -86,9 +87,9 @@ def call_species(
     else:
         check_obs(adata, sample_key=sample_key)
         mask = _genome_mask(adata, analysed)
-        counts = counts_matrix(adata)
-        total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-        own = np.asarray(counts @ mask.astype(np.float64)).ravel()
+        kernel = RowTotals(adata.n_obs, mask)
+        pass_over(adata, kernel)
+        total, own = kernel.total, kernel.masked
         fraction = np.divide(own, total, out=np.full(adata.n_obs, np.nan), where=total > 0)
         sample = adata.obs[sample_key].astype(str).to_numpy()
         called = (total >= min_umi) & (total > 0)

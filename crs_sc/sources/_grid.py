@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
+from crs_sc._arrays import string_codes
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -25,10 +26,8 @@ class PopulationGrid:
     """
 
     def __init__(self, populations: pd.Series, samples: pd.Series) -> None:
-        population_codes, population_names = pd.factorize(populations.astype(str), sort=True)
-        sample_codes, sample_names = pd.factorize(samples.astype(str), sort=True)
-        self.populations = [str(name) for name in population_names]
-        self.samples = [str(name) for name in sample_names]
+        population_codes, self.populations = string_codes(populations)
+        sample_codes, self.samples = string_codes(samples)
         self.shape = (len(self.populations), len(self.samples))
         self._cells = population_codes * len(self.samples) + sample_codes
 
@@ -36,6 +35,12 @@ class PopulationGrid:
         """Sum a value per cell; shape `(n_populations * n_samples,)`, samples fastest."""
         n = self.shape[0] * self.shape[1]
         return np.bincount(self._cells, weights=np.asarray(values, dtype=np.float64), minlength=n)
+
+    def counts(self, codes: NDArray[np.integer], n_codes: int) -> NDArray[np.int64]:
+        """Count the cells of each code; shape `(n_codes, n_populations * n_samples)`."""
+        n = self.shape[0] * self.shape[1]
+        found = np.bincount(codes * n + self._cells, minlength=n_codes * n)
+        return found.reshape(n_codes, n)
 
     def matrix(self, values: ArrayLike) -> NDArray[np.float64]:
         """Sum a value per cell; shape `(n_populations, n_samples)`."""

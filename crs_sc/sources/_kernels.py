@@ -15,6 +15,7 @@ __all__ = [
     "detection_power",
     "producers_upper",
     "production_rate",
+    "pvalue_to_undercut",
     "soup_pvalues",
     "source_shares",
 ]
@@ -51,33 +52,43 @@ def production_rate(
     return float(np.median(counts[producers] / depth[producers]))
 
 
-def detection_power(
-    expected: NDArray[np.float64],
-    depth: NDArray[np.float64],
-    rejected: NDArray[np.bool_],
-    samples: NDArray[np.integer],
-    *,
-    rate: float,
-    alpha: float,
+def pvalue_to_undercut(
+    rejected: NDArray[np.bool_], samples: NDArray[np.integer], *, alpha: float
 ) -> NDArray[np.float64]:
-    """Probability that a typical producer in the place of each cell would have been called.
-
-    The p value that had to be undercut is that of Benjamini-Hochberg with one more producer than
-    was called in the sample.
+    """P value below which one cell more would be called: Benjamini-Hochberg, one rank further.
 
     Parameters
     ----------
-    expected, depth, rejected, samples
-        Soup of the gene, UMI of the cell, whether it was called, and the sample of each cell,
-        shape `(n_cells,)`.
-    rate
-        UMI of the gene per UMI of the cell in a typical producer.
+    rejected, samples
+        Whether each cell was called, and its sample, shape `(n_cells,)`.
     alpha
         False discovery rate of the calls.
+
+    Returns
+    -------
+    By sample, shape `(n_samples,)`.
     """
     n_cells = np.bincount(samples)
-    n_called = np.bincount(samples, weights=rejected, minlength=len(n_cells))
-    cut = (alpha * (n_called + 1) / np.maximum(n_cells, 1))[samples]
+    n_called = np.bincount(samples[rejected], minlength=len(n_cells))
+    return np.asarray(alpha * (n_called + 1) / np.maximum(n_cells, 1))
+
+
+def detection_power(
+    expected: NDArray[np.float64],
+    depth: NDArray[np.float64],
+    cut: NDArray[np.float64],
+    *,
+    rate: float,
+) -> NDArray[np.float64]:
+    """Probability that a typical producer in the place of a cell would have been called.
+
+    Parameters
+    ----------
+    expected, depth, cut
+        Soup of the gene, UMI of the cell, and the p value to undercut, shape `(n,)`.
+    rate
+        UMI of the gene per UMI of the cell in a typical producer.
+    """
     needed = _needed_umi(expected, cut)
     return np.asarray(stats.poisson.sf(needed - 1, expected + rate * depth))
 

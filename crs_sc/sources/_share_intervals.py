@@ -116,7 +116,9 @@ def share_intervals(
     with np.errstate(invalid="ignore"):
         shares = mine / (mine + rest)
     tail = (1 - level) / 2
-    low, high = np.nanquantile(shares, [tail, 1 - tail], axis=0)
+    # Without missing values they agree, and nanquantile takes ten times as long.
+    quantile = np.nanquantile if np.isnan(shares).any() else np.quantile
+    low, high = quantile(shares, [tail, 1 - tail], axis=0)
     largest = 1 + sources.ambient_error * stats.norm.ppf(1 - tail)
 
     def may_be_soup(umi: NDArray[np.float64], ambient: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -153,13 +153,14 @@ class _GeneSums:
         n_cells: NDArray[np.float64],
         weight: NDArray[np.float64],
     ) -> _GeneSums:
-        umi, expected = cells.umi[:, column], cells.expected[:, column]
+        own = cells.gene(column)
+        umi, expected = own.umi, own.expected
         total = grid.matrix(weight)
         return cls(
             umi=grid.matrix(umi),
             umi_squared=grid.matrix(umi**2),
             ambient=grid.matrix(expected),
-            largest=grid.matrix(cells.largest[:, column]),
+            largest=grid.matrix(own.largest),
             output=grid.matrix(weight * (umi - expected)),
             n_cells=n_cells,
             mean_weight=np.divide(total, n_cells, out=np.ones(grid.shape), where=n_cells > 0),
@@ -241,40 +242,71 @@ def ledger_by_condition(
     than two subjects.
     """
     rng = np.random.default_rng(random_state)
-    noise = {
-        "below": (table["share"] - table["ci_low"]) ** 2,
-        "above": (table["ci_high"] - table["share"]) ** 2,
-    }
+    by_subject = _SubjectMeans(table)
     rows = []
-    for gene, of_gene in table.assign(**noise).groupby("gene", sort=False):
-        for condition, part in of_gene.groupby("condition", sort=True):
-            of_subject = part.groupby(["population", "subject"], sort=True)
-            share = of_subject["share"].mean().unstack("subject")
-            cell_share = of_subject["cell_share"].mean().unstack("subject")
-            known = share.columns[share.notna().any()]
-            # Half widths of independent intervals add up as their squares.
-            half = of_subject[["below", "above"]].sum().div(of_subject.size() ** 2, axis=0)
-            low, high = _interval_of_mean(
-                share[known].to_numpy(),
-                half["below"].unstack("subject")[known].to_numpy(),
-                half["above"].unstack("subject")[known].to_numpy(),
-                n_bootstrap=n_bootstrap,
-                rng=rng,
-            )
+    for gene in by_subject.names["gene"]:
+        for condition in sorted(by_subject.names["condition"]):
+            part = by_subject.part(gene, condition)
+            if part is None:
+                continue
+            populations, (share, cell_share, below, above) = part
+            low, high = _interval_of_mean(share, below, above, n_bootstrap=n_bootstrap, rng=rng)
+            n = share.shape[1]
             of_arm = {
                 "gene": gene,
-                "population": share.index.astype(str),
+                "population": populations,
                 "condition": condition,
-                "n_subjects": len(known),
-                "share": share[known].mean(axis=1).to_numpy(),
+                "n_subjects": n,
+                "share": share.mean(axis=1) if n else np.nan,
                 "ci_low": low,
                 "ci_high": high,
-                "cell_share": cell_share[known].mean(axis=1).to_numpy(),
+                "cell_share": cell_share.mean(axis=1) if n else np.nan,
             }
             rows.append(pd.DataFrame(of_arm))
     result = pd.concat(rows, ignore_index=True)
     result["enrichment"] = _ratio(result["share"].to_numpy(), result["cell_share"].to_numpy())
     return result[keys.LEDGER_BY_CONDITION_TABLE.names]
+
+
+class _SubjectMeans:
+    """Means of a ledger over the samples of each gene, condition, population and subject."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.names: dict[str, list[str]] = {}
+        shape, cell = [], np.zeros(len(table), dtype=np.int64)
+        for name in ("gene", "condition", "population", "subject"):
+            codes, found = pd.factorize(table[name].astype(str), sort=name != "gene")
+            self.names[name] = [str(one) for one in found]
+            cell = cell * len(found) + codes
+            shape.append(len(found))
+
+        def total(values: pd.Series) -> NDArray[np.float64]:
+            known = np.nan_to_num(values.to_numpy(dtype=np.float64))
+            return np.bincount(cell, weights=known, minlength=int(np.prod(shape))).reshape(shape)
+
+        self.n_samples = total(pd.Series(np.ones(len(table))))
+        share, ends = table["share"], (table["ci_low"], table["ci_high"])
+        with np.errstate(invalid="ignore"):
+            self.share = total(share) / total(share.notna())
+            self.cell_share = total(table["cell_share"]) / total(table["cell_share"].notna())
+            # Half widths of independent intervals add up as their squares.
+            self.below, self.above = (total((share - end) ** 2) / self.n_samples**2 for end in ends)
+
+    def part(self, gene: str, condition: str) -> tuple[list[str], list[NDArray[np.float64]]] | None:
+        """Return the populations, and what the subjects with shares have; None without rows.
+
+        Share, cell share and both squared half widths, shape `(n_populations, n_subjects)`.
+        """
+        at = (self.names["gene"].index(gene), self.names["condition"].index(condition))
+        there = self.n_samples[at] > 0
+        if not there.any():
+            return None
+        populations = np.flatnonzero(there.any(axis=1))
+        subjects = np.flatnonzero(np.isfinite(self.share[at]).any(axis=0))
+        chosen = np.ix_(populations, subjects)
+        values = (self.share, self.cell_share, self.below, self.above)
+        names = [self.names["population"][k] for k in populations]
+        return names, [value[at][chosen] for value in values]
 
 
 def _interval_of_mean(

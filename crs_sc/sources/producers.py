@@ -24,6 +24,7 @@ from crs_sc.sources._kernels import (
     detection_power,
     producers_upper,
     production_rate,
+    pvalue_to_undercut,
     soup_pvalues,
 )
 
@@ -92,10 +93,10 @@ def call_producers(
             adata, f"Not among the genes of the data, so not in the ledger: {listing(absent)}."
         )
     states, rates = {}, {}
-    soup = cells.soup
     for column, gene in enumerate(cells.genes):
-        umi = cells.umi[:, column]
-        rejected = soup_rejections(umi, soup[:, column], cells.sample_codes, alpha=alpha)
+        own = cells.gene(column)
+        umi = own.umi
+        rejected = soup_rejections(umi, own.soup, cells.sample_codes, alpha=alpha)
         rate = production_rate(umi, cells.depth, rejected, fallback=typical_rate)
         codes = call_states(umi, cells.depth, rejected, rate=rate, max_missed=max_missed)
         rates[gene] = rate
@@ -149,36 +150,38 @@ def producers(
     cells = take_counts(adata, list(states.columns), sample_key=sample_key, layer=layer)
     grid = PopulationGrid(adata.obs[population_key], adata.obs[sample_key])
     n_cells = grid.sums(np.ones(adata.n_obs))
-    tables, soup = [], cells.soup
+    tables, levels = [], cells.depths
     for column, gene in enumerate(cells.genes):
-        is_state = {
-            name: grid.sums((states[gene] == name).to_numpy(dtype=np.float64))
-            for name in keys.PRODUCER_STATES
-        }
+        own = cells.gene(column)
+        codes = pd.Categorical(states[gene], categories=list(keys.PRODUCER_STATES)).codes
+        in_state = grid.counts(codes.astype(np.intp), len(keys.PRODUCER_STATES))
+        is_state = dict(zip(keys.PRODUCER_STATES, in_state, strict=True))
+        is_producer = codes == keys.PRODUCER_STATES.index(keys.PRODUCER)
         table = grid.frame(gene, samples)
         table["n_cells"] = n_cells.astype(np.int64)
-        table["n_producers"] = is_state[keys.PRODUCER].astype(np.int64)
-        table["n_ambient_compatible"] = is_state[keys.AMBIENT_COMPATIBLE].astype(np.int64)
-        table["n_undetermined"] = is_state[keys.UNDETERMINED].astype(np.int64)
+        table["n_producers"] = is_state[keys.PRODUCER]
+        table["n_ambient_compatible"] = is_state[keys.AMBIENT_COMPATIBLE]
+        table["n_undetermined"] = is_state[keys.UNDETERMINED]
         with np.errstate(invalid="ignore"):
             table["producer_fraction"] = is_state[keys.PRODUCER] / n_cells
         table["ci_low"], table["ci_high"] = wilson_interval(is_state[keys.PRODUCER], n_cells)
-        table["umi"] = grid.sums(cells.umi[:, column]).astype(np.int64)
-        table["expected_ambient_umi"] = grid.sums(cells.expected[:, column])
+        table["umi"] = grid.sums(own.umi).astype(np.int64)
+        table["expected_ambient_umi"] = grid.sums(own.expected)
+        cut = pvalue_to_undercut(
+            is_producer, cells.sample_codes, alpha=float(calls.loc[gene, "alpha"])
+        )
         power = detection_power(
-            soup[:, column],
-            cells.depth,
-            (states[gene] == keys.PRODUCER).to_numpy(),
-            cells.sample_codes,
+            cells.soup_at(levels, column),
+            levels.depth,
+            cut[levels.sample_codes],
             rate=float(calls.loc[gene, "rate"]),
-            alpha=float(calls.loc[gene, "alpha"]),
         )
         with np.errstate(invalid="ignore"):
-            table["power"] = grid.sums(power) / n_cells
+            table["power"] = grid.sums(power[levels.of_cell]) / n_cells
         table["n_producers_upper"] = producers_upper(
-            is_state[keys.PRODUCER], n_cells, table["power"].to_numpy()
+            is_state[keys.PRODUCER].astype(np.float64), n_cells, table["power"].to_numpy()
         )
-        table["largest_ambient_umi"] = grid.sums(cells.largest[:, column])
+        table["largest_ambient_umi"] = grid.sums(own.largest)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)[keys.PRODUCERS_TABLE.names]
 

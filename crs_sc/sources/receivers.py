@@ -9,6 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from crs_sc import genesets, keys
+from crs_sc._arrays import string_codes
 from crs_sc._checks import check_fraction, check_obs, gene_positions, sample_table
 from crs_sc._soup import soup_of, soup_rejections, take_counts
 from crs_sc._stats import benjamini_hochberg
@@ -160,8 +161,7 @@ class _Units:
         fraction: NDArray[np.float64],
         min_cells: int,
     ) -> None:
-        codes, names = pd.factorize(populations.astype(str), sort=True)
-        self.populations = [str(name) for name in names]
+        codes, self.populations = string_codes(populations)
         grouped = design.groupby([keys.CONDITION, keys.SUBJECT], sort=True)
         unit_of_sample = grouped.ngroup().to_numpy()
         conditions = [str(condition) for condition, _ in grouped.size().index]
@@ -170,7 +170,8 @@ class _Units:
             for name in dict.fromkeys(conditions)
         }
         self.shape = (len(self.populations), len(conditions))
-        sample = design.index.get_indexer(pd.Index(samples.astype(str)))
+        sample_codes, names = string_codes(samples)
+        sample = design.index.get_indexer(pd.Index(names))[sample_codes]
         self._cells = codes * self.shape[1] + unit_of_sample[sample]
         self.n_cells = self.sums(np.ones(len(codes)))
         self.native = self.sums(cells.depth * (1 - fraction[sample]))
@@ -184,11 +185,10 @@ class _Units:
 
     def measure(self, cells: CellCounts, column: int, *, alpha: float) -> pd.DataFrame:
         """Rows of one gene: every population and condition."""
-        umi, expected = cells.umi[:, column], cells.expected[:, column]
+        own = cells.gene(column)
+        umi, expected = own.umi, own.expected
         above = soup_rejections(umi, expected, cells.sample_codes, alpha=alpha)
-        seen, soup, most = (
-            self.sums(values) for values in (umi, expected, cells.largest[:, column])
-        )
+        seen, soup, most = (self.sums(values) for values in (umi, expected, own.largest))
         with np.errstate(invalid="ignore", divide="ignore"):
             fraction = self.sums(above) / self.n_cells
         level = native_cpm(seen, soup, self.native)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,9 +12,22 @@ from hypothesis import strategies as st
 from crs_sc import keys
 from crs_sc.errors import InputError
 from crs_sc.io import read_table, write_table
+from crs_sc.keys import Column
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _a_table_of_seven_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns are added to the tables of the contract as the package grows."""
+    columns = (
+        Column("cluster", "str", ""), Column("population", "str", ""), Column("lineage", "str", ""),
+        Column("confidence", "float", ""), Column("runner_up", "str", ""),
+        Column("margin", "float", ""), Column("n_cells", "int", ""),
+    )  # fmt: skip
+    spec = replace(keys.TABLES["populations"], columns=columns)
+    monkeypatch.setitem(keys.TABLES, "populations", spec)
 
 
 def populations(**changes: object) -> pd.DataFrame:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from typing import TYPE_CHECKING
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -10,7 +13,11 @@ from scipy import sparse
 
 from crs_sc import keys
 from crs_sc.errors import InputError
+from crs_sc.io import open_h5ad, write_h5ad
 from crs_sc.preprocessing import filter_cells, merge_samples, quality_control
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def sample(name: str, *, umi: float, fraction: float = 0.1, assumed: bool = False) -> ad.AnnData:
@@ -77,3 +84,22 @@ def test_droplets_of_all_samples_stay_once() -> None:
         part.uns[keys.UNS][keys.DROPLETS] = droplets
     table = merge_samples(parts).uns[keys.UNS][keys.DROPLETS]
     assert table.index.tolist() == ["a_0", "b_0"]
+
+
+def test_parts_on_disk_are_those_in_memory_and_never_held_twice(tmp_path: Path) -> None:
+    parts = [sample(name, umi=2000) for name in "abcdef"]
+    for part, name in zip(parts, "abcdef", strict=True):
+        write_h5ad(part, tmp_path / f"{name}.h5ad")
+    memory = merge_samples(parts)
+    opened = [open_h5ad(tmp_path / f"{name}.h5ad") for name in "abcdef"]
+    for part in opened:
+        part.layers[keys.COUNTS].chunk_values = 5_000
+    tracemalloc.start()
+    disk = merge_samples(opened)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    one, two = memory.layers[keys.COUNTS], disk.layers[keys.COUNTS]
+    for name in ("data", "indices", "indptr"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    assert list(disk.obs_names) == list(memory.obs_names)
+    assert peak < 1.7 * (two.data.nbytes + two.indices.nbytes)
