@@ -7,11 +7,12 @@ export UV_COMPILE_BYTECODE = 1
 UV := $(if $(shell command -v uv 2>/dev/null),uv,.bootstrap/bin/uv)
 BIN := .venv/bin
 
-.PHONY: help env demo test lint lock clean
+.PHONY: help env demo test test-slurm lint lock clean
 
 help:
 	@echo "make demo   simulate a cohort, analyse it, print planted beside found (OUT=$(OUT))"
 	@echo "make test   ruff, mypy and all tests"
+	@echo "make test-slurm   the workflow through a real Slurm"
 	@echo "make lint   ruff and mypy only"
 	@echo "make env    the environment alone (.venv)"
 	@echo "make lock   resolve the versions in uv.lock again"
@@ -40,6 +41,10 @@ test: lint
 
 lock: | $(filter .bootstrap/bin/uv,$(UV))
 	$(UV) lock
+
+# Not part of `test`: needs a Slurm, or SLURM_START=script that starts one.
+test-slurm: env
+	$(BIN)/pytest -m slurm tests/test_slurm.py
 
 clean:
 	rm -rf .venv .bootstrap $(OUT)

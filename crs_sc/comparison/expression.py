@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
+from crs_sc._spread import spread
 from crs_sc._stats import benjamini_hochberg
 from crs_sc.comparison._deseq import WaldTests, full_rank, wald_tests
 from crs_sc.comparison._linear import is_estimable
@@ -45,6 +46,7 @@ def expression(
     contrasts: Sequence[Contrast],
     min_cells: int = 10,
     min_count: int = 10,
+    n_jobs: int = 1,
 ) -> pd.DataFrame:
     """Test every gene in every population with PyDESeq2 on soup-corrected pseudobulks.
 
@@ -69,6 +71,8 @@ def expression(
         A gene is tested where it has this many UMI in as many units as the smaller arm has, and
         more over all units of the contrast than the soup explains: what another population makes
         and the soup carries over is no change in this one.
+    n_jobs
+        Processes over which the populations are spread; with 1, `joblib.parallel_config` decides.
 
     Returns
     -------
@@ -94,15 +98,18 @@ def expression(
         raise InputError(msg)
     comparisons = expand_contrasts(contrasts, bulk.obs)
     genes = np.array(bulk.var_names.astype(str), dtype=object)
+    arms = [_arms(bulk, comparison, min_cells, min_count) for comparison in comparisons]
+    populations = list(enumerate(population_names(bulk)))
+    fits = [(members, k, name) for members in _groups(comparisons) for k, name in populations]
+    fitted = spread(
+        _fit_population, [([arms[i][k] for i in members],) for members, k, _ in fits], n_jobs=n_jobs
+    )
     blocks: dict[tuple[int, int], dict[str, Any]] = {}
-    for members in _groups(comparisons):
-        arms = [_arms(bulk, comparisons[i], min_cells, min_count) for i in members]
-        for k, population in enumerate(population_names(bulk)):
-            fitted = _fit_population([a[k] for a in arms])
-            for i, (columns, tested) in zip(members, fitted, strict=True):
-                identity = {"contrast": comparisons[i].name, "population": population}
-                named = genes[tested] if len(tested) else [""]
-                blocks[i, k] = identity | {"gene": named} | columns
+    for (members, k, population), found in zip(fits, fitted, strict=True):
+        for i, (columns, tested) in zip(members, found, strict=True):
+            identity = {"contrast": comparisons[i].name, "population": population}
+            named = genes[tested] if len(tested) else [""]
+            blocks[i, k] = identity | {"gene": named} | columns
     table = as_table([blocks[key] for key in sorted(blocks)], keys.EXPRESSION_TABLE)
     table["padj"] = benjamini_hochberg(table["pvalue"])
     return table
