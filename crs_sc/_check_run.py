@@ -8,6 +8,8 @@ import numpy as np
 
 from crs_sc import genesets, keys
 from crs_sc._checks import counts_matrix
+from crs_sc._memory import memory_lines, memory_of, size_of, stage_memory
+from crs_sc._opinions import refuse_unusable_opinions
 from crs_sc._stages import (
     absolute_counts,
     analysed_names,
@@ -71,11 +73,13 @@ def check_report(config: RunConfig) -> tuple[str, bool]:
     lines = [
         *_input_lines(adata),
         *_soup_lines(adata, config),
+        *_memory_lines(adata, config),
         "",
         *_sample_lines(adata, samples),
         *_count_lines(adata, samples, config),
         "",
         *gene_lines,
+        *refuse_unusable_opinions(config, analysed_names(adata, config)),
         "",
         *design_lines,
     ]
@@ -93,6 +97,18 @@ def _input_lines(adata: AnnData) -> list[str]:
             f"(median), counts from {adata.uns[keys.UNS][keys.MATRIX]}."
         )
     ]
+
+
+def _memory_lines(adata: AnnData, config: RunConfig) -> list[str]:
+    """Say what memory a run will need by stage, and whether it may have it."""
+    counts = counts_matrix(adata)
+    sizes = adata.obs[keys.SAMPLE].astype(str).value_counts().to_dict()
+    needed = stage_memory(size_of(sizes, n_genes=adata.n_vars, n_values=counts.nnz))
+    limit = memory_of(config.memory_limit)
+    lines = memory_lines(needed, limit=limit)
+    if max(needed.values()) > limit:
+        lines.append("A run would stop for want of memory; `crs-sc attribute` needs far less.")
+    return lines
 
 
 def _soup_lines(adata: AnnData, config: RunConfig) -> list[str]:

@@ -98,6 +98,12 @@ def write_guessed_config(files: Sequence[Path], out: Path, *, overwrite: bool) -
         "# a TSV with the columns sample, population (or lineage) and cells_per_ul.",
         "# absolute_counts: counts.tsv",
         "",
+        "# Other opinions about the cell types: labelled cells, a CellTypist model, and a TSV with",
+        "# label and population where your labels have names of their own.",
+        "# label_reference: reference.h5ad",
+        "# celltypist_model: Immune_All_Low.pkl",
+        "# label_names: names.tsv",
+        "",
         "# Cytokines of the ledger.",
         *_yaml({"genes": target_cytokines(organism="mouse" if organism == "mouse" else "human")}),
         *_yaml({"organism": organism}),
@@ -248,7 +254,8 @@ def _contrast_lines(obs: pd.DataFrame, columns: dict[str, str]) -> list[str]:
     lines = [
         f"# Conditions: {listing(levels, most=40)}",
         "# treated less reference; paired: the same subjects in both; within: timepoint;",
-        "# baseline: the contrast is also reported as a reversal towards that condition.",
+        "# baseline: the contrast is also reported as a reversal towards that condition;",
+        "# covariates: columns of the samples that the tests adjust for, such as [sex, age].",
     ]
     if not contrasts:
         return [*lines, "contrasts: []"]

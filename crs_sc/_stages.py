@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import warnings
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
 from crs_sc import annotation, clustering, comparison, genesets, keys, preprocessing, sources
 from crs_sc._checks import sample_table
+from crs_sc._clusters import cluster_tables, population_tables
+from crs_sc._opinions import gather_opinions, refuse_unusable_opinions
 from crs_sc.config import STAGE_FUNCTIONS, settings_for
-from crs_sc.errors import DesignError, InputError, listing
-from crs_sc.io import read, read_absolute_counts
+from crs_sc.errors import CrsWarning, DesignError, InputError, listing
+from crs_sc.io import CohortFiles, read, read_absolute_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,6 +36,7 @@ __all__ = [
     "covariate_names",
     "design_samples",
     "empty_table",
+    "input_files",
     "order_of_onset",
     "qc_sample",
     "raw_matrices",
@@ -62,12 +66,27 @@ def chosen_genes(config: RunConfig) -> list[str]:
 
 def read_input(config: RunConfig) -> AnnData:
     """Read the files of the config; counts that are declared corrected may be fractional."""
-    return read(
-        list(config.input) if len(config.input) > 1 else config.input[0],
-        columns=config.columns.mapping(),
-        organism=config.organism,
-        corrected=settings_for(config, preprocessing.estimate_ambient)["corrected"],
-    )
+    return read(_source(config), **_reading(config))
+
+
+def input_files(config: RunConfig) -> CohortFiles:
+    """Read cells and genes of the files of the config; the counts are read when asked for."""
+    files = CohortFiles(_source(config), **_reading(config))
+    for text in files.warned:
+        warnings.warn(text, CrsWarning, stacklevel=2)
+    return files
+
+
+def _source(config: RunConfig) -> Path | list[Path]:
+    return list(config.input) if len(config.input) > 1 else config.input[0]
+
+
+def _reading(config: RunConfig) -> dict[str, Any]:
+    return {
+        "columns": config.columns.mapping(),
+        "organism": config.organism,
+        "corrected": settings_for(config, preprocessing.estimate_ambient)["corrected"],
+    }
 
 
 def raw_matrices(adata: AnnData, config: RunConfig) -> dict[str, Path]:
@@ -159,8 +178,8 @@ def qc_sample(
     return preprocessing.filter_cells(cells)
 
 
-def cluster_cohort(adata: AnnData, config: RunConfig) -> None:
-    """Normalise, select genes, embed and cluster."""
+def cluster_cohort(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFrame]:
+    """Normalise, select genes, embed and cluster; returns the tables."""
     preprocessing.normalize(adata, **settings_for(config, preprocessing.normalize))
     preprocessing.select_genes(
         adata,
@@ -169,6 +188,7 @@ def cluster_cohort(adata: AnnData, config: RunConfig) -> None:
     )
     clustering.embed(adata, random_state=config.seed, **settings_for(config, clustering.embed))
     clustering.cluster(adata, random_state=config.seed, **settings_for(config, clustering.cluster))
+    return cluster_tables(adata, config)
 
 
 def annotate_cohort(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFrame]:
@@ -193,9 +213,11 @@ def annotate_cohort(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFrame
         )
     annotation.call_myeloid_states(adata, **settings_for(config, annotation.call_myeloid_states))
     panels = genesets.cell_type_panels(organism=organism)
-    return {
+    genes = chosen_genes(config)
+    return population_tables(adata, config, genes=genes, signatures=signatures, panels=panels) | {
         "qc": preprocessing.qc_table(adata),
         "populations": adata.uns[keys.UNS][keys.POPULATIONS],
+        "opinions": gather_opinions(adata, config, genes=genes),
         "coverage": genesets.coverage({**panels, **signatures}, adata.var_names),
     }
 
@@ -223,6 +245,9 @@ def attribute_sources(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFra
             adata,
             organism=analysed_organism(config),
             **settings_for(config, sources.receivers),
+        ),
+        "il1_tone": sources.il1_tone(
+            adata, organism=analysed_organism(config), **settings_for(config, sources.il1_tone)
         ),
         "ledger": ledger,
         "ledger_by_condition": sources.ledger_by_condition(
@@ -255,7 +280,7 @@ def compare_arms(
     min_cells = settings_for(config, comparison.shifts)["min_cells"]
     bulk = comparison.pseudobulk(adata, covariates=covariate_names(config), min_cells=min_cells)
     expression = comparison.expression(
-        bulk, contrasts=contrasts, **settings_for(config, comparison.expression)
+        bulk, contrasts=contrasts, n_jobs=n_jobs, **settings_for(config, comparison.expression)
     )
     scored = {
         function.__name__: function(
@@ -389,3 +414,4 @@ def refuse_unusable(adata: AnnData, config: RunConfig) -> None:
     refuse_unanswerable(samples, config)
     absolute_counts(config, samples=samples.index)
     refuse_missing_genes(adata, config)
+    refuse_unusable_opinions(config, analysed_names(adata, config))

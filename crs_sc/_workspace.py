@@ -24,8 +24,8 @@ __all__ = ["Workspace", "digest", "file_digest", "library_versions", "package_ve
 
 _BLOCK = 1 << 22
 _LIBRARIES = (
-    "anndata", "gseapy", "harmonypy", "igraph", "leidenalg", "matplotlib", "numpy", "pandas",
-    "pydeseq2", "pynndescent", "scanpy", "scikit-learn", "scipy", "umap-learn",
+    "anndata", "faiss-cpu", "gseapy", "harmonypy", "igraph", "leidenalg", "matplotlib", "numba",
+    "numpy", "pandas", "pydeseq2", "pynndescent", "scanpy", "scikit-learn", "scipy", "umap-learn",
 )  # fmt: skip
 
 
@@ -89,6 +89,24 @@ class Workspace:
         """Stamp of a stage; that of one sample's QC is named `qc/SAMPLE`."""
         folder, _, last = name.rpartition("/")
         return self.out / "work" / folder / f"{_file_name(last)}.json"
+
+    def input_digest(self, path: Path) -> str:
+        """Digest of a file of the user; it is read again only if the file was touched since.
+
+        Every job of a workflow asks, and a cohort of a million cells takes a minute to read.
+        """
+        state = path.stat()
+        seen = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+        note = self.out / "work" / "inputs" / f"{digest(str(path.resolve()))[:16]}.json"
+        try:
+            known = json.loads(note.read_text(encoding="utf-8"))
+            if known["state"] == seen:
+                return str(known["sha256"])
+        except (OSError, ValueError, KeyError, TypeError):
+            known = {}
+        found = file_digest(path)
+        write_json(known | {"path": str(path), "state": seen, "sha256": found}, note)
+        return found
 
     def read_stamp(self, name: str) -> dict[str, Any] | None:
         """Return the stamp of a stage, None if there is no readable one."""

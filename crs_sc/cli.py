@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 if TYPE_CHECKING:
+    from crs_sc.config import RunConfig
     from crs_sc.steps import Run
 
 __all__ = ["main"]
@@ -23,6 +24,10 @@ _JOBS = click.option(
     help="Processes; no result depends on it.",
 )  # fmt: skip
 _FORCE = click.option("--force", is_flag=True, help="Do it again even if nothing has changed.")
+_MEMORY = click.option(
+    "--memory", type=click.FloatRange(min=0, min_open=True),
+    help="Memory in GB that may be used, in place of `memory_limit` of the config.",
+)  # fmt: skip
 
 
 class _Group(click.Group):
@@ -85,11 +90,24 @@ def _only_own_warnings() -> None:
     warnings.showwarning = show
 
 
-def _run(config: Path, out: Path, *, jobs: int = 1, force: bool = False) -> Run:
+def _config(path: Path, memory: float | None) -> RunConfig:
     from crs_sc.config import load_config
+
+    config = load_config(path)
+    return config if memory is None else config.model_copy(update={"memory_limit": memory})
+
+
+def _run(
+    config: Path,
+    out: Path,
+    *,
+    jobs: int = 1,
+    force: bool = False,
+    memory: float | None = None,
+) -> Run:
     from crs_sc.steps import Run
 
-    return Run(load_config(config), out, n_jobs=jobs, force=force)
+    return Run(_config(config, memory), out, n_jobs=jobs, force=force)
 
 
 @main.command()
@@ -113,10 +131,19 @@ def demo(*, out: Path, jobs: int, seed: int) -> None:
 @_CONFIG
 @_OUT
 @_JOBS
+@_MEMORY
 @_FORCE
-def run(*, config: Path, out: Path, jobs: int, force: bool) -> None:
+@click.option("--dask", metavar="SCHEDULER", help="Spread over a dask cluster: address or file.")
+def run(
+    *, config: Path, out: Path, jobs: int, memory: float | None, force: bool, dask: str | None
+) -> None:
     """Analyse the cohort of CONFIG: all stages, from the files to the report."""
-    _print(_run(config, out, jobs=jobs, force=force).all_stages())
+    from contextlib import nullcontext
+
+    from crs_sc._spread import over_dask
+
+    with over_dask(dask) if dask else nullcontext():
+        _print(_run(config, out, jobs=jobs, force=force, memory=memory).all_stages())
 
 
 @main.command()
@@ -133,12 +160,12 @@ def init(*, files: tuple[Path, ...], out: Path, force: bool) -> None:
 
 @main.command()
 @_CONFIG
-def check(*, config: Path) -> None:
+@_MEMORY
+def check(*, config: Path, memory: float | None) -> None:
     """Say whether input and design are sound; changes nothing."""
     from crs_sc._check_run import check_report
-    from crs_sc.config import load_config
 
-    text, is_sound = check_report(load_config(config))
+    text, is_sound = check_report(_config(config, memory))
     click.echo(text)
     sys.exit(0 if is_sound else 1)
 
@@ -173,10 +200,10 @@ def qc(*, config: Path, out: Path, force: bool, sample: str | None) -> None:
 @_CONFIG
 @_OUT
 def samples(*, config: Path, out: Path) -> None:
-    """Print the samples and the file stems of their QC, tab-separated (for workflows)."""
+    """Print the samples, the file stems of their QC, and their cells (for workflows)."""
     run = _run(config, out)
-    for name in run.samples():
-        click.echo(f"{name}\t{run.space.sample(name).stem}")
+    for name, n_cells in run.sample_sizes().items():
+        click.echo(f"{name}\t{run.space.sample(name).stem}\t{n_cells}")
 
 
 def _stage(name: str, help_text: str) -> None:
@@ -196,6 +223,46 @@ _stage("annotate", "Stage 3: cell types, myeloid states, signature scores.")
 _stage("sources", "Stage 4: producers and the source ledger; writes cohort.h5ad.")
 _stage("compare", "Stage 5: shifts, decomposition, reversal, composition, expression.")
 _stage("report", "Stage 6: figures, report.html, provenance.")
+
+
+@main.command()
+@click.argument("file", required=False, type=_IN)
+@click.option("--organism", default="human", show_default=True,
+              type=click.Choice(["human", "mouse", "human+mouse", "mouse+human"]))  # fmt: skip
+@click.option("--gene-sets", type=_IN, help="Your own gene sets too: GMT, or TSV with set, symbol.")
+def genesets(*, file: Path | None, organism: str, gene_sets: Path | None) -> None:
+    """List the gene sets as TSV, with their sources and how much of each FILE can see."""
+    from crs_sc.genesets import overview
+    from crs_sc.io import gene_symbols
+
+    names = None if file is None else gene_symbols(file, organism=organism)
+    analysed: Any = organism.partition("+")[0]
+    table = overview(names, organism=analysed, user=gene_sets)
+    click.echo(table.to_csv(sep="\t", index=False, lineterminator="\n"), nl=False)
+
+
+@main.command()
+@_CONFIG
+@_OUT
+@_MEMORY
+def attribute(*, config: Path, out: Path, memory: float | None) -> None:
+    """Attribution alone, for one h5ad with labels: its counts are gone over once, on disk."""
+    from threadpoolctl import threadpool_limits
+
+    from crs_sc._attribute import attribute as attribute_file
+
+    with threadpool_limits(limits=1):
+        _print(attribute_file(_config(config, memory), out))
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON schema of a CONFIG, for editors that complete and check YAML."""
+    import json
+
+    from crs_sc._schema import config_schema
+
+    click.echo(json.dumps(config_schema(), indent=2))
 
 
 @main.command("keys")

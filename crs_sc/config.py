@@ -53,6 +53,9 @@ STAGE_FUNCTIONS: dict[str, tuple[Callable[..., Any], ...]] = {
         annotation.annotate,
         annotation.call_transgene,
         annotation.call_myeloid_states,
+        clustering.subcluster,
+        annotation.transfer_labels,
+        annotation.celltypist_labels,
     ),
     "sources": (
         sources.call_producers,
@@ -60,6 +63,7 @@ STAGE_FUNCTIONS: dict[str, tuple[Callable[..., Any], ...]] = {
         sources.ledger,
         sources.ledger_by_condition,
         sources.receivers,
+        sources.il1_tone,
     ),
     "compare": (
         comparison.shifts,
@@ -77,11 +81,14 @@ STAGE_FUNCTIONS: dict[str, tuple[Callable[..., Any], ...]] = {
 _SUPPLIED = frozenset(
     {
         "sample_key", "subject_key", "condition_key", "batch_key", "label_key", "weight_key",
-        "population_key", "cluster_key", "timepoint_key", "key_added", "layer", "random_state",
-        "n_jobs", "organism", "transgene", "genes", "signatures", "gene_sets", "contrasts",
-        "samples", "columns", "exclude", "empty_profiles",
+        "population_key", "cluster_key", "group_key", "timepoint_key", "key_added", "layer",
+        "random_state", "n_jobs", "organism", "transgene", "genes", "signatures", "gene_sets",
+        "contrasts", "samples", "columns", "exclude", "empty_profiles", "opinion",
     }
 )  # fmt: skip
+
+# Settings that name a file, of which the content counts.
+FILES = ("gene_sets", "absolute_counts", "label_reference", "celltypist_model", "label_names")
 
 # First line of the settings that a run leaves, which tells them from a config of the user.
 RESOLVED = "# Every setting of this run, as crs_sc resolved it.\n"
@@ -204,11 +211,23 @@ class _Base(BaseModel):
         None, description="Packaged signatures to use; all of them if left out."
     )
     gene_sets: Path | None = Field(default=None, description="Your own signatures (GMT or TSV).")
+    label_reference: Path | None = Field(
+        None, description="Labelled cells (h5ad with counts): another opinion about the cell types."
+    )
+    celltypist_model: Path | None = Field(
+        None, description="CellTypist model file: another opinion about the cell types."
+    )
+    label_names: Path | None = Field(
+        None, description="What labels mean: TSV with label, population."
+    )
     absolute_counts: Path | None = Field(
         None, description="Cells per microlitre: TSV with sample, population, cells_per_ul."
     )
     truth: Path | None = Field(
         None, description="Folder with the planted truth of a simulated cohort."
+    )
+    memory_limit: float | None = Field(
+        None, gt=0, description="Memory in GB that a run may use; all there is if left out."
     )
     seed: int = Field(0, ge=0, description="Seed of everything random.")
 
@@ -285,7 +304,7 @@ def parse_config(content: dict[str, Any], *, folder: Path, name: str) -> RunConf
         files = [files]
     if isinstance(files, list):
         content["input"] = [str(folder / str(file)) for file in files]
-    for key in ("gene_sets", "absolute_counts", "truth"):
+    for key in (*FILES, "truth"):
         if isinstance(content.get(key), str):
             content[key] = str(folder / content[key])
     # An empty section in YAML is None; it means "all defaults".
@@ -306,11 +325,7 @@ def parse_config(content: dict[str, Any], *, folder: Path, name: str) -> RunConf
 
 def _require_there(content: dict[str, Any], *, name: str) -> None:
     """Raise now, not after an hour, if a file or folder that is named is not there."""
-    for key, is_there in (
-        ("gene_sets", Path.is_file),
-        ("absolute_counts", Path.is_file),
-        ("truth", Path.is_dir),
-    ):
+    for key, is_there in (*((name, Path.is_file) for name in FILES), ("truth", Path.is_dir)):
         if isinstance(content.get(key), str) and not is_there(Path(content[key])):
             msg = f"'{name}': {key} names '{content[key]}', which is not there."
             raise InputError(msg)

@@ -106,6 +106,7 @@ MT_FRACTION = "mt_fraction"
 DOUBLET_SCORE = "doublet_score"
 QC_STATUS = "qc_status"
 CLUSTER = "cluster"
+SUBCLUSTER = "myeloid_cluster"
 POPULATION = "population"
 LINEAGE = "lineage"
 CONFIDENCE = "population_confidence"
@@ -124,6 +125,9 @@ UMAP = "X_umap"
 CHANCE_SCORE = "chance_score"
 SIGNATURE_SCORES = "signature_scores"
 PRODUCER_STATE = "producer_state"
+OPINIONS = "opinions"
+# The opinion of the markers, where the populations are labels of the user.
+MARKERS = "markers"
 AMBIENT_PROFILE = "ambient_profile"
 
 # A pseudobulk: AnnData of units x populations, see comparison.pseudobulk.
@@ -140,6 +144,8 @@ NOTES = "notes"
 MATRIX = "matrix"
 CONTAMINATION = "contamination"
 CLUSTERING = "clustering"
+CLUSTERS = "clusters"
+SUBCLUSTERS = "subclusters"
 POPULATIONS = "populations"
 PRODUCER_CALLS = "producer_calls"
 COVERAGE = "coverage"
@@ -260,6 +266,15 @@ ALL_KEYS: tuple[KeySpec, ...] = (
         "tl.cluster",
         "Leiden cluster at the chosen resolution; 0 is the largest.",
     ),
+    KeySpec(
+        "obs",
+        SUBCLUSTER,
+        "category",
+        "(n_cells,)",
+        "",
+        "tl.subcluster",
+        "Cluster among the myeloid cells on their own genes; missing elsewhere.",
+    ),
     KeySpec("obs", POPULATION, "category", "(n_cells,)", "", "tl.annotate", "Cell type."),
     KeySpec(
         "obs", LINEAGE, "category", "(n_cells,)", "", "tl.annotate", "Lineage of the cell type."
@@ -297,7 +312,7 @@ ALL_KEYS: tuple[KeySpec, ...] = (
         "category",
         "(n_cells,)",
         "",
-        "tl.annotate",
+        "tl.call_transgene",
         "detected or not_detected, above the sample's soup.",
     ),
     KeySpec("var", GENE_ID, "str", "(n_genes,)", "", "read", "Ensembl id where the file has it."),
@@ -360,6 +375,15 @@ ALL_KEYS: tuple[KeySpec, ...] = (
     ),
     KeySpec(
         "obsm",
+        OPINIONS,
+        "category, DataFrame",
+        "(n_cells, n_opinions)",
+        "",
+        "tl.add_opinion",
+        "What others say of each cell, in their own words: a classifier, a reference, the markers.",
+    ),
+    KeySpec(
+        "obsm",
         PRODUCER_STATE,
         "category, DataFrame",
         "(n_cells, n_genes)",
@@ -374,8 +398,8 @@ ALL_KEYS: tuple[KeySpec, ...] = (
         "",
         "",
         "every function",
-        "qc, contamination, species_soup, droplets, clustering, populations, coverage (tables), "
-        "matrix, organism, notes.",
+        "qc, contamination, species_soup, droplets, clustering, populations, transgene, coverage "
+        "(tables), matrix, organism, notes.",
     ),
 )
 
@@ -398,8 +422,13 @@ NEGATIVE = "negative"
 PRODUCER_STATES = (PRODUCER, AMBIENT_COMPATIBLE, UNDETERMINED, NEGATIVE)
 
 UNKNOWN = "Unknown"
+# In a cohort of a few genes: the UMI of all its other genes together.
+OTHER_GENES = "all other genes"
 # In tables that add up over populations: the sum over all of them.
 ALL_POPULATIONS = "All"
+ALL_BATCHES = "All"
+# In the table of overlaps: the cytokines that are asked about, as a set of their own.
+TARGET_GENES = "target_cytokines"
 CAR_T = "CAR T"
 MYELOID_LINEAGES = ("Monocyte", "Macrophage", "DC", "pDC", "Neutrophil", "Mast cell")
 
@@ -414,6 +443,10 @@ NOT_MEASURED = "not_measured"
 NOT_DETECTED = "not_detected"
 TOO_FEW_GENES = "too_few_genes"
 ABOVE_SOUP = "above_soup"
+STABLE = "stable"
+DOUBTFUL = "doubtful"
+UNSTABLE = "unstable"
+CLUSTER_STATES = (STABLE, DOUBTFUL, UNSTABLE, UNDETERMINED)
 SHIFT_STATUSES = (
     OK,
     ABSENT_IN_REFERENCE,
@@ -430,11 +463,18 @@ CHANGED_WITHIN_MARGIN = "changed_within_margin"
 EQUIVALENT = "equivalent"
 INCONCLUSIVE = "inconclusive"
 VERDICTS = (CHANGED, CHANGED_WITHIN_MARGIN, EQUIVALENT, INCONCLUSIVE)
+AGONIST_ONLY = "agonist_only"
+ANTAGONIST_ONLY = "antagonist_only"
 REACHED = "reached"
 AT_FIRST_SAMPLING = "at_first_sampling"
 ALWAYS = "always"
 NEVER = "never"
 NOT_FOLLOWED = "not_followed"
+AGREES = "agrees"
+LINEAGE_AGREES = "lineage_agrees"
+DISAGREES = "disagrees"
+CANNOT_TELL = "cannot_tell"
+OPINION_VERDICTS = (AGREES, LINEAGE_AGREES, DISAGREES, CANNOT_TELL)
 ONSET_STATES = (REACHED, AT_FIRST_SAMPLING, ALWAYS, NEVER, NOT_FOLLOWED)
 COUNT_OUTLIER = "count_outlier"
 INTENSITY_NOT_IDENTIFIED = "intensity_not_identified"
@@ -523,9 +563,164 @@ POPULATIONS_TABLE = TableSpec(
         Column("runner_up", "str", "Second best cell type."),
         Column("margin", "float", "Score of the best type less that of the runner-up."),
         _N_CELLS,
+        Column("markers", "str", "Markers that speak most for the type, and those against it."),
+        Column("doublet_score", "float", "Mean doublet score; missing where none was made."),
+        Column("stress", "float", "Mean score of dissociation stress; missing without it."),
+        Column(
+            "mixed_share",
+            "float",
+            "Share of the cells of the whole cluster with the markers of two compartments.",
+        ),
     ),
     ("cluster",),
-    "Cell type of each cluster, how sure, and what else it could be.",
+    "Cell type of each cluster, how sure, what speaks for it, and what else it could be.",
+)
+CLUSTERING_TABLE = TableSpec(
+    "clustering",
+    (
+        Column("resolution", "float", "Resolution of Leiden; larger gives more clusters."),
+        Column("n_clusters", "int", "Clusters at this resolution."),
+        Column("stability", "float", "Mean adjusted Rand index with subsamples of the cells."),
+        Column("chosen", "bool", "Whether the clusters are those of this resolution."),
+        Column("stability_low", "float", "Smallest adjusted Rand index with a subsample."),
+        Column("n_cells", "int", "Cells that the subsamples were drawn from."),
+        Column(
+            "stability_whole",
+            "float",
+            "Mean adjusted Rand index of the clusters of all cells; empty where not needed.",
+        ),
+    ),
+    ("resolution",),
+    "Resolutions that were tried, how well subsamples agree, and the choice.",
+)
+CLUSTERS_TABLE = TableSpec(
+    "clusters",
+    (
+        Column("cluster", "str", "Leiden cluster; 0 is the largest."),
+        Column("population", "str", "Cell type of most of its cells."),
+        Column("population_share", "float", "Share of its cells that have this type."),
+        _N_CELLS,
+        Column(
+            "stability",
+            "float",
+            "Mean over subsamples of the Jaccard coefficient with the best match.",
+        ),
+        Column("stability_low", "float", "Smallest of these coefficients."),
+        Column(
+            "state",
+            "str",
+            "stable (0.75 and above), doubtful (0.6 and above), unstable, or undetermined (too few "
+            "cells).",
+        ),
+        Column("joins", "str", "Cluster with which its cells are found most; empty if none."),
+        Column("joins_population", "str", "Cell type of most cells of that cluster."),
+    ),
+    ("cluster",),
+    "Is each cluster found again in subsamples of the cells, and what is it found with.",
+)
+SUBCLUSTERS_TABLE = TableSpec(
+    "subclusters",
+    (
+        Column("cluster", "str", "Cluster among the myeloid cells alone; s0 is the largest."),
+        Column("population", "str", "Cell type of most of its cells."),
+        Column("population_share", "float", "Share of its cells that have this type."),
+        Column("myeloid_state", "str", "State of most of its cells; empty where it has none."),
+        Column("myeloid_state_share", "float", "Share of its cells that have this state."),
+        _N_CELLS,
+        Column("n_subjects", "int", "Subjects with cells in it."),
+        Column("subject", "str", "Subject of most of its cells."),
+        Column("subject_share", "float", "Share of its cells that are of this subject."),
+        Column("condition", "str", "Arm of most of its cells."),
+        Column("condition_share", "float", "Share of its cells that are of this arm."),
+        Column(
+            "stability",
+            "float",
+            "Mean over subsamples of the Jaccard coefficient with the best match.",
+        ),
+        Column("stability_low", "float", "Smallest of these coefficients."),
+        Column("state", "str", "stable, doubtful, unstable or undetermined, as in clusters."),
+        Column("joins", "str", "Cluster with which its cells are found most; empty if none."),
+        Column("joins_population", "str", "Cell type of most cells of that cluster."),
+        Column("joins_state", "str", "Myeloid state of most cells of that cluster."),
+    ),
+    ("cluster",),
+    "The myeloid cells clustered again on the genes that vary among them.",
+)
+INTEGRATION_TABLE = TableSpec(
+    "integration",
+    (
+        Column("batch", "str", "Batch, and All: the mean over their cells."),
+        Column("conditions", "str", "Arms with cells of the batch, comma-separated."),
+        Column("n_cells", "int", "Cells that were looked at."),
+        Column(
+            "mixing_before",
+            "float",
+            "Neighbours from other batches, of those in a random mixture; before integration.",
+        ),
+        Column("mixing_after", "float", "The same after integration; empty without one."),
+        Column(
+            "conservation_before",
+            "float",
+            "Share of a cell's neighbours in its batch that have its label; before integration.",
+        ),
+        Column("conservation_after", "float", "The same after integration; empty without one."),
+        Column("status", "str", "ok, or confounded: each batch has cells of one arm only."),
+    ),
+    ("batch",),
+    "Batches before and after harmony: how mixed, and what is kept of their own groups.",
+)
+CIRCULARITY_TABLE = TableSpec(
+    "circularity",
+    (
+        Column("population", "str", "Cell type, and All."),
+        Column("n_cells", "int", "Cells that were clustered with and without the target genes."),
+        Column(
+            "agreement",
+            "float",
+            "Element-centric similarity of the clusters with and without the target genes, 0 to 1.",
+        ),
+        Column(
+            "agreement_control",
+            "float",
+            "The same with as many other genes of like expression instead of the target genes.",
+        ),
+        Column("ari", "float", "Adjusted Rand index with and without the target genes; in All."),
+        Column("ari_control", "float", "The same with the other genes instead; in All."),
+        Column("agreement_control_low", "float", "Smallest agreement with a set of other genes."),
+    ),
+    ("population",),
+    "Do the clusters follow the cytokines: clustered with and without them.",
+)
+GENE_OVERLAP_TABLE = TableSpec(
+    "gene_overlap",
+    (
+        Column("gene_set", "str", "Signature, or target_cytokines."),
+        _GENE,
+        Column("is_target", "bool", "Whether it is a cytokine of the ledger."),
+        Column("is_selected", "bool", "Whether the embedding used it."),
+        Column("marker_of", "str", "Cell types that it is a marker of, comma-separated."),
+    ),
+    ("gene_set", "gene"),
+    "Genes of the signatures that also found or named the populations.",
+)
+OPINIONS_TABLE = TableSpec(
+    "opinions",
+    (
+        Column("opinion", "str", "Who says it: markers, celltypist, reference or another."),
+        Column("population", "str", "Cell type or label in the data; All is every cell."),
+        _N_CELLS,
+        Column("n_compared", "int", "Cells of which both sides name a type that can be compared."),
+        Column("agreement", "float", "Share of them with the same type, where both name a type."),
+        Column("lineage_agreement", "float", "Share of them with the same lineage."),
+        Column("other_label", "str", "What the opinion says most often instead."),
+        Column("other_share", "float", "Share of the cells of which it says that."),
+        Column("margin", "float", "Share with the same name less other_share."),
+        Column("verdict", "str", "agrees, lineage_agrees, disagrees or cannot_tell."),
+        Column("kappa", "float", "Cohen's kappa of the types; only for All."),
+        Column("kappa_lineage", "float", "Cohen's kappa of the lineages; only for All."),
+    ),
+    ("opinion", "population"),
+    "Do others say the same of the cells: classifier, reference, or the markers of your labels.",
 )
 COVERAGE_TABLE = TableSpec(
     "coverage",
@@ -617,6 +812,28 @@ LEDGER_BY_CONDITION_TABLE = TableSpec(
     ),
     ("gene", "population", "condition"),
     "Source shares by arm; the interval is a bootstrap over subjects.",
+)
+IL1_TONE_TABLE = TableSpec(
+    "il1_tone",
+    (
+        _POPULATION,
+        *_SAMPLE,
+        _N_CELLS,
+        Column("agonist_umi", "float", "UMI of IL1A and IL1B beyond the soup."),
+        Column("antagonist_umi", "float", "UMI of IL1RN and IL1R2 beyond the soup."),
+        Column("log2_ratio", "float", "log2 of agonist_umi over antagonist_umi."),
+        Column("ci_low", "float", "Lower end of its 95 % interval; empty where there is none."),
+        Column("ci_high", "float", "Upper end of its 95 % interval; empty where there is none."),
+        Column("release", "float", "Mean log2(CPM + 1) of NLRP3, CASP1 and GSDMD, soup-corrected."),
+        Column("n_release", "int", "How many of these three are in the data."),
+        Column(
+            "status",
+            "str",
+            "ok, agonist_only, antagonist_only, not_detected or too_few_cells.",
+        ),
+    ),
+    ("population", "sample"),
+    "IL-1 tone: what drives IL-1 signalling over what holds it back, in transcripts.",
 )
 RECEIVERS_TABLE = TableSpec(
     "receivers",
@@ -840,5 +1057,13 @@ TABLES: dict[str, TableSpec] = {
         ARM_BY_TIME_TABLE,
         ONSET_TABLE,
         EXCLUSIONS_TABLE,
+        OPINIONS_TABLE,
+        IL1_TONE_TABLE,
+        CLUSTERING_TABLE,
+        CLUSTERS_TABLE,
+        SUBCLUSTERS_TABLE,
+        INTEGRATION_TABLE,
+        CIRCULARITY_TABLE,
+        GENE_OVERLAP_TABLE,
     )
 }

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from threadpoolctl import threadpool_limits
 
 from crs_sc import keys
-from crs_sc._checks import sample_table
+from crs_sc._inputs import Inputs
+from crs_sc._spread import is_spread, spread
 from crs_sc._stages import (
     annotate_cohort,
     attribute_sources,
@@ -23,15 +24,14 @@ from crs_sc._stages import (
     design_samples,
     qc_sample,
     raw_matrices,
-    read_input,
     refuse_unanswerable,
-    refuse_unusable,
 )
 from crs_sc._workspace import Workspace, digest, file_digest, library_versions, package_version
-from crs_sc.config import RESOLVED, STAGE_FUNCTIONS, dump_config, settings_for
+from crs_sc.config import FILES, RESOLVED, STAGE_FUNCTIONS, RunConfig, dump_config, settings_for
 from crs_sc.errors import InputError, listing
 from crs_sc.io import (
     empty_droplet_profile,
+    open_h5ad,
     read_table,
     source_files,
     write_h5ad,
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from crs_sc.config import RunConfig
-
 __all__ = ["STAGES", "Run"]
 
 logger = logging.getLogger("crs_sc")
@@ -59,13 +57,22 @@ STAGES = ("qc", "cluster", "annotate", "sources", "compare", "report")
 _READS = {
     "qc": ("columns", "organism", "transgene", "seed"),
     "cluster": ("genes", "transgene", "seed"),
-    "annotate": ("columns", "organism", "transgene", "signatures", "gene_sets", "seed"),
+    "annotate": (
+        "columns",
+        "organism",
+        "transgene",
+        "signatures",
+        "gene_sets",
+        "seed",
+        "genes",
+        "label_reference",
+        "celltypist_model",
+        "label_names",
+    ),
     "sources": ("columns", "genes", "organism", "absolute_counts", "seed"),
     "compare": ("columns", "contrasts", "genes", "signatures", "gene_sets", "seed"),
     "report": ("columns", "organism", "contrasts", "signatures", "gene_sets", "truth"),
 }
-# Settings that name a file, of which the content counts.
-_FILES = ("gene_sets", "absolute_counts")
 
 
 class Run:
@@ -78,7 +85,8 @@ class Run:
     out
         Output folder; made if it is not there.
     n_jobs
-        Processes for what can be spread; no result depends on it.
+        Processes for what can be spread; no result depends on it. With 1, `joblib.parallel_config`
+        decides, so that a dask cluster can do it.
     force
         Do every stage again, whatever is there.
     """
@@ -92,7 +100,7 @@ class Run:
         self.n_jobs = n_jobs
         self.force = force
         # What was read or made last, so that a run of all stages reads nothing back.
-        self._input: AnnData | None = None
+        self._inputs = Inputs(config, self.space, lambda: self._key("samples"))
         self._input_digests: dict[str, str] = {}
         self._cohort: tuple[str, AnnData] | None = None
         # Stages whose files were found whole, or were written, by this object.
@@ -117,6 +125,7 @@ class Run:
         -------
         The results: cohort, tables, figures and report.
         """
+        self._inputs.refuse_too_large()
         for stage in STAGES:
             self.stage(stage)
         out = self.space.out
@@ -136,8 +145,7 @@ class Run:
             If a stage before it was not done, or was done with other settings.
         """
         if name == "qc":
-            for sample in self.samples():
-                self.qc(sample)
+            self._qc_of_all()
             return
         self._require_before(name)
         self._do(name, getattr(self, f"_{name}"))
@@ -165,8 +173,7 @@ class Run:
         path = self.space.sample(sample)
 
         def work() -> list[Path]:
-            adata = self.input()
-            cells = adata[adata.obs[keys.SAMPLE] == sample].copy()
+            cells = self._inputs.cells(sample)
             empty = {
                 name: empty_droplet_profile(raw, organism=self.config.organism)
                 for name, raw in raw_matrices(cells, self.config).items()
@@ -177,30 +184,36 @@ class Run:
         self._do(f"qc/{sample}", work)
         return path
 
-    def input(self) -> AnnData:
-        """Read the input once, and refuse a design that cannot be answered."""
-        if self._input is None:
-            logger.info("reading %s", listing(self.config.input))
-            self._input = read_input(self.config)
-            refuse_unusable(self._input, self.config)
-        return self._input
+    def _qc_of_all(self) -> None:
+        """Do QC sample by sample, from one reading of the input where that fits into memory."""
+        todo = [n for n in self.samples() if self.force or not self._is_current(f"qc/{n}")]
+        if len(todo) > 1 and is_spread(self.n_jobs):
+            logger.info("qc of %d samples, spread", len(todo))
+            self._content()  # the digests of the inputs are read by all
+            settings = self.config.model_dump(mode="json")
+            calls = [(settings, self.space.out, name, self.force) for name in todo]
+            spread(_qc_elsewhere, calls, n_jobs=self.n_jobs)
+            self._verified.update(f"qc/{name}" for name in todo)
+            return
+        if len(todo) > 1:
+            self._inputs.hold()
+        for sample in self.samples():
+            self.qc(sample)
+        self._inputs.release()
 
     def samples(self) -> list[str]:
-        """Names of the samples, sorted; remembered on disk so that jobs need not read for it."""
-        key = self._key("samples")
-        stamp = self.space.read_stamp("samples")
-        if stamp is None or stamp["key"] != key:
-            names = sample_table(self.input()).index.tolist()
-            self.space.finish("samples", key, [], samples=names)
-            return names
-        return [str(name) for name in stamp["samples"]]
+        """Names of the samples, sorted."""
+        return list(self.sample_sizes())
+
+    def sample_sizes(self) -> dict[str, int]:
+        """Cells of each sample."""
+        return self._inputs.sample_sizes()
 
     # --- stages of the cohort -----------------------------------------------------------------
 
     def _cluster(self) -> list[Path]:
         adata = self._merged()
-        cluster_cohort(adata, self.config)
-        return self._keep("cluster", adata, {})
+        return self._keep("cluster", adata, cluster_cohort(adata, self.config))
 
     def _annotate(self) -> list[Path]:
         adata = self._load("cluster")
@@ -214,7 +227,9 @@ class Run:
         return [*self._write_tables(tables), self.space.cohort]
 
     def _compare(self) -> list[Path]:
-        adata = self._load("sources")
+        # One pass over the counts: a job of its own need not hold them.
+        held = self._cohort is not None and self._cohort[0] == "sources"
+        adata = self._load("sources") if held else open_h5ad(self.space.cohort)
         refuse_unanswerable(design_samples(adata, self.config), self.config)
         tables = compare_arms(
             adata,
@@ -311,10 +326,8 @@ class Run:
         return [self.space.table(name) for name in tables]
 
     def _merged(self) -> AnnData:
-        """All samples after QC, as counts."""
-        import anndata as ad
-
-        return merge_samples([ad.read_h5ad(self.space.sample(name)) for name in self.samples()])
+        """All samples after QC, as counts; read a chunk at a time into their place."""
+        return merge_samples([open_h5ad(self.space.sample(name)) for name in self.samples()])
 
     def _load(self, stage: str) -> AnnData:
         """Return the cohort as a stage left it, from memory if it is there."""
@@ -358,7 +371,7 @@ class Run:
             "crs_sc": package_version(),
             "versions": library_versions(),
             "seed": self.config.seed,
-            "inputs": self._inputs() | {settings[n]: d for n, d in _digests(settings).items()},
+            "inputs": self._input_files() | {settings[n]: d for n, d in _digests(settings).items()},
             "settings": settings,
             "seconds": {name: stamp.get("seconds") for name, stamp in stamps.items()},
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -366,13 +379,13 @@ class Run:
 
     def _content(self) -> list[str]:
         """Digests of the input files, whatever their names and folders."""
-        return list(self._inputs().values())
+        return list(self._input_files().values())
 
-    def _inputs(self) -> dict[str, str]:
+    def _input_files(self) -> dict[str, str]:
         """Digest of the content of each input file, read once."""
         if not self._input_digests:
             files = source_files(list(self.config.input))
-            self._input_digests = {str(path): file_digest(path) for path in files}
+            self._input_digests = {str(p): self.space.input_digest(p) for p in files}
         return self._input_digests
 
     def _require_before(self, name: str) -> None:
@@ -389,9 +402,14 @@ class Run:
                     raise InputError(msg)
 
 
+def _qc_elsewhere(settings: dict[str, Any], out: Path, sample: str, force: bool) -> None:  # noqa: FBT001
+    """Do QC of one sample in another process."""
+    Run(RunConfig(**settings), out, force=force).qc(sample)
+
+
 def _digests(settings: dict[str, Any]) -> dict[str, str]:
     """Digests of the files that settings name, by setting."""
-    return {name: file_digest(Path(settings[name])) for name in _FILES if settings.get(name)}
+    return {name: file_digest(Path(settings[name])) for name in FILES if settings.get(name)}
 
 
 def _is_of_the_user(path: Path) -> bool:

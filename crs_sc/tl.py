@@ -1,7 +1,27 @@
 """Everything that answers the question, under the short name that the ecosystem expects."""
 
-from crs_sc.annotation import annotate, call_myeloid_states, call_transgene, score_signatures
-from crs_sc.clustering import cluster, embed
+from crs_sc.annotation import (
+    add_marker_opinion,
+    add_opinion,
+    annotate,
+    call_myeloid_states,
+    call_transgene,
+    celltypist_labels,
+    check_labels,
+    compare_opinions,
+    score_signatures,
+    transfer_labels,
+)
+from crs_sc.clustering import (
+    circularity,
+    cluster,
+    cluster_table,
+    embed,
+    gene_overlap,
+    integration_table,
+    subcluster,
+    subcluster_table,
+)
 from crs_sc.comparison import (
     arm_by_time,
     check_design,
@@ -16,12 +36,15 @@ from crs_sc.comparison import (
     pseudobulk,
     reversal,
     shifts,
+    signature_scores,
     smallest_effect,
     subjects_per_arm,
     trajectories,
 )
 from crs_sc.sources import (
     call_producers,
+    condense,
+    il1_tone,
     ledger,
     ledger_by_condition,
     producers,
@@ -31,14 +54,22 @@ from crs_sc.sources import (
 )
 
 __all__ = [
+    "add_marker_opinion",
+    "add_opinion",
     "annotate",
     "arm_by_time",
     "call_myeloid_states",
     "call_producers",
     "call_transgene",
+    "celltypist_labels",
     "check_design",
+    "check_labels",
+    "circularity",
     "cluster",
+    "cluster_table",
+    "compare_opinions",
     "composition",
+    "condense",
     "decompose",
     "detectable_effect",
     "embed",
@@ -46,6 +77,9 @@ __all__ = [
     "exclusions",
     "export_counts",
     "expression",
+    "gene_overlap",
+    "il1_tone",
+    "integration_table",
     "ledger",
     "ledger_by_condition",
     "onset",
@@ -56,8 +90,12 @@ __all__ = [
     "reversal",
     "score_signatures",
     "shifts",
+    "signature_scores",
     "smallest_effect",
+    "subcluster",
+    "subcluster_table",
     "subjects_per_arm",
     "trajectories",
+    "transfer_labels",
     "weigh_cells",
 ]

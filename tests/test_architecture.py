@@ -13,13 +13,15 @@ PACKAGE = Path(__file__).resolve().parents[1] / "crs_sc"
 
 # Layers from the bottom; a module may import from its own layer only what is listed in SAME.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "keys", "_arrays", "_stats"}),
-    frozenset({"_checks"}),
+    frozenset({"errors", "keys", "_arrays", "_neighbours", "_stats"}),
+    frozenset({"_checks", "_spread"}),
     frozenset({"genesets", "io", "_soup"}),
     frozenset({"preprocessing", "clustering", "annotation", "sources", "comparison", "plotting"}),
     frozenset({"tl", "config"}),
-    frozenset({"_workspace", "_stages"}),
-    frozenset({"steps", "report", "datasets", "_guess", "_check_run"}),
+    frozenset({"_clusters", "_opinions"}),
+    frozenset({"_memory", "_schema", "_workspace", "_stages"}),
+    frozenset({"_inputs"}),
+    frozenset({"steps", "report", "datasets", "_attribute", "_guess", "_check_run"}),
     frozenset({"cli", "__main__", "__init__"}),
 )
 SAME = {("errors", "keys"), ("genesets", "io"), ("io", "genesets"), ("steps", "report"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import time
@@ -208,3 +209,30 @@ def test_init_guesses_and_does_not_write_over(tmp_path: Path) -> None:
     assert settings["input"] == "in.h5ad"
     assert call("check", out).exit_code == 0
     assert_fails(call("init", tmp_path / "in.h5ad", "-o", out), "there already", "--force")
+
+
+def test_genesets_are_listed_with_their_coverage_in_a_file(tmp_path: Path) -> None:
+    plain = call("genesets")
+    assert plain.exit_code == 0, plain.output
+    table = pd.read_csv(io.StringIO(plain.stdout), sep="\t", keep_default_na=False)
+    assert {"cell type", "signature"} == set(table["kind"])
+    assert (table["n_genes"] > 0).all()
+    assert (table["sources"] != "").all()
+    assert (table["n_found"] == "").all()
+    adata = tiny()
+    # Two genomes: of the human CD3D only the human gene is to count.
+    adata.var_names = [*(f"GRCh38_{g}" for g in GENES[:-2]), "mm10___Cd3g", "mm10___Lyz2"]
+    adata.write_h5ad(tmp_path / "two.h5ad")
+    (tmp_path / "own.gmt").write_text("mine\t\tCD3D\tCD3G\tLYZ\n", encoding="utf-8")
+    result = call(
+        "genesets", tmp_path / "two.h5ad", "--organism", "human+mouse",
+        "--gene-sets", tmp_path / "own.gmt",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    found = pd.read_csv(io.StringIO(result.stdout), sep="\t").set_index("gene_set")
+    assert found.loc["mine", ["kind", "n_genes", "n_found", "missing"]].tolist() == [
+        "user", 3, 2, "CD3G"
+    ]  # fmt: skip
+    assert_fails(call("genesets", tmp_path / "no.h5ad"), "no.h5ad")
+    assert_fails(call("genesets", "--gene-sets", tmp_path / "no.gmt"), "no.gmt")
+    assert call("genesets", "--organism", "rat").exit_code == 2

@@ -10,12 +10,13 @@ from crs_sc.comparison.exclusions import exclusions
 from crs_sc.comparison.expression import expression
 from crs_sc.comparison.onset import onset, trajectories
 from crs_sc.comparison.power import detectable_effect, smallest_effect
-from crs_sc.comparison.pseudobulk import export_counts, pseudobulk
+from crs_sc.comparison.pseudobulk import PseudobulkPass, export_counts, pseudobulk
 from crs_sc.comparison.reversal import reversal
 from crs_sc.comparison.shifts import shifts, signature_scores
 
 __all__ = [
     "Contrast",
+    "PseudobulkPass",
     "arm_by_time",
     "check_design",
     "composition",

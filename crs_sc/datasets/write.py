@@ -46,6 +46,7 @@ organism: {organism}               # two genomes; the first is analysed
 truth: truth                        # what was planted; only a simulated cohort has it
 """
 _TRANSGENE = "transgene: [{}]                    # features of the CAR construct\n"
+_BEFORE = "call_transgene: {before: [vehicle]}  # samples without the product: false positives\n"
 # By the parameter that asks for them.
 _MORE_COLUMNS = {
     "timepoints": "  timepoint: day                    # when the animal was sampled\n",
@@ -252,6 +253,7 @@ def _config_text(settings: dict[str, Any]) -> str:
     more = [text for name, text in _MORE_COLUMNS.items() if given[name]]
     is_human = settings["organism"].startswith("human")
     main = {gene.upper(): gene for gene in settings["genes"]}
+    before = _BEFORE if "vehicle" in given["arms"] else ""
     return _CONFIG.format(
         input=f"{_SHEET if given['n_empty_droplets'] else _COHORT}",
         columns="".join(more),
@@ -259,5 +261,5 @@ def _config_text(settings: dict[str, Any]) -> str:
         genes=", ".join([main["IL1B"], main["IL6"]]),
         organism=settings["organism"],
         # Only human cells have it.
-        transgene=_TRANSGENE.format(settings["transgene"]) if is_human else "",
+        transgene=_TRANSGENE.format(settings["transgene"]) + before if is_human else "",
     )

@@ -15,6 +15,7 @@ from crs_sc.plotting._receivers import producers_to_receivers
 from crs_sc.plotting._shifts import reversal_heatmap, shift_heatmap, signature_points
 from crs_sc.plotting._sources import ambient_expected, source_shares
 from crs_sc.plotting._species import barnyard
+from crs_sc.plotting._stability import cluster_stability
 from crs_sc.plotting._stress import stress_adjustment
 from crs_sc.plotting._style import (
     arm_colours,
@@ -30,6 +31,7 @@ __all__ = [
     "ambient_expected",
     "arm_colours",
     "barnyard",
+    "cluster_stability",
     "composition",
     "decomposition_bars",
     "enrichment_dotplot",

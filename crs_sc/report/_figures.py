@@ -127,6 +127,7 @@ ORDER = (
     "umap_sample",
     "umap_species",
     "markers",
+    "cluster_stability",
     "composition",
     "myeloid_states",
     "source_shares",
@@ -171,6 +172,13 @@ def _table_figures(tables: Mapping[str, pd.DataFrame], arms: list[str] | None) -
 
     if "qc" in tables:
         add("qc_overview", plotting.qc_overview, "qc", conditions=arms)
+    if {"clusters", "clustering"} <= set(tables):
+        add(
+            "cluster_stability",
+            plotting.cluster_stability,
+            "clusters",
+            clustering=tables["clustering"],
+        )
     if "ledger" in tables:
         genes = headline_genes(tables["ledger"])
         add("source_shares", plotting.source_shares, "ledger", genes=genes, conditions=arms)

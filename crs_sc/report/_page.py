@@ -15,9 +15,11 @@ from crs_sc.io import write_text
 from crs_sc.report._answers import source_answers
 from crs_sc.report._arms import headline_genes, ordered_arms
 from crs_sc.report._changes import shift_answers
+from crs_sc.report._clusters import CLUSTER_TABLES, cluster_sentences
 from crs_sc.report._figures import ORDER
 from crs_sc.report._format import listed
 from crs_sc.report._hearing import hearing_sentences
+from crs_sc.report._opinions import opinion_sentences
 from crs_sc.report._tables import PageTable, page_table, page_tables, planted_and_found
 from crs_sc.report._verdicts import exclusion_sentence, onset_sentences, shift_sentences
 from crs_sc.report._words import (
@@ -191,7 +193,8 @@ def _sections(
     short["design"] = _design_table(samples, contrasts)
     place: dict[str, list[str]] = {
         "design": ["design"],
-        "sources": ["ledger_by_condition", "production"],
+        "populations": ["populations", "opinions", *CLUSTER_TABLES],
+        "sources": ["ledger_by_condition", "production", "il1_tone"],
         "shifts": ["shifts", "exclusions"],
         "time": ["onset", "arm_by_time"],
         "expression": ["expression", "enrichment"],
@@ -291,6 +294,9 @@ def _paragraphs(
         ]
     if key == "receivers" and {"receivers", "ledger"} <= set(tables):
         return hearing_sentences(tables["receivers"], _heads(tables))
+    if key == "populations":
+        said = opinion_sentences(tables["opinions"]) if "opinions" in tables else []
+        return [*said, *cluster_sentences(tables)]
     if key == "time":
         return onset_sentences(tables)
     if key == "shifts" and contrasts:

@@ -23,7 +23,8 @@ _SHARES = frozenset(
     {
         "share", "cell_share", "median_mt_fraction", "ambient_fraction", "ambient_upper",
         "share_reference", "share_treated", "share_ci_low", "share_ci_high", "planted_share",
-        "found_share", "fraction",
+        "found_share", "fraction", "population_share", "subject_share", "condition_share",
+        "myeloid_state_share", "mixed_share",
     }
 )  # fmt: skip
 _SETS = frozenset({"feature", "gene_set"})
@@ -144,6 +145,20 @@ _SHOWN: dict[str, tuple[list[str], int]] = {
         60,
     ),
     "populations": (keys.POPULATIONS_TABLE.names, 60),
+    "il1_tone": (
+        [
+            "condition", "population", "sample", "agonist_umi", "antagonist_umi", "log2_ratio",
+            "ci_low", "ci_high", "release", "status",
+        ],
+        40,
+    ),
+    "opinions": (keys.OPINIONS_TABLE.names, 60),
+    "clusters": (keys.CLUSTERS_TABLE.names, 60),
+    "clustering": (keys.CLUSTERING_TABLE.names, 20),
+    "subclusters": (keys.SUBCLUSTERS_TABLE.names, 30),
+    "integration": (keys.INTEGRATION_TABLE.names, 30),
+    "circularity": (keys.CIRCULARITY_TABLE.names, 30),
+    "gene_overlap": (keys.GENE_OVERLAP_TABLE.names, 30),
     "coverage": (keys.COVERAGE_TABLE.names, 30),
     "ledger_by_condition": (
         [
@@ -210,6 +225,8 @@ _SHOWN: dict[str, tuple[list[str], int]] = {
 
 def _select(name: str, table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
     """Choose and sort the rows that the page shows."""
+    if name == "gene_overlap":
+        return table.loc[table["marker_of"].astype(str) != ""]
     if name == "coverage":
         return table.loc[table["n_found"] < table["n_genes"]]
     if name == "ledger_by_condition":
@@ -225,6 +242,13 @@ def _select(name: str, table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame
         rows = table.loc[(table["state"] == keys.ABOVE_SOUP) & table["cytokine"].isin(heads)]
         rows = rows.sort_values("cpm", ascending=False, kind="stable")
         return rows.drop_duplicates(["cytokine", "gene", "population"]).sort_index()
+    if name == "il1_tone":
+        rows = table.loc[table["status"].isin([keys.OK, keys.AGONIST_ONLY, keys.ANTAGONIST_ONLY])]
+        place = rows["condition"].map({arm: i for i, arm in enumerate(arms)})
+        size = rows.groupby("population")["agonist_umi"].transform("sum")
+        rows = rows.assign(place=place, size=size)
+        return rows.sort_values(["size", "population", "place", "sample"],
+                                ascending=[False, True, True, True], kind="stable")  # fmt: skip
     if name == "production":
         rows = table.loc[table["gene"].isin(headline_genes(table)) & (table["umi"] > 0)]
         place = rows["condition"].map({arm: i for i, arm in enumerate(arms)})

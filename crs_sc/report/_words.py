@@ -51,6 +51,14 @@ CAPTIONS = {
         "Marker genes of the populations",
         "The dots should lie along the diagonal. No target cytokine is a marker.",
     ),
+    "cluster_stability": (
+        "populations",
+        "Clusters found again in subsamples of the cells",
+        (
+            "Left: filled is the chosen resolution; the line goes down to the worst subsample. "
+            "Right: from 0.75 on a cluster is stable, below 0.6 it should not be trusted."
+        ),
+    ),
     "myeloid_states": (
         "populations",
         "States of the myeloid cells by sample",
@@ -152,9 +160,17 @@ TITLES = {
     "design": "Subjects and samples by arm",
     "qc": "Samples",
     "populations": "Clusters and their names",
+    "opinions": "What others say of the populations",
+    "clusters": "Clusters found again in subsamples",
+    "clustering": "Resolutions that were tried",
+    "subclusters": "The myeloid cells on their own genes",
+    "integration": "Batches before and after integration",
+    "circularity": "Clusters with and without the target cytokines",
+    "gene_overlap": "Genes of signatures that also name cell types",
     "coverage": "Gene sets with genes that are not in the data",
     "ledger_by_condition": "Source shares of at least 2 %",
     "receivers": "Receptors above the soup, in the arm with the highest level",
+    "il1_tone": "IL-1 tone: agonists over antagonists (UMI beyond the soup)",
     "production": "Is there any production beyond the soup",
     "shifts": "Shifts with the smallest p",
     "exclusions": "Subjects that a test does without",

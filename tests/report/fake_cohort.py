@@ -111,6 +111,7 @@ def tables(seed: int = 0) -> dict[str, pd.DataFrame]:
                 "missing": ["", "MT1X,HSPA1B", ""],
             }
         ),
+        **_clusters(),
         "producers": producers,
         "production": _production(producers),
         "ledger": ledger,
@@ -177,8 +178,55 @@ def _populations() -> pd.DataFrame:
             "runner_up": [*names[1:], names[0]],
             "margin": np.linspace(1.4, 0.1, len(names)),
             "n_cells": [16 * n for n in CELLS],
+            "markers": [f"GENE{i}, GENE{i + 1}" for i in range(len(names))],
+            "doublet_score": np.linspace(0.02, 0.2, len(names)),
+            "stress": np.linspace(0.1, 0.3, len(names)),
+            "mixed_share": np.linspace(0.0, 0.1, len(names)),
         }
     )
+
+
+def _clusters() -> dict[str, pd.DataFrame]:
+    """Clusters of which one is not found again, two batches, and what is circular."""
+    n = len(LINEAGES)
+    stability = np.linspace(1.0, 0.5, n)
+    made = {
+        "clustering": [
+            (0.5, 9, 0.99, False, 0.98, 800, np.nan), (1.0, n, 0.95, True, 0.9, 800, 0.95),
+        ],
+        "clusters": [
+            (str(i), name, 0.9, 16 * CELLS[i], stability[i], stability[i] - 0.1,
+             keys.STABLE if stability[i] >= 0.75 else keys.UNSTABLE,
+             *(("0", next(iter(LINEAGES))) if stability[i] < 0.75 else ("", "")))
+            for i, name in enumerate(LINEAGES)
+        ],
+        "subclusters": [
+            ("s0", "Classical monocyte", 1.0, "resting", 0.8, 300, 4, "m1", 0.3, "CART", 0.6,
+             0.95, 0.9, keys.STABLE, "", "", ""),
+            ("s1", "Classical monocyte", 0.9, "inflammatory", 0.7, 90, 1, "m1", 1.0, "CART", 1.0,
+             0.8, 0.7, keys.STABLE, "", "", ""),
+            ("s2", "cDC2", 0.6, "", 0.0, 40, 3, "m2", 0.5, "CART", 0.5, 0.4, 0.1, keys.UNSTABLE,
+             "s0", "Classical monocyte", "resting"),
+        ],
+        "integration": [
+            ("a", "CART,vehicle", 500, 0.2, 0.9, 0.9, 0.88, keys.OK),
+            ("b", "CART,vehicle", 300, 0.1, 0.8, 0.9, 0.89, keys.OK),
+            ("All", "", 800, 0.16, 0.86, 0.9, 0.884, keys.OK),
+        ],
+        "circularity": [
+            ("B", 100, 1.0, 1.0, np.nan, np.nan, 1.0),
+            ("cDC2", 40, 0.4, 0.9, np.nan, np.nan, 0.8),
+            ("All", 800, 0.95, 0.99, 0.94, 0.98, 0.97),
+        ],
+        "gene_overlap": [
+            ("hla_dr", "HLA-DRA", False, True, "cDC2"),
+            ("il1_response", "NFKBIZ", False, True, ""),
+            ("target_cytokines", "IL1B", True, False, ""),
+        ],
+    }  # fmt: skip
+    return {
+        name: pd.DataFrame(rows, columns=keys.TABLES[name].names) for name, rows in made.items()
+    }
 
 
 def _sources(rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
