@@ -81,7 +81,7 @@ def test_only_registered_keys_are_written(small_run: FinishedRun) -> None:
     adata = ad.read_h5ad(small_run.out / "cohort.h5ad")
     known = {(spec.slot, spec.name) for spec in keys.ALL_KEYS}
     users = {"lib", "mouse", "arm"}
-    scanpys = {"neighbors", "X_pca", "X_umap", "connectivities", "distances"}
+    scanpys = {"neighbors", "X_pca", "X_umap", "PCs", "pca", "connectivities", "distances"}
     for slot in ("obs", "var", "obsm", "varm", "obsp", "uns", "layers"):
         names = {name for name in getattr(adata, slot) if name is not None}
         unknown = {name for name in names if (slot, name) not in known} - users - scanpys
