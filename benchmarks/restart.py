@@ -22,13 +22,19 @@ def command(config: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", "crs_sc", "-q", "run", str(config), "-o", str(out)]
 
 
+def finish(config: Path, out: Path) -> None:
+    subprocess.run(command(config, out), check=True, stdout=subprocess.DEVNULL)
+
+
 def tables(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((out / "tables").iterdir())}
 
 
 def killed_after(config: Path, out: Path, seconds: float) -> bool:
     """Start a run and kill it with its children; False if it ended before."""
-    process = subprocess.Popen(command(config, out), start_new_session=True)
+    process = subprocess.Popen(
+        command(config, out), start_new_session=True, stdout=subprocess.DEVNULL
+    )
     try:
         process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -52,7 +58,7 @@ def main() -> int:
         )  # fmt: skip
         config = write_cohort(cohort, folder / "cohort")
         start = time.perf_counter()
-        subprocess.run(command(config, folder / "whole"), check=True)
+        finish(config, folder / "whole")
         whole = time.perf_counter() - start
         expected = tables(folder / "whole")
         print(f"a run left alone takes {whole:.1f} s and leaves {len(expected)} tables")
@@ -62,7 +68,7 @@ def main() -> int:
             seconds = rng.uniform(0, whole)
             was_killed = killed_after(config, out, seconds)
             left = len(list((out / "work").rglob("*.json"))) if out.exists() else 0
-            subprocess.run(command(config, out), check=True)
+            finish(config, out)
             same = tables(out) == expected
             wrong += not same
             state = "killed" if was_killed else "ended before"

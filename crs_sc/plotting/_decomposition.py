@@ -8,14 +8,13 @@ import numpy as np
 
 from crs_sc import keys
 from crs_sc.plotting._style import (
-    PAGE_WIDTH,
     check_table,
     figure_legend,
-    new_grid,
     ordered,
     population_order,
     styled,
 )
+from crs_sc.plotting._wrap import wrapped_grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,27 +83,21 @@ def decomposition_bars(
     names = list(populations) if populations is not None else _worth_showing(table, smallest)
     height = 0.95 + 0.25 * (len(names) + 1)
     left = 0.08 * max(len(name) for name in [*names, ALL])
-    # More contrasts than a page is wide go on in the next line.
-    across = min(len(columns), max(1, int(PAGE_WIDTH // 2.5)))
-    lines = -(-len(columns) // across)
-    figure, grid = new_grid(
-        lines * len(rows),
-        across,
-        (left + 2.5 * across + 2.6, height * lines * len(rows) + 0.5),
+    grid = wrapped_grid(
+        len(rows),
+        len(columns),
+        panel=(2.5, height),
+        margin=(left + 2.6, 0.5),
         share={"sharey": True},
     )
-    for k, gene in enumerate(rows):
-        panels = [ax for line in grid[k * lines : (k + 1) * lines] for ax in line]
-        for ax, contrast in zip(panels, columns, strict=False):
+    for panels, gene in zip(grid.groups, rows, strict=True):
+        for ax, contrast in zip(panels, columns, strict=True):
             if ax is not panels[0]:
                 ax.sharex(panels[0])
             part = table.loc[(table["gene"] == gene) & (table["contrast"] == contrast)]
             _bars(ax, part.set_index("population"), names)
             ax.set_title(f"{gene}: {contrast}")
-        for ax in panels[len(columns) :]:
-            ax.set_axis_off()
-    drawn = len(columns) - (lines - 1) * across
-    for ax in [*grid[-1][:drawn], *(grid[-2][drawn:] if lines > 1 else [])]:
+    for ax in grid.lowest:
         ax.set_xlabel("change of UMI per sampled cell")
     handles = [Patch(color=PART_COLOURS[part], label=PART_NAMES[part]) for part in PARTS]
     diamond = Line2D(
@@ -119,8 +112,8 @@ def decomposition_bars(
         color="#555555",
         label="absent or no producers in one arm:\nper-producer part not identified",
     )
-    figure_legend(figure, [*handles, diamond, open_end])
-    return figure
+    figure_legend(grid.figure, [*handles, diamond, open_end])
+    return grid.figure
 
 
 def _worth_showing(table: pd.DataFrame, smallest: float) -> list[str]:

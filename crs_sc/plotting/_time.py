@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crs_sc.plotting._style import (
-    PAGE_WIDTH,
     arm_colours,
     check_table,
     figure_legend,
     log_with_zero,
-    new_grid,
     ordered,
     styled,
 )
+from crs_sc.plotting._wrap import wrapped_grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,26 +69,21 @@ def trajectories(
     colours = arm_colours(table["condition"], conditions)
     positions, is_to_scale = _positions(table)
     width = max(1.9, 0.42 * len(positions) + 0.8)
-    columns = min(len(names), max(1, int(PAGE_WIDTH // width)))
-    rows = -(-len(names) // columns)
-    figure, grid = new_grid(rows, columns, (columns * width + 1.9, rows * 2.0 + 0.5))
-    panels = [ax for line in grid for ax in line]
-    for ax, gene in zip(panels, names, strict=False):
+    grid = wrapped_grid(1, len(names), panel=(width, 2.0), margin=(1.9, 0.5))
+    for ax, gene in zip(grid.groups[0], names, strict=True):
         _course(ax, table.loc[table["gene"] == gene], colours, positions)
         ax.set_title(gene, fontstyle="italic")
         if not is_to_scale:
             ax.set_xlabel("not to scale")
-    for ax in panels[len(names) :]:
-        ax.set_axis_off()
-    for line in grid:
-        line[0].set_ylabel("UMI per 1,000 cells")
+    for ax in grid.first_of_lines:
+        ax.set_ylabel("UMI per 1,000 cells")
     handles = [Line2D([], [], color=colour, label=arm) for arm, colour in colours.items()]
     for label, fill in (("more than soup", "#555555"), ("soup explains it", "white")):
         handles.append(
             Line2D([], [], ls="", marker="o", ms=4, mfc=fill, mec="#555555", label=label)
         )
-    figure_legend(figure, handles)
-    return figure
+    figure_legend(grid.figure, handles)
+    return grid.figure
 
 
 def _positions(table: pd.DataFrame) -> tuple[dict[str, float], bool]:

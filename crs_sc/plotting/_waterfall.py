@@ -10,16 +10,15 @@ from crs_sc import keys
 from crs_sc.errors import InputError, listing
 from crs_sc.plotting._decomposition import PART_COLOURS, PART_NAMES, PARTS
 from crs_sc.plotting._style import (
-    PAGE_WIDTH,
     check_table,
     figure_legend,
     new_axes,
-    new_grid,
     ordered,
     outside_legend,
     population_order,
     styled,
 )
+from crs_sc.plotting._wrap import wrapped_grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,15 +131,9 @@ def waterfalls(
     names = {gene: _worth_showing(table.loc[table["gene"] == gene], smallest) for gene in down}
     n_steps = max(3 * len(shown) for shown in names.values()) + 2
     width = max(2.2, 0.26 * n_steps + 0.5)
-    # More contrasts than a page is wide go on in the next line.
-    columns = min(len(across), max(1, int(PAGE_WIDTH // width)))
-    lines = -(-len(across) // columns)
-    figure, grid = new_grid(
-        lines * len(down), columns, (width * columns + 2.8, 2.7 * lines * len(down) + 0.2)
-    )
-    for k, gene in enumerate(down):
-        panels = [ax for line in grid[k * lines : (k + 1) * lines] for ax in line]
-        for ax, contrast in zip(panels, across, strict=False):
+    grid = wrapped_grid(len(down), len(across), panel=(width, 2.7), margin=(2.8, 0.2))
+    for panels, gene in zip(grid.groups, down, strict=True):
+        for ax, contrast in zip(panels, across, strict=True):
             if ax is not panels[0]:
                 ax.sharey(panels[0])
             one = table.loc[(table["gene"] == gene) & (table["contrast"] == contrast)]
@@ -151,12 +144,10 @@ def waterfalls(
                 ax.text(0.5, 0.5, "no change to split", transform=ax.transAxes, ha="center")
                 ax.set_xticks([])
             ax.set_title(f"{gene}: {contrast}")
-        for ax in panels[len(across) :]:
-            ax.set_axis_off()
-        for ax in panels[::columns]:
-            ax.set_ylabel("change of UMI\nper sampled cell")
-    figure_legend(figure, _handles(set(PARTS)))
-    return figure
+    for ax in grid.first_of_lines:
+        ax.set_ylabel("change of UMI\nper sampled cell")
+    figure_legend(grid.figure, _handles(set(PARTS)))
+    return grid.figure
 
 
 def _changes(rows: pd.DataFrame) -> bool:
