@@ -6,6 +6,8 @@ samples with labels and soup (4 GB, in a temporary folder; two minutes) and comp
 and attribution are each done twice in a process of their own: with the file on disk only (cold; its
 pages are given back to the system before) and in the system's cache (warm). `--file PATH` keeps the
 cohort there, or uses it where it is; `--cells N` makes a smaller one, `--memory GB` sets the limit.
+Reading means every array of the file (values, columns and row pointers of the counts, labels,
+names) once, in blocks, as h5py gives them: nothing is checked, decoded or kept.
 The counts are random numbers: the figures are those of size.
 """
 

@@ -25,9 +25,12 @@ __all__ = [
     "as_csr",
     "compiled",
     "group_sums",
+    "jitted",
     "row_chunks",
     "string_codes",
     "value_chunks",
+    "whole_numbers",
+    "within",
 ]
 
 
@@ -40,13 +43,26 @@ def compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
     kernel
         Function of plain arrays. As plain Python it gives the same, slowly.
     """
+    return jitted(kernel)
+
+
+def jitted(kernel: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Compile with options of `numba.njit`; kept between runs where a folder can be written to.
+
+    Parameters
+    ----------
+    kernel
+        Function of plain arrays.
+    **options
+        Such as `fastmath`.
+    """
     import numba
 
     try:
-        fast = numba.njit(nogil=True, cache=True)(kernel)
+        fast = numba.njit(nogil=True, cache=True, **options)(kernel)
     except RuntimeError:
         # No folder of the package or the user can be written to: it is compiled for this run.
-        fast = numba.njit(nogil=True)(kernel)
+        fast = numba.njit(nogil=True, **options)(kernel)
     found: Callable[..., Any] = fast
     return found
 
@@ -178,7 +194,8 @@ def _add_rows(
     """Add the rows of a CSR matrix to those of `sums` that `codes` name, and each row up."""
     for i in order:
         weight, total = weights[i], 0.0
-        first, last = indptr[i], indptr[i + 1]
+        # Unsigned, so that no index is asked whether it counts from the end.
+        first, last = np.uint64(indptr[i]), np.uint64(indptr[i + 1])
         if codes[i] < 0:
             for value in data[first:last]:
                 total += value
@@ -186,7 +203,7 @@ def _add_rows(
             of_group = sums[codes[i]]
             for j in range(first, last):
                 total += data[j]
-                of_group[indices[j]] += weight * data[j]
+                of_group[np.uint64(indices[j])] += weight * data[j]
         row_sums[i] = total
 
 
@@ -301,8 +318,8 @@ def _pick_columns(
     n = 0
     for i in range(len(n_stored)):
         first, total = n, 0.0
-        for j in range(indptr[i], indptr[i + 1]):
-            column = place[indices[j]]
+        for j in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
+            column = place[np.uint64(indices[j])]
             if column >= 0:
                 values[n], columns[n] = data[j], column
                 n += 1
@@ -311,6 +328,33 @@ def _pick_columns(
         n_stored[i] = n - first
         rest[i] = total
     return n
+
+
+def whole_numbers(values: NDArray[Any]) -> bool:
+    """Whether all values are whole numbers from 0; NaN and infinity are none.
+
+    Parameters
+    ----------
+    values
+        Numbers, shape `(n,)`.
+    """
+    # NaN is not above or equal to anything.
+    if values.size and not (values.min() >= 0 and values.max() < np.inf):
+        return False
+    return values.dtype.kind != "f" or bool((np.rint(values) == values).all())
+
+
+def within(indices: NDArray[np.integer], n: int) -> bool:
+    """Whether all indices are from 0 to `n - 1`.
+
+    Parameters
+    ----------
+    indices
+        Shape `(n_values,)`.
+    n
+        Number of columns.
+    """
+    return not indices.size or bool(indices.min() >= 0 and indices.max() < n)
 
 
 def group_sums(matrix: sparse.csr_matrix, codes: NDArray[np.integer], n_groups: int) -> Any:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from crs_sc import keys
-from crs_sc._arrays import as_csr, string_codes, value_chunks
+from crs_sc._arrays import as_csr, string_codes, value_chunks, whole_numbers, within
 from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
@@ -128,8 +128,9 @@ def count_chunks(
         # A file that was opened with a limit of memory knows its chunks.
         size = getattr(matrix, "chunk_values", max_values)
         chunks = _stored_chunks(group, shape, layer=layer, max_values=size)
-    for rows, counts in chunks:
-        _check_counts(counts, adata.obs_names[rows], layer=layer)
+    for rows, counts, is_sound in chunks:
+        if not is_sound:
+            _refuse(counts, adata.obs_names[rows], layer=layer)
         # Columns of a user's file that became one gene are added up.
         yield rows, matrix.mapped(counts) if hasattr(matrix, "mapped") else counts
 
@@ -149,39 +150,45 @@ def pass_over(adata: AnnData, *kernels: RowKernel, layer: str = keys.COUNTS) -> 
     adata
         Cells x genes, in memory or from `io.open_h5ad`.
     *kernels
-        They take in the same chunks, in the order of the cells.
+        They take in the same chunks, in the order of the cells, each in a thread of its own.
     layer
         Layer with raw counts.
     """
-    for rows, counts in count_chunks(adata, layer=layer):
-        for kernel in kernels:
-            kernel.add(rows, counts)
+    with ThreadPoolExecutor(max_workers=len(kernels)) as workers:
+        for rows, counts in count_chunks(adata, layer=layer):
+            for done in [workers.submit(kernel.add, rows, counts) for kernel in kernels]:
+                done.result()
 
 
 def _memory_chunks(
     matrix: sparse.csr_matrix, *, max_values: int
-) -> Iterator[tuple[slice, sparse.csr_matrix]]:
-    """Row chunks of a matrix in memory; slices of scipy's would be copies."""
+) -> Iterator[tuple[slice, sparse.csr_matrix, bool]]:
+    """Row chunks of a matrix in memory, and whether their values are counts."""
     # Of views scipy would add up duplicates in place, in the data of the user.
     canonical = matrix.has_canonical_format
     for rows in value_chunks(matrix.indptr, size=max_values):
         if not canonical:
-            yield rows, matrix[rows]
+            part = matrix[rows]
+            yield rows, part, whole_numbers(part.data)
             continue
         start, stop = matrix.indptr[rows.start], matrix.indptr[rows.stop]
+        # Slices of scipy's would be copies.
         chunk = sparse.csr_matrix((rows.stop - rows.start, matrix.shape[1]), dtype=matrix.dtype)
         # Set one by one, because the constructor copies views.
         chunk.data, chunk.indices = matrix.data[start:stop], matrix.indices[start:stop]
         indptr = matrix.indptr[rows.start : rows.stop + 1] - start
         chunk.indptr = indptr.astype(matrix.indices.dtype)
         chunk.has_canonical_format = True
-        yield rows, chunk
+        yield rows, chunk, whole_numbers(chunk.data)
 
 
 def _stored_chunks(
     group: Any, shape: tuple[int, int], *, layer: str, max_values: int
-) -> Iterator[tuple[slice, sparse.csr_matrix]]:
-    """Row chunks of a sparse matrix on disk; wrong indices would crash scipy and are looked for."""
+) -> Iterator[tuple[slice, sparse.csr_matrix, bool]]:
+    """Row chunks of a sparse matrix on disk, and whether their values are counts.
+
+    Wrong indices would crash scipy and are looked for, beside the work on the chunk before.
+    """
     kind = str(group.attrs.get("encoding-type", ""))
     if kind != "csr_matrix":
         msg = (
@@ -195,10 +202,10 @@ def _stored_chunks(
         msg = f"`layers['{layer}']` is damaged: its row pointers and values do not fit together."
         raise InputError(msg)
 
-    def read(rows: slice) -> sparse.csr_matrix:
+    def read(rows: slice) -> tuple[sparse.csr_matrix, bool]:
         start, stop = int(indptr[rows.start]), int(indptr[rows.stop])
         columns = indices[start:stop]
-        if len(columns) and (columns.min() < 0 or columns.max() >= shape[1]):
+        if not within(columns, shape[1]):
             msg = (
                 f"`layers['{layer}']` is damaged: column indices of the cells {rows.start} to "
                 f"{rows.stop - 1} are not all from 0 to {shape[1] - 1}."
@@ -208,31 +215,28 @@ def _stored_chunks(
         chunk = sparse.csr_matrix((rows.stop - rows.start, shape[1]), dtype=data.dtype)
         # Set one by one, because the constructor looks for the largest index once more.
         chunk.data, chunk.indices, chunk.indptr = data[start:stop], columns, pointers
-        return chunk
+        return chunk, whole_numbers(chunk.data)
 
     slices = list(value_chunks(indptr, size=max_values))
     with ThreadPoolExecutor(max_workers=1) as reader:
         pending = [reader.submit(read, rows) for rows in slices[:1]]
         for i, rows in enumerate(slices):
-            chunk = pending.pop().result()
+            chunk, is_sound = pending.pop().result()
             pending += [reader.submit(read, after) for after in slices[i + 1 : i + 2]]
-            yield rows, chunk
+            yield rows, chunk, is_sound
 
 
-def _check_counts(counts: sparse.csr_matrix, names: pd.Index, *, layer: str) -> None:
-    """Raise unless all values are whole numbers from 0."""
+def _refuse(counts: sparse.csr_matrix, names: pd.Index, *, layer: str) -> NoReturn:
+    """Name the first value that is no whole number from 0."""
     values: NDArray[Any] = counts.data
-    # NaN and infinity are no counts either; NaN is not above or equal to anything.
-    bounded = not values.size or (values.min() >= 0 and values.max() < np.inf)
-    if not bounded or (values.dtype.kind == "f" and (np.rint(values) != values).any()):
-        bad = ~(values >= 0) | (values == np.inf) | (values != np.rint(values))
-        first = int(bad.argmax())
-        cell = names[int(np.searchsorted(counts.indptr, first, side="right")) - 1]
-        msg = (
-            f"`layers['{layer}']` must hold raw counts; cell '{cell}' has {values[first]:g}. "
-            "Read the file with crs_sc.read, which finds the counts."
-        )
-        raise InputError(msg)
+    bad = ~(values >= 0) | (values == np.inf) | (values != np.rint(values))
+    first = int(bad.argmax())
+    cell = names[int(np.searchsorted(counts.indptr, first, side="right")) - 1]
+    msg = (
+        f"`layers['{layer}']` must hold raw counts; cell '{cell}' has {values[first]:g}. "
+        "Read the file with crs_sc.read, which finds the counts."
+    )
+    raise InputError(msg)
 
 
 def _layer(adata: AnnData, layer: str) -> Any:

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from crs_sc import _arrays
-from crs_sc._arrays import FewColumns, GroupSums, RowTotals, string_codes
+from crs_sc._arrays import (
+    FewColumns,
+    GroupSums,
+    RowTotals,
+    string_codes,
+    whole_numbers,
+    within,
+)
 
 
 def _matrix(seed: int, *, dtype: str = "float32") -> sparse.csr_matrix:
@@ -95,3 +102,18 @@ def test_codes_are_those_of_the_sorted_strings(
     codes, found = string_codes(series)
     np.testing.assert_array_equal(codes, expected)
     assert found == list(names)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -1.0, 0.5])
+def test_one_value_that_is_no_count_is_found(bad: float) -> None:
+    values = np.arange(100, dtype=np.float32)
+    assert whole_numbers(values)
+    values[57] = bad
+    assert not whole_numbers(values)
+
+
+def test_indices_outside_of_the_matrix_are_found() -> None:
+    assert within(np.arange(5, dtype=np.int32), 5)
+    assert not within(np.arange(5, dtype=np.int32), 4)
+    assert not within(np.array([-1, 2]), 4)
+    assert within(np.empty(0, dtype=np.int32), 0)

@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
+
+from crs_sc._arrays import jitted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -167,4 +168,4 @@ def _move_cells(
         moved[i, 0], moved[i, 1] = x, y
 
 
-_move = njit(nogil=True, cache=True, fastmath=True)(_move_cells)
+_move = jitted(_move_cells, fastmath=True)
