@@ -83,6 +83,10 @@ class Inputs:
             logger.info(line)
         refuse_too_large(needed, limit=self._limit())
 
+    def jobs_that_fit(self, n_jobs: int) -> int:
+        """Say how many samples fit into memory at a time, `n_jobs` at the most."""
+        return max(1, int(min(n_jobs, self._limit() / stage_memory(self._size())["qc"])))
+
     def _source(self) -> CohortFiles:
         """Cells and genes of the input, if its design can be answered."""
         if self._files is None:

@@ -12,7 +12,7 @@ from crs_sc.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["is_spread", "over_dask", "spread"]
+__all__ = ["begin", "is_spread", "over_dask", "spread"]
 
 
 def spread(
@@ -33,10 +33,26 @@ def spread(
         Processes. With 1 the calls are made here, unless the caller has chosen otherwise with
         `joblib.parallel_config`, for instance a dask cluster.
     """
+    return list(begin(function, arguments, n_jobs=n_jobs))
+
+
+def begin(
+    function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], *, n_jobs: int
+) -> Iterator[Any]:
+    """Start what `spread` does, and go on; results as they are asked for, in order.
+
+    Parameters
+    ----------
+    function, arguments, n_jobs
+        As in `spread`. With 1 the calls are made when their results are asked for.
+    """
     from joblib import Parallel, delayed
 
-    calls = (delayed(_on_one_thread)(function, *one) for one in arguments)
-    return list(Parallel(n_jobs=_chosen(n_jobs))(calls))
+    calls = [delayed(_on_one_thread)(function, *one) for one in arguments]
+    # No more processes are started than there are calls.
+    workers = Parallel(n_jobs=_chosen(min(n_jobs, len(calls))), return_as="generator")
+    found: Iterator[Any] = workers(calls)
+    return found
 
 
 def is_spread(n_jobs: int) -> bool:

@@ -23,6 +23,19 @@ _JOBS = click.option(
     "-j", "--jobs", type=click.IntRange(min=1), default=1, show_default=True,
     help="Processes; no result depends on it.",
 )  # fmt: skip
+
+
+def _processors() -> int:
+    from crs_sc._neighbours import thread_count
+
+    return thread_count()
+
+
+# One process for each processor, where the whole run is one command.
+_ALL_JOBS = click.option(
+    "-j", "--jobs", type=click.IntRange(min=1), default=_processors,
+    show_default="the processors given to it", help="Processes; no result depends on it.",
+)  # fmt: skip
 _FORCE = click.option("--force", is_flag=True, help="Do it again even if nothing has changed.")
 _MEMORY = click.option(
     "--memory", type=click.FloatRange(min=0, min_open=True),
@@ -112,7 +125,7 @@ def _run(
 
 @main.command()
 @_OUT
-@_JOBS
+@_ALL_JOBS
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 def demo(*, out: Path, jobs: int, seed: int) -> None:
     """Simulate a small cohort, analyse it, print planted beside found."""
@@ -130,10 +143,10 @@ def demo(*, out: Path, jobs: int, seed: int) -> None:
 @main.command()
 @_CONFIG
 @_OUT
-@_JOBS
+@_ALL_JOBS
 @_MEMORY
 @_FORCE
-@click.option("--dask", metavar="SCHEDULER", help="Spread over a dask cluster: address or file.")
+@click.option("--dask", metavar="SCHEDULER", help="Spread over a dask cluster, not over -j.")
 def run(
     *, config: Path, out: Path, jobs: int, memory: float | None, force: bool, dask: str | None
 ) -> None:
@@ -143,6 +156,7 @@ def run(
     from crs_sc._spread import over_dask
 
     with over_dask(dask) if dask else nullcontext():
+        jobs = 1 if dask else jobs
         _print(_run(config, out, jobs=jobs, force=force, memory=memory).all_stages())
 
 

@@ -187,12 +187,14 @@ class Run:
     def _qc_of_all(self) -> None:
         """Do QC sample by sample, from one reading of the input where that fits into memory."""
         todo = [n for n in self.samples() if self.force or not self._is_current(f"qc/{n}")]
-        if len(todo) > 1 and is_spread(self.n_jobs):
-            logger.info("qc of %d samples, spread", len(todo))
+        jobs = self._inputs.jobs_that_fit(self.n_jobs)
+        if len(todo) > 1 and is_spread(jobs):
             self._content()  # the digests of the inputs are read by all
             settings = self.config.model_dump(mode="json")
             calls = [(settings, self.space.out, name, self.force) for name in todo]
-            spread(_qc_elsewhere, calls, n_jobs=self.n_jobs)
+            start = time.perf_counter()
+            spread(_qc_elsewhere, calls, n_jobs=jobs)
+            logger.info("qc: %.1f s", time.perf_counter() - start)
             self._verified.update(f"qc/{name}" for name in todo)
             return
         if len(todo) > 1:
@@ -257,6 +259,7 @@ class Run:
             contrasts=self.config.contrasts,
             signatures=chosen_signatures(self.config),
             scoring=chosen_scoring(self.config),
+            n_jobs=self.n_jobs,
         )
         settings_file = out / "config.yaml"
         # A config of the user may lie there; the provenance has the settings too.

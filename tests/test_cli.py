@@ -236,3 +236,13 @@ def test_genesets_are_listed_with_their_coverage_in_a_file(tmp_path: Path) -> No
     assert_fails(call("genesets", tmp_path / "no.h5ad"), "no.h5ad")
     assert_fails(call("genesets", "--gene-sets", tmp_path / "no.gmt"), "no.gmt")
     assert call("genesets", "--organism", "rat").exit_code == 2
+
+
+def test_a_whole_run_takes_the_processors_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    from crs_sc.cli import demo, run
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    for command in (demo, run):
+        (jobs,) = (option for option in command.params if option.name == "jobs")
+        context = command.make_context("x", ["--help"], resilient_parsing=True)
+        assert jobs.get_default(context) == 3

@@ -9,6 +9,7 @@ import pytest
 
 from crs_sc import Run, _workspace, load_config
 from crs_sc._check_run import check_report
+from crs_sc._memory import stage_memory
 from crs_sc._workspace import Workspace, file_digest
 from crs_sc.errors import InputError
 from crs_sc.io import CohortFiles
@@ -72,6 +73,16 @@ def test_a_digest_is_made_again_only_if_the_file_was_touched(
     for note in (tmp_path / "out" / "work" / "inputs").iterdir():
         note.write_text('{"state": 3', encoding="utf-8")
     assert space.input_digest(file) == second
+
+
+def test_no_more_samples_at_a_time_than_fit(small_cohort: Path, tmp_path: Path) -> None:
+    config = load_config(small_cohort)
+    run = Run(config, tmp_path / "out")
+    assert run._inputs.jobs_that_fit(4) == 4
+    one = stage_memory(run._inputs._size())["qc"] / 1e9
+    for room, fitting in ((0.5, 1), (1.5, 1), (2.5, 2), (9, 4)):
+        tight = config.model_copy(update={"memory_limit": room * one})
+        assert Run(tight, tmp_path / "out")._inputs.jobs_that_fit(4) == fitting
 
 
 def test_too_little_memory_ends_a_run_before_it_begins(small_cohort: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from crs_sc._arrays import row_chunks
 from crs_sc.clustering._graph import fuzzy_graph
 from crs_sc.clustering._leiden import Graph
 from crs_sc.clustering._mixing import neighbours_of
@@ -88,9 +89,12 @@ def _cross_products(
     expression: NDArray[np.floating] | sparse.csr_matrix, mean: NDArray[np.floating]
 ) -> NDArray[np.float64]:
     """Cross products of the centred genes, shape `(n_genes, n_genes)`."""
-    products: Any = expression.T @ expression
-    if sparse.issparse(products):
-        products = products.toarray()
+    products = np.zeros((expression.shape[1], expression.shape[1]))
+    # Dense chunks: selected genes are too often seen for a product of sparse matrices to be quick.
+    for rows in row_chunks(expression.shape[0], size=4000):
+        part: Any = expression[rows]
+        some = np.asarray(part.toarray() if sparse.issparse(part) else part, dtype=np.float64)
+        products += some.T @ some
     return np.asarray(products - expression.shape[0] * np.outer(mean, mean), dtype=np.float64)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -211,7 +212,16 @@ def _species_evidence(
 
 def _gene_sets(adata: AnnData, organism: Species) -> dict[str, NDArray[np.intp]]:
     """Columns of each panel and marker set, under the names that the data give the genes."""
-    sets = {}
+    return dict(_columns_of_sets(tuple(adata.var_names.tolist()), organism))
+
+
+# The samples of a cohort have the same genes and come one after the other.
+@lru_cache(maxsize=2)
+def _columns_of_sets(
+    var_names: tuple[str, ...], organism: Species
+) -> Mapping[str, NDArray[np.intp]]:
+    sets: dict[str, NDArray[np.intp]] = {}
+    index = pd.Index(var_names, dtype=str)
     for name, genes in (PANELS | MARKERS).items():
         wanted = list(genes)
         if organism == "mouse":
@@ -219,10 +229,12 @@ def _gene_sets(adata: AnnData, organism: Species) -> dict[str, NDArray[np.intp]]
             wanted = pairs.loc[
                 pairs["human"].isin(genes) & (pairs["mouse"] != ""), "mouse"
             ].tolist()
-        found = genesets.match_genes(wanted, adata.var_names, organism=organism)
-        sets[name] = np.sort(adata.var_names.get_indexer(pd.Index(list(found.values()), dtype=str)))
-    sets["immunoglobulin"] = np.flatnonzero(genesets.immunoglobulin_genes(adata.var_names))
-    sets["haemoglobin"] = np.flatnonzero(genesets.haemoglobin_genes(adata.var_names))
+        found = genesets.match_genes(wanted, var_names, organism=organism)
+        sets[name] = np.sort(index.get_indexer(pd.Index(list(found.values()), dtype=str)))
+    sets["immunoglobulin"] = np.flatnonzero(genesets.immunoglobulin_genes(var_names))
+    sets["haemoglobin"] = np.flatnonzero(genesets.haemoglobin_genes(var_names))
+    for columns in sets.values():
+        columns.flags.writeable = False
     return sets
 
 

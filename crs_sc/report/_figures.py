@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from crs_sc import genesets, keys, plotting
+from crs_sc._spread import begin
 from crs_sc.io import atomic_path
 from crs_sc.report._arms import headline_genes, ordered_arms
 from crs_sc.report._key_figure import KeyFigure, organism_of, slug
@@ -33,6 +34,7 @@ def write_figures(
     signatures: Mapping[str, Sequence[str]] | None = None,
     scoring: Mapping[str, int] | None = None,
     dpi: int = 150,
+    n_jobs: int = 1,
 ) -> list[Path]:
     """Draw every key figure that has something to show, as PNG and as SVG.
 
@@ -54,6 +56,9 @@ def write_figures(
         Settings of `subject_scores`, where those of the shifts were not the defaults.
     dpi
         Dots per inch of the PNG and of what is rasterised inside the SVG.
+    n_jobs
+        Processes that draw the figures of the tables while those of the cells are drawn here;
+        with 1 all are drawn here. No file depends on it.
 
     Returns
     -------
@@ -64,19 +69,39 @@ def write_figures(
     InputError
         If the folder cannot be written to.
     """
-    paths: list[Path] = []
-    for item in key_figures(
-        adata, tables, contrasts=contrasts, signatures=signatures, scoring=scoring
-    ):
-        drawn = item.draw()
-        paths += _save(getattr(drawn, "figure", drawn), folder / item.name, dpi=dpi)
-    return paths
+    items = key_figures(adata, tables, contrasts=contrasts, signatures=signatures, scoring=scoring)
+    filled = _filled(tables)
+    arms = _arms(adata, filled, contrasts)
+    sent = [item.name for item in _table_figures(filled, arms)] if n_jobs > 1 else []
+    parts = [sent[i::n_jobs] for i in range(n_jobs) if sent[i::n_jobs]]
+    drawn = begin(
+        _save_of_tables, [(filled, arms, names, folder, dpi) for names in parts], n_jobs=n_jobs
+    )
+    paths = {item.name: _save(item, folder, dpi=dpi) for item in items if item.name not in sent}
+    for of_part in drawn:
+        paths.update(of_part)
+    return [path for item in items for path in paths[item.name]]
 
 
-def _save(figure: Figure, stem: Path, *, dpi: int) -> list[Path]:
-    """Lay the figure out once, write PNG and SVG without a date in them, and close it."""
+def _save_of_tables(
+    tables: Mapping[str, pd.DataFrame],
+    arms: list[str] | None,
+    names: Sequence[str],
+    folder: Path,
+    dpi: int,
+) -> dict[str, list[Path]]:
+    """Draw some of the figures that need no cells, in another process."""
+    items = [item for item in _table_figures(tables, arms) if item.name in names]
+    return {item.name: _save(item, folder, dpi=dpi) for item in items}
+
+
+def _save(item: KeyFigure, folder: Path, *, dpi: int) -> list[Path]:
+    """Draw a figure, lay it out once, write PNG and SVG without a date in them, and close it."""
     from matplotlib import pyplot as plt
 
+    drawn = item.draw()
+    figure: Figure = getattr(drawn, "figure", drawn)
+    stem = folder / item.name
     paths = []
     with plotting.style():
         figure.draw_without_rendering()
@@ -106,7 +131,7 @@ def key_figures(
     adata, tables, contrasts, signatures, scoring
         As in `write_figures`.
     """
-    filled = {name: table for name, table in tables.items() if not table.empty}
+    filled = _filled(tables)
     arms = _arms(adata, filled, contrasts)
     found = [*_table_figures(filled, arms)]
     if adata is not None and adata.n_obs:
@@ -147,6 +172,11 @@ ORDER = (
     "volcano",
     "enrichment",
 )
+
+
+def _filled(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Tables with rows."""
+    return {name: table for name, table in tables.items() if not table.empty}
 
 
 def _arms(

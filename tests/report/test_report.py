@@ -89,6 +89,16 @@ def test_figures_are_the_same_twice(cells, tables, contrasts, tmp_path):
         assert one.read_bytes() == other.read_bytes(), one.name
 
 
+def test_figures_do_not_depend_on_the_processes(cells, tables, contrasts, tmp_path):
+    few = {name: tables[name] for name in ("qc", "ledger")}
+    here = write_figures(cells, few, tmp_path / "a", contrasts=contrasts)
+    spread = write_figures(cells, few, tmp_path / "b", contrasts=contrasts, n_jobs=2)
+    assert [path.name for path in here] == [path.name for path in spread]
+    assert {"qc_overview.svg", "umap_population.svg"} <= {path.name for path in spread}
+    for one, other in zip(here, spread, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+
+
 def test_courses_only_where_there_are_time_points(cells, tables, contrasts):
     adata = cells.copy()
     follow = adata.obs["sample"].astype(str)
