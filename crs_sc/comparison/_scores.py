@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from crs_sc.comparison._units import score
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -54,11 +56,19 @@ def expressed_scores(
     ----------
     data
         Sums of the units.
-    units, population, features, min_count
-        As in `UnitData.responses`.
+    units
+        Which, positions in `data.units`.
+    population
+        Position in `data.populations`.
+    features
+        What to score.
+    min_count
+        As in `UnitData.expressed`.
     """
     own = data.expressed(units, population, min_count=min_count)
-    with_zeros = data.responses(units, population, features, min_count=min_count)
+    genes = data.genes[units, population] * own
+    # Missing are features that are not measured, and units all of whose UMI the soup explains.
+    with_zeros = np.nan_to_num(score(genes, data.umi[units, population], features))
     share = features.weights.T @ own
     weights = np.divide(features.weights * own[:, None], share, where=share > 0,
                         out=np.zeros_like(features.weights))  # fmt: skip

@@ -91,31 +91,14 @@ class UnitData:
     raw: NDArray[np.float64]
     ambient: NDArray[np.float64]
 
-    def responses(
-        self,
-        units: NDArray[np.integer],
-        population: int,
-        features: Features,
-        *,
-        min_count: int,
-    ) -> NDArray[np.float64]:
-        """Scores of the features in some units of a population, `(n_used, n_features)`.
-
-        A gene that is not `expressed` in these units counts as zero in each of them: at a few UMI
-        log2(CPM + 1) jumps by several units for one UMI more.
-        """
-        own = self.expressed(units, population, min_count=min_count)
-        genes = self.genes[units, population] * own
-        # Missing are features that are not measured, and units all of whose UMI the soup explains.
-        return np.nan_to_num(score(genes, self.umi[units, population], features))
-
     def expressed(
         self, units: NDArray[np.integer], population: int, *, min_count: int
     ) -> NDArray[np.bool_]:
         """Genes that a population makes itself and in numbers that can be compared, `(n_columns,)`.
 
         That is `min_count` corrected UMI in as many units as the smallest arm has, and more over
-        all units than the soup explains. Neither asks which arm, so that permuting stays exact.
+        all units than the soup explains. Neither asks which arm, so that permuting stays exact. At
+        a few UMI log2(CPM + 1) jumps by several units for one UMI more.
         """
         if not len(units):
             return np.zeros(self.genes.shape[2], dtype=bool)
