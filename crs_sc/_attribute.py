@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from crs_sc import comparison, genesets, keys, preprocessing, sources
-from crs_sc._checks import pass_over
+from crs_sc._chunks import pass_over
 from crs_sc._memory import CohortSize, attribution_chunk, memory_of
 from crs_sc._soup import has_soup
 from crs_sc._stages import (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crs_sc import genesets, keys
-from crs_sc._checks import counts_matrix
+from crs_sc._chunks import counts_matrix
 from crs_sc._memory import memory_lines, memory_of, size_of, stage_memory
 from crs_sc._opinions import refuse_unusable_opinions
 from crs_sc._stages import (

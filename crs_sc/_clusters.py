@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import clustering, keys, preprocessing
-from crs_sc._checks import counts_matrix
+from crs_sc._chunks import rows_of
 from crs_sc.config import settings_for
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def subcluster_myeloid(adata: AnnData, config: RunConfig, *, genes: Sequence[str
         part = ad.AnnData(
             obs=adata.obs.iloc[cells][[keys.SAMPLE]],
             var=pd.DataFrame(index=adata.var_names),
-            layers={keys.COUNTS: counts_matrix(adata)[cells]},
+            layers={keys.COUNTS: rows_of(adata.layers[keys.COUNTS], cells)},
         )
         preprocessing.select_genes(
             part,

@@ -11,7 +11,8 @@ from scipy import stats
 
 from crs_sc import keys
 from crs_sc._arrays import FewColumns, string_codes
-from crs_sc._checks import check_obs, gene_positions, pass_over
+from crs_sc._checks import check_obs, gene_positions
+from crs_sc._chunks import pass_over
 from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "crs_sc"
 # Layers from the bottom; a module may import from its own layer only what is listed in SAME.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "keys", "_arrays", "_neighbours", "_stats"}),
-    frozenset({"_checks", "_spread"}),
+    frozenset({"_checks", "_chunks", "_spread"}),
     frozenset({"genesets", "io", "_soup"}),
     frozenset({"preprocessing", "clustering", "annotation", "sources", "comparison", "plotting"}),
     frozenset({"tl", "config"}),

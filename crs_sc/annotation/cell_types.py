@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import genesets, keys
-from crs_sc._arrays import as_csr, group_sums
-from crs_sc._checks import add_note, check_fraction, check_obs, counts_matrix, store
-from crs_sc._soup import has_soup, soup_of
+from crs_sc._arrays import as_csr
+from crs_sc._checks import add_note, check_fraction, check_obs, store
 from crs_sc.annotation._cell_calls import NONE_SHARE, call_cells
 from crs_sc.annotation._evidence import cell_evidence, marker_evidence, n_shown
 from crs_sc.annotation._marker_scores import panel_scores, relative_to, resampled_scores
 from crs_sc.annotation._neighbourhood import fine_groups
+from crs_sc.annotation._panel_values import panel_values
 from crs_sc.annotation._panels import make_panels
 from crs_sc.errors import MissingKeyError, listing
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from crs_sc.annotation._panel_values import PanelValues
     from crs_sc.annotation._panels import Panels
 
 __all__ = ["annotate"]
@@ -122,14 +123,15 @@ def annotate(
     table = genesets.load_cell_types(organism=organism) if gene_sets is None else gene_sets
     groups = _groups(adata, group_key)
     panels = make_panels(adata, table, organism=organism, min_markers=min_markers)
+    values = panel_values(adata, panels.columns)
     if label_key is None and "connectivities" in adata.obsp:
         parts = _split(
-            adata, groups, panels, min_expression=min_expression, min_score=min_score,
+            adata, values, groups, panels, min_expression=min_expression, min_score=min_score,
             min_confidence=min_confidence, neighbour_weight=neighbour_weight,
             random_state=random_state,
         )  # fmt: skip
     else:
-        parts = _whole(adata, groups, panels, min_expression=min_expression)
+        parts = _whole(values, groups, min_expression=min_expression)
     relative = relative_to(parts.profile, parts.top)
     found = _call(
         panels, relative, None if parts.are_whole else parts.best, n_resamples=n_resamples,
@@ -196,19 +198,20 @@ class _Parts:
     are_whole: bool
 
 
-def _whole(adata: AnnData, groups: pd.Series, panels: Panels, *, min_expression: float) -> _Parts:
+def _whole(values: PanelValues, groups: pd.Series, *, min_expression: float) -> _Parts:
     """Each cluster or label as one part."""
     codes = groups.cat.codes.to_numpy()
     names = groups.cat.categories.astype(str).tolist()
-    profile = _profile(adata, panels.columns, codes, len(names))
+    profile = values.profile(codes, len(names))
     top = np.maximum(profile.max(axis=0, initial=0.0), min_expression)
     best = np.zeros(len(names), dtype=np.intp)
-    belief, mixed = np.ones(adata.n_obs), np.zeros(adata.n_obs, dtype=bool)
+    belief, mixed = np.ones(len(codes)), np.zeros(len(codes), dtype=bool)
     return _Parts(names, codes, profile, top, best, belief, mixed, are_whole=True)
 
 
 def _split(
     adata: AnnData,
+    values: PanelValues,
     groups: pd.Series,
     panels: Panels,
     *,
@@ -221,18 +224,14 @@ def _split(
     """Cut each cluster where the types of its cells meet."""
     components = adata.obsm[keys.HARMONY if keys.HARMONY in adata.obsm else keys.PCA]
     fine = fine_groups(components, random_state=random_state)
-    n_fine = int(fine.max()) + 1
-    columns = panels.columns
-    native = _native_share(adata, columns, fine, n_fine)
-    counts = counts_matrix(adata)
     calls, top = call_cells(
-        as_csr(adata.X)[:, columns],
-        counts[:, columns],
-        np.asarray(counts.sum(axis=1), dtype=np.float64).ravel(),
+        values.expression,
+        values.counts,
+        values.depth,
         _doublet_weight(adata),
         as_csr(adata.obsp["connectivities"]),
         fine,
-        native,
+        values.native_share(fine, int(fine.max()) + 1),
         panels,
         min_expression=min_expression,
         min_score=min_score,
@@ -248,7 +247,7 @@ def _split(
     is_known = ~calls.mixed & is_sure
     best = _without_small_parts(groups, np.where(is_known, calls.best, -1), panels.lineages)
     names, codes, of_part = _numbered(groups, best)
-    profile = _profile(adata, columns, codes, len(names))
+    profile = values.profile(codes, len(names))
     belief = calls.lineage_share * calls.type_share
     return _Parts(names, codes, profile, top, of_part, belief, calls.mixed, are_whole=False)
 
@@ -309,33 +308,6 @@ def _groups(adata: AnnData, key: str) -> pd.Series:
             groups = groups.cat.add_categories([keys.UNKNOWN])
         groups = groups.fillna(keys.UNKNOWN)
     return groups.cat.remove_unused_categories()
-
-
-def _profile(
-    adata: AnnData, columns: NDArray[np.intp], codes: NDArray[np.integer], n_groups: int
-) -> NDArray[np.float64]:
-    """Mean of `X` by group without what the soup explains, shape `(n_groups, n_columns)`."""
-    sums = group_sums(as_csr(adata.X)[:, columns], codes, n_groups)
-    mean = sums / np.maximum(np.bincount(codes, minlength=n_groups), 1)[:, None]
-    return np.asarray(mean * _native_share(adata, columns, codes, n_groups))
-
-
-def _native_share(
-    adata: AnnData, columns: NDArray[np.intp], codes: NDArray[np.integer], n_groups: int
-) -> NDArray[np.float64]:
-    """Share of the UMI that the soup does not explain, 1 where no soup is known."""
-    if not has_soup(adata):
-        return np.ones((n_groups, len(columns)))
-    counts = counts_matrix(adata)
-    sample, names = pd.factorize(adata.obs[keys.SAMPLE].astype(str), sort=True)
-    fraction, profile = soup_of(adata, list(names))
-    soup = fraction[:, None] * profile.to_numpy(dtype=np.float64).T[:, columns]
-    depth = np.zeros((n_groups, len(names)))
-    np.add.at(depth, (codes, sample), np.asarray(counts.sum(axis=1), dtype=np.float64).ravel())
-    seen = group_sums(counts[:, columns], codes, n_groups)
-    expected = depth @ np.nan_to_num(soup)
-    # A gene without UMI has no share, and none is needed.
-    return np.asarray(1 - expected / np.maximum(np.maximum(seen, expected), 1e-12))
 
 
 def _call(

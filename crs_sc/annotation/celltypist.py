@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from crs_sc import keys
-from crs_sc._arrays import as_csr, row_chunks
 from crs_sc._checks import check_fraction
+from crs_sc._chunks import matrix_chunks
 from crs_sc.annotation.opinions import add_opinion
 from crs_sc.errors import InputError, MissingExtraError, MissingKeyError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import os
 
     from anndata import AnnData
+    from scipy import sparse
 
 __all__ = ["celltypist_labels", "require_celltypist"]
 
@@ -80,9 +82,8 @@ def celltypist_labels(
         )
         raise InputError(msg)
     found = np.empty(adata.n_obs, dtype=object)
-    # It makes a dense matrix of all genes of the model.
-    for rows in row_chunks(adata.n_obs, size=5_000):
-        found[rows] = _classify(adata, rows, fitted, min_probability)
+    for rows, values in matrix_chunks(adata.X):
+        found[rows] = _classify(values, adata.var_names, fitted, min_probability)
     add_opinion(adata, opinion=opinion, labels=found)
 
 
@@ -114,7 +115,7 @@ def _load(path: Path) -> Any:
 
 
 def _classify(
-    adata: AnnData, rows: slice, fitted: Any, min_probability: float
+    values: sparse.csr_matrix, genes: pd.Index, fitted: Any, min_probability: float
 ) -> np.ndarray[Any, np.dtype[np.object_]]:
     """Labels of some cells."""
     import anndata as ad
@@ -122,7 +123,7 @@ def _classify(
     logger = logging.getLogger("celltypist.logger")
     level = logger.level
     logger.setLevel(logging.ERROR)
-    cells = ad.AnnData(as_csr(adata.X)[rows], var=adata.var[[]])
+    cells = ad.AnnData(values, var=pd.DataFrame(index=genes))
     try:
         answer = require_celltypist().annotate(cells, model=fitted)
     finally:

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import genesets, keys
-from crs_sc._arrays import as_csr
 from crs_sc._checks import check_obs
+from crs_sc._chunks import rows_of
 from crs_sc.clustering._leiden import agreement
 from crs_sc.clustering._partitions import element_agreement, like_columns, partitions_of
 from crs_sc.errors import InputError, MissingKeyError
@@ -80,7 +80,7 @@ def circularity(
     rng = np.random.default_rng(random_state)
     size = min(max_cells, adata.n_obs)
     cells = np.sort(rng.choice(adata.n_obs, size, replace=False))
-    expression = as_csr(as_csr(adata.X)[cells])
+    expression = rows_of(adata.X, cells)
     means = np.asarray(expression.mean(axis=0)).ravel()
     free = means > 0
     free[columns] = False

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from crs_sc import keys
-from crs_sc._arrays import as_csr, row_chunks
 from crs_sc._checks import add_note, check_obs, gene_positions, store
+from crs_sc._chunks import columns_of
 from crs_sc.clustering._graph import fuzzy_graph
 from crs_sc.clustering._mixing import neighbours_of
 from crs_sc.clustering._partitions import components_of
@@ -92,10 +91,7 @@ def subcluster(
     if len(cells) < min_cells:
         add_note(adata, f"Not clustered again: {len(cells)} cells in {', '.join(groups)}.")
     else:
-        matrix = as_csr(adata.X)
-        # By chunks, so that no second copy of all genes is held.
-        chosen = [matrix[cells[rows]][:, columns] for rows in row_chunks(len(cells))]
-        points = components_of(sparse.csr_matrix(sparse.vstack(chosen)), n_comps=n_comps)
+        points = components_of(columns_of(adata.X, columns, rows=cells), n_comps=n_comps)
         k = min(n_neighbors, len(cells))
         part = ad.AnnData(obs=pd.DataFrame(index=adata.obs_names[cells]), obsm={keys.PCA: points})
         part.obsp["connectivities"] = fuzzy_graph(*neighbours_of(points, k - 1))

@@ -11,7 +11,8 @@ from scipy import sparse
 
 from crs_sc import keys
 from crs_sc._arrays import GroupSums, row_chunks, string_codes
-from crs_sc._checks import add_note, check_obs, pass_over, sample_table, store
+from crs_sc._checks import add_note, check_obs, sample_table, store
+from crs_sc._chunks import pass_over
 from crs_sc._soup import has_soup, soup_of
 from crs_sc.comparison._covariates import numbers_or_names
 from crs_sc.comparison._units import check_bulk, check_min_cells

@@ -319,7 +319,7 @@ class CohortFiles:
         """Cells x genes whose counts stay in the file.
 
         The soup comes with them where the file has it. One pass over the counts finds out whether
-        they are sound (`_checks.count_chunks`).
+        they are sound (`_chunks.count_chunks`).
 
         Raises
         ------

@@ -41,7 +41,7 @@ class _MappedCounts(_CSRDataset):  # type: ignore[misc]
     Attributes
     ----------
     chunk_values
-        Stored values of a chunk of `_checks.count_chunks`; set where memory is limited.
+        Stored values of a chunk of `_chunks.count_chunks`; set where memory is limited.
     """
 
     def __init__(self, group: Any, codes: NDArray[np.int32], n_genes: int) -> None:
@@ -60,7 +60,7 @@ class _MappedCounts(_CSRDataset):  # type: ignore[misc]
         rows, columns = super().shape
         return rows, columns
 
-    def mapped(self, chunk: sparse.csr_matrix) -> sparse.csr_matrix:
+    def mapped(self, _: slice, chunk: sparse.csr_matrix) -> sparse.csr_matrix:
         """Give the columns of some rows to the genes."""
         if self._as_stored:
             return chunk
@@ -74,13 +74,13 @@ class _MappedCounts(_CSRDataset):  # type: ignore[misc]
 
     def to_memory(self) -> sparse.csr_matrix:
         """Read all of it."""
-        return self.mapped(super().to_memory())
+        return self.mapped(slice(None), super().to_memory())
 
     def __getitem__(self, index: Any) -> sparse.csr_matrix:
         rows, columns = (
             axis if isinstance(axis, slice) else np.asarray(axis).ravel() for axis in index
         )
-        return self.mapped(super().__getitem__((rows, slice(None))))[:, columns]
+        return self.mapped(slice(None), super().__getitem__((rows, slice(None))))[:, columns]
 
 
 def leave_on_disk(

@@ -10,7 +10,8 @@ import pandas as pd
 
 from crs_sc import genesets, keys
 from crs_sc._arrays import FewColumns, GroupSums, string_codes
-from crs_sc._checks import add_note, check_fraction, check_obs, pass_over, store
+from crs_sc._checks import add_note, check_fraction, check_obs, store
+from crs_sc._chunks import pass_over
 from crs_sc.errors import InputError, listing
 from crs_sc.preprocessing._assumed import (
     ASSUMED,

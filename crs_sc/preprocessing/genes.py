@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import genesets, keys
-from crs_sc._checks import add_note, check_obs, counts_matrix
+from crs_sc._checks import add_note, check_obs
+from crs_sc._chunks import counts_matrix
 from crs_sc.errors import InputError, listing
 from crs_sc.preprocessing._variance import most_variable
 from crs_sc.preprocessing.normalisation import log_normalised

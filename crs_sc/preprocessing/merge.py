@@ -10,7 +10,8 @@ from scipy import sparse
 
 from crs_sc import keys
 from crs_sc._arrays import as_csr
-from crs_sc._checks import add_note, count_chunks, store
+from crs_sc._checks import add_note, store
+from crs_sc._chunks import count_chunks
 from crs_sc.errors import InputError, listing
 from crs_sc.preprocessing._assumed import from_cohort
 from crs_sc.preprocessing._table import REASON_COLUMNS

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from crs_sc._arrays import value_chunks
-from crs_sc._checks import counts_matrix
+from crs_sc._chunks import counts_matrix
 from crs_sc.errors import InputError
 
 if TYPE_CHECKING:

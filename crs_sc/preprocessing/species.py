@@ -9,7 +9,8 @@ import pandas as pd
 
 from crs_sc import keys
 from crs_sc._arrays import RowTotals
-from crs_sc._checks import add_note, check_obs, pass_over, store
+from crs_sc._checks import add_note, check_obs, store
+from crs_sc._chunks import pass_over
 from crs_sc.errors import InputError, MissingKeyError, listing
 from crs_sc.preprocessing._species_kernels import one_species, species_soup
 

@@ -11,7 +11,8 @@ from scipy import sparse
 
 from crs_sc import keys
 from crs_sc._arrays import FewColumns
-from crs_sc._checks import gene_positions, pass_over
+from crs_sc._checks import gene_positions
+from crs_sc._chunks import pass_over
 from crs_sc.errors import InputError, listing
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 from scipy import sparse
 
 from crs_sc import keys
-from crs_sc._checks import count_chunks
+from crs_sc._chunks import count_chunks
 from crs_sc.comparison import Contrast, exclusions, export_counts, pseudobulk, shifts
 from crs_sc.errors import InputError, MissingKeyError
 from crs_sc.io import open_h5ad, write_h5ad
@@ -78,7 +78,7 @@ def test_disk_equals_memory_bit_for_bit(
     memory = pseudobulk(adata)
     _assert_same(memory, pseudobulk(open_h5ad(tmp_path / "cohort.h5ad")))
     small = partial(count_chunks, max_values=100)
-    monkeypatch.setattr("crs_sc._checks.count_chunks", small)
+    monkeypatch.setattr("crs_sc._chunks.count_chunks", small)
     _assert_same(memory, pseudobulk(open_h5ad(tmp_path / "cohort.h5ad")))
     _assert_same(memory, pseudobulk(adata))
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import io as scipy_io
 from scipy import sparse
 
-from crs_sc._checks import count_chunks
+from crs_sc._chunks import count_chunks
 from crs_sc.errors import InputError
 from crs_sc.io import CohortFiles, read, write_h5ad
 from crs_sc.io import _matrix as matrix_module
