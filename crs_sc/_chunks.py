@@ -24,6 +24,7 @@ __all__ = [
     "count_chunks",
     "counts_matrix",
     "is_on_disk",
+    "layer_of",
     "matrix_chunks",
     "pass_over",
     "rows_of",
@@ -45,7 +46,7 @@ def counts_matrix(adata: AnnData, *, layer: str = keys.COUNTS) -> sparse.csr_mat
     MissingKeyError
         If the layer is absent.
     """
-    return as_csr(_layer(adata, layer))
+    return as_csr(layer_of(adata, layer=layer))
 
 
 def count_chunks(
@@ -77,7 +78,7 @@ def count_chunks(
     InputError
         If a value is no count, or the matrix on disk is damaged or not stored by rows.
     """
-    matrix = _layer(adata, layer)
+    matrix = layer_of(adata, layer=layer)
     for rows, counts, is_sound in _stored(matrix, what=f"layers['{layer}']", max_values=max_values):
         if not is_sound:
             _refuse(counts, adata.obs_names[rows], layer=layer)
@@ -131,6 +132,9 @@ def columns_of(
         # By chunks, so that no second copy of all columns is held.
         parts = [whole[wanted[own]][:, columns] for own in row_chunks(len(wanted))]
         return sparse.csr_matrix(sparse.vstack(parts, format="csr"))
+    if hasattr(matrix, "few_columns"):
+        # Only what is wanted need be normalised.
+        return matrix.few_columns(columns, rows=wanted)
     taken = FewColumns(columns, len(wanted), matrix.shape[1])
     for own, values in _wanted_rows(matrix, wanted):
         taken.add(own, values)
@@ -302,8 +306,14 @@ def _refuse(counts: sparse.csr_matrix, names: pd.Index, *, layer: str) -> NoRetu
     raise InputError(msg)
 
 
-def _layer(adata: AnnData, layer: str) -> Any:
-    """Return a layer of counts as it is."""
+def layer_of(adata: AnnData, *, layer: str = keys.COUNTS) -> Any:
+    """Return a layer of counts as it is, in memory or on disk.
+
+    Raises
+    ------
+    MissingKeyError
+        If the layer is absent.
+    """
     if layer not in adata.layers:
         found = listing(name for name in adata.layers if name is not None)
         msg = (

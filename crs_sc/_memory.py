@@ -37,8 +37,9 @@ _CHUNKS = 5
 _CELL_OF_PASS = 350
 # Bytes of a gene in a row of the pseudobulk: sums, and three sparse matrices of the same size.
 _SUM = 44
-# Counts and normalised values of the whole cohort, and what a step of clustering copies of them.
-_COPIES_OF_COHORT = 3.0
+# The cohort stays on disk. Of each value: the genes that are selected, or mark a cell type, are a
+# quarter of them at the most, and are held twice while they are put together.
+_SELECTED = 0.25 * 2 * _VALUE
 # Counts of one sample as read, of the analysed genome, of the cells that pass, and normalised.
 _COPIES_OF_SAMPLE = 5.0
 # Populations that are found in blood or a lymphoid organ.
@@ -103,9 +104,7 @@ def stage_memory(size: CohortSize) -> dict[str, float]:
     By stage. `qc` is that of the largest sample; `report` and `sources` hold what `compare` does.
     """
     sample = size.largest_sample
-    whole = (
-        _BASE_OF_RUN + _COPIES_OF_COHORT * _VALUE * size.n_values + _CELL_OF_COHORT * size.n_cells
-    )
+    whole = _BASE_OF_RUN + _SELECTED * size.n_values + _CELL_OF_COHORT * size.n_cells
     return {
         "qc": _BASE_OF_RUN
         + _COPIES_OF_SAMPLE * _VALUE * size.n_values * sample

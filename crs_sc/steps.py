@@ -229,9 +229,7 @@ class Run:
         return [*self._write_tables(tables), self.space.cohort]
 
     def _compare(self) -> list[Path]:
-        # One pass over the counts: a job of its own need not hold them.
-        held = self._cohort is not None and self._cohort[0] == "sources"
-        adata = self._load("sources") if held else open_h5ad(self.space.cohort)
+        adata = self._load("sources")
         refuse_unanswerable(design_samples(adata, self.config), self.config)
         tables = compare_arms(
             adata,
@@ -329,7 +327,7 @@ class Run:
         return [self.space.table(name) for name in tables]
 
     def _merged(self) -> AnnData:
-        """All samples after QC, as counts; read a chunk at a time into their place."""
+        """All samples after QC; their counts stay on disk, where QC has written them."""
         return merge_samples([open_h5ad(self.space.sample(name)) for name in self.samples()])
 
     def _load(self, stage: str) -> AnnData:
@@ -339,7 +337,7 @@ class Run:
         if self._cohort is not None and self._cohort[0] == stage:
             return self._cohort[1]
         if stage == "sources":
-            adata = ad.read_h5ad(self.space.cohort)
+            adata = open_h5ad(self.space.cohort)
         else:
             adata = self._merged()
             added = ad.read_h5ad(self.space.stage(stage))

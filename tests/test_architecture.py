@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "crs_sc"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "keys", "_arrays", "_neighbours", "_stats"}),
     frozenset({"_checks", "_chunks", "_spread"}),
-    frozenset({"genesets", "io", "_soup"}),
+    frozenset({"genesets", "io", "_soup", "_stacked"}),
     frozenset({"preprocessing", "clustering", "annotation", "sources", "comparison", "plotting"}),
     frozenset({"tl", "config"}),
     frozenset({"_clusters", "_opinions"}),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
-from crs_sc._arrays import row_chunks
+from crs_sc.clustering._components import cross_products, leading, projected
 from crs_sc.clustering._graph import fuzzy_graph
 from crs_sc.clustering._leiden import Graph
 from crs_sc.clustering._mixing import neighbours_of
@@ -16,12 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from scipy import sparse
 
-__all__ = ["components_of", "element_agreement", "like_columns", "partitions_of"]
+__all__ = ["element_agreement", "like_columns", "partitions_of"]
 
 
 def partitions_of(
-    expression: NDArray[np.float64],
+    expression: sparse.csr_matrix,
     choices: Sequence[NDArray[np.intp]],
     *,
     n_comps: int,
@@ -51,71 +51,14 @@ def partitions_of(
     -------
     Clusters of each choice, shape `(n_cells,)` each.
     """
-    mean = expression.mean(axis=0)
-    products = _cross_products(expression, mean)
+    products, mean = cross_products(expression)
     found = []
     for columns in choices:
-        loadings = _leading(products[np.ix_(columns, columns)], n_comps)
-        points = _projected(expression[:, columns], mean[columns], loadings)
+        _, loadings = leading(products[np.ix_(columns, columns)], n_comps)
+        points = projected(expression[:, columns], mean[columns], loadings)
         graph = Graph.of(fuzzy_graph(*neighbours_of(points, n_neighbors)))
         found.append(graph.leiden(resolution, random_state=random_state))
     return found
-
-
-def components_of(
-    expression: sparse.csr_matrix, *, n_comps: int, max_cells: int = 20_000
-) -> NDArray[np.float32]:
-    """Principal components of all cells, shape `(n_cells, n_comps)`; fewer with few genes.
-
-    Parameters
-    ----------
-    expression
-        Log-normalised, shape `(n_cells, n_genes)`, a few thousand genes at the most.
-    n_comps
-        How many.
-    max_cells
-        Cells, evenly spread, that the directions are found from at the most.
-    """
-    n_cells = expression.shape[0]
-    rows = np.linspace(0, n_cells - 1, min(n_cells, max_cells)).astype(np.intp)
-    some = expression[rows].astype(np.float64)
-    mean = np.asarray(some.mean(axis=0)).ravel()
-    products = _cross_products(some, mean)
-    loadings = _leading(products, min(n_comps, *expression.shape))
-    return _projected(expression, mean, loadings)
-
-
-def _cross_products(
-    expression: NDArray[np.floating] | sparse.csr_matrix, mean: NDArray[np.floating]
-) -> NDArray[np.float64]:
-    """Cross products of the centred genes, shape `(n_genes, n_genes)`."""
-    products = np.zeros((expression.shape[1], expression.shape[1]))
-    # Dense chunks: selected genes are too often seen for a product of sparse matrices to be quick.
-    for rows in row_chunks(expression.shape[0], size=4000):
-        part: Any = expression[rows]
-        some = np.asarray(part.toarray() if sparse.issparse(part) else part, dtype=np.float64)
-        products += some.T @ some
-    return np.asarray(products - expression.shape[0] * np.outer(mean, mean), dtype=np.float64)
-
-
-def _projected(
-    expression: NDArray[np.floating] | sparse.csr_matrix,
-    mean: NDArray[np.floating],
-    loadings: NDArray[np.float64],
-) -> NDArray[np.float32]:
-    """Cells along the loadings, centred."""
-    return np.asarray(expression @ loadings - mean @ loadings, dtype=np.float32)
-
-
-def _leading(matrix: NDArray[np.float64], n_vectors: int) -> NDArray[np.float64]:
-    """Eigenvectors of the largest eigenvalues of a symmetric matrix as columns, largest first."""
-    from scipy.sparse.linalg import eigsh
-
-    n = len(matrix)
-    if n < 5 * n_vectors:
-        return np.asarray(np.linalg.eigh(matrix)[1][:, ::-1][:, :n_vectors])
-    # A fixed start: the default one is random.
-    return np.asarray(eigsh(matrix, k=n_vectors, v0=np.ones(n))[1][:, ::-1])
 
 
 def like_columns(

@@ -92,7 +92,7 @@ def circularity(
         np.arange(n_base + i * step, n_base + (i + 1) * step) for i in range(1 + len(controls))
     ]
     without, *others = partitions_of(
-        expression[:, used].toarray().astype(np.float64),
+        expression[:, used],
         [base, *(np.concatenate([base, more]) for more in added)],
         n_comps=min(n_comps, size - 1, n_base - 1),
         n_neighbors=min(n_neighbors, size - 1),

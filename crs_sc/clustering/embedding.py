@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crs_sc import keys
+from crs_sc._chunks import columns_of
 from crs_sc._neighbours import nearest_neighbours, thread_count
+from crs_sc.clustering._components import components_of
 from crs_sc.clustering._graph import distance_matrix, fuzzy_graph, without_self
 from crs_sc.clustering.integration import represent
 from crs_sc.errors import InputError, MissingKeyError
@@ -75,9 +77,7 @@ def embed(
         msg = f"n_neighbors must be at least 2 (a cell is among its own), got {n_neighbors!r}."
         raise InputError(msg)
     n_selected = int(adata.var[keys.HIGHLY_VARIABLE].sum())
-    _components(
-        adata, n_comps=min(n_comps, adata.n_obs - 1, n_selected - 1), random_state=random_state
-    )
+    _components(adata, n_comps=min(n_comps, adata.n_obs - 1, n_selected - 1))
     representation = represent(
         adata,
         integrate=integrate,
@@ -94,22 +94,18 @@ def embed(
     )
 
 
-def _components(adata: AnnData, *, n_comps: int, random_state: int) -> None:
+def _components(adata: AnnData, *, n_comps: int) -> None:
     """Write the principal components of the selected genes as `scanpy.pp.pca` does."""
-    from sklearn.decomposition import PCA
-
-    selected = adata.var[keys.HIGHLY_VARIABLE].to_numpy(dtype=bool)
-    # Centred within the decomposition: a sparse matrix stays sparse.
-    model = PCA(n_components=n_comps, svd_solver="arpack", random_state=random_state)
-    components = model.fit_transform(adata.X[:, selected])
-    adata.obsm[keys.PCA] = components.astype(np.float32)
+    selected = np.flatnonzero(adata.var[keys.HIGHLY_VARIABLE].to_numpy(dtype=bool))
+    found = components_of(columns_of(adata.X, selected), n_comps=n_comps)
+    adata.obsm[keys.PCA] = found.points
     loadings = np.zeros((adata.n_vars, n_comps))
-    loadings[selected] = model.components_.T
+    loadings[selected] = found.loadings
     adata.varm["PCs"] = loadings
     adata.uns["pca"] = {
         "params": {"zero_center": True, "mask_var": keys.HIGHLY_VARIABLE},
-        "variance": model.explained_variance_,
-        "variance_ratio": model.explained_variance_ratio_,
+        "variance": found.variance,
+        "variance_ratio": found.variance / found.total_variance,
     }
 
 

@@ -10,9 +10,9 @@ import pandas as pd
 from crs_sc import keys
 from crs_sc._checks import add_note, check_obs, gene_positions, store
 from crs_sc._chunks import columns_of
+from crs_sc.clustering._components import components_of
 from crs_sc.clustering._graph import fuzzy_graph
 from crs_sc.clustering._mixing import neighbours_of
-from crs_sc.clustering._partitions import components_of
 from crs_sc.clustering.leiden import cluster
 from crs_sc.errors import InputError, MissingKeyError
 
@@ -91,7 +91,8 @@ def subcluster(
     if len(cells) < min_cells:
         add_note(adata, f"Not clustered again: {len(cells)} cells in {', '.join(groups)}.")
     else:
-        points = components_of(columns_of(adata.X, columns, rows=cells), n_comps=n_comps)
+        expression = columns_of(adata.X, columns, rows=cells)
+        points = components_of(expression, n_comps=n_comps).points
         k = min(n_neighbors, len(cells))
         part = ad.AnnData(obs=pd.DataFrame(index=adata.obs_names[cells]), obsm={keys.PCA: points})
         part.obsp["connectivities"] = fuzzy_graph(*neighbours_of(points, k - 1))

@@ -23,11 +23,10 @@ _MEND = "Read it with crs_sc.read, which finds the counts, and write it with crs
 def open_h5ad(path: str | os.PathLike[str], *, layer: str = keys.COUNTS) -> AnnData:
     """Open a cohort that this package wrote, its counts left on disk.
 
-    What passes over the counts gives on it, bit for bit, what it gives on the cohort in memory,
-    and needs memory for a few chunks of cells: `pp.call_species`, `pp.quality_control`,
-    `pp.estimate_ambient`, `pp.merge_samples`, `tl.score_signatures`, `tl.condense`,
-    `tl.call_producers`, `tl.producers`, `tl.ledger`, `tl.receivers` and `tl.pseudobulk`. The other
-    functions read the counts whole. anndata's own `backed="r"` leaves only `X` on disk.
+    All of `pp`, `tl` and `pl` but `pp.call_doublets` give on it, bit for bit, what they give on the
+    cohort in memory, and need memory for a few chunks of cells and the genes that they look at;
+    `pp.normalize` leaves `X` to be worked out when it is read. anndata's own `backed="r"` leaves
+    only `X` on disk.
 
     Parameters
     ----------
@@ -39,8 +38,9 @@ def open_h5ad(path: str | os.PathLike[str], *, layer: str = keys.COUNTS) -> AnnD
     Returns
     -------
     New AnnData, cells x genes: `obs`, `var`, `obsm`, `varm` and `uns` in memory, `layers[layer]`
-    an `anndata.abc.CSRDataset`. `X`, other layers and graphs are left out. The file is open for
-    reading as long as the AnnData lives. `to_memory()` reads all counts, a subset its own.
+    an `anndata.abc.CSRDataset`, and so is `X` where it is stored as CSR. Other layers and graphs
+    are left out. The file is open for reading as long as the AnnData lives. `to_memory()` reads it
+    all, a subset its own cells.
 
     Raises
     ------
@@ -61,7 +61,11 @@ def open_h5ad(path: str | os.PathLike[str], *, layer: str = keys.COUNTS) -> AnnD
         file = h5py.File(path, "r")
         counts = _counts_group(file, path, layer)
         parts = {name: read_elem(file[name]) for name in _IN_MEMORY if name in file}
-        return ad.AnnData(**parts, layers={layer: sparse_dataset(counts)})
+        X = file.get("X")
+        is_csr = X is not None and str(X.attrs.get("encoding-type", "")) == "csr_matrix"
+        return ad.AnnData(
+            sparse_dataset(X) if is_csr else None, **parts, layers={layer: sparse_dataset(counts)}
+        )
 
 
 def _counts_group(file: Any, path: Path, layer: str) -> Any:

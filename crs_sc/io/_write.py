@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from crs_sc._chunks import is_on_disk
 from crs_sc.errors import InputError
 from crs_sc.io._atomic import atomic_path, check_space, full_disk_error
+from crs_sc.io._write_rows import can_be_copied, stored_size, write_by_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -187,8 +189,10 @@ def _plain(value: Any, *, where: str) -> Any:
             return np.asarray(items)
     elif isinstance(value, str | bool | int | float | np.generic | np.ndarray):
         return value
-    if sparse.issparse(value):
+    if sparse.issparse(value) or can_be_copied(value):
         return value
+    if is_on_disk(value):
+        return value.to_memory()
     msg = f"{where} is {type(value).__name__}, which no h5ad can hold. Store strings or numbers."
     raise InputError(msg)
 
@@ -201,6 +205,8 @@ def _size(value: Any) -> int:
         return int(value.memory_usage(deep=True).sum())
     if isinstance(value, dict):
         return sum(_size(item) for item in value.values())
+    if can_be_copied(value):
+        return stored_size(value)
     if sparse.issparse(value):
         return int(value.data.nbytes + value.indices.nbytes + value.indptr.nbytes)
     return int(getattr(value, "nbytes", 64))
@@ -209,7 +215,7 @@ def _size(value: Any) -> int:
 def _contents(adata: AnnData) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     if adata.X is not None:
-        parts["X"] = adata.X
+        parts["X"] = _plain(adata.X, where="`X`")
     for name in _PARTS:
         part = getattr(adata, name)
         if name in ("obs", "var"):
@@ -219,6 +225,16 @@ def _contents(adata: AnnData) -> dict[str, Any]:
             named: Mapping[str, Any] = {k: v for k, v in part.items() if k is not None}
             parts[name] = _plain(named, where=f"`{name}`")
     return parts
+
+
+def _apart(parts: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parts that are in memory, and by their place the matrices that are copied from disk."""
+    held = {name: part for name, part in parts.items() if not can_be_copied(part)}
+    on_disk = {name: part for name, part in parts.items() if name not in held}
+    layers = parts["layers"]
+    held["layers"] = {name: layer for name, layer in layers.items() if not can_be_copied(layer)}
+    on_disk |= {f"layers/{n}": layer for n, layer in layers.items() if n not in held["layers"]}
+    return held, on_disk
 
 
 def _verify(path: Path, shape: tuple[int, int], parts: dict[str, Any]) -> None:
@@ -245,8 +261,8 @@ def write_h5ad(
 
     The file is written beside, opened again, forced to disk and renamed. Strings are written as
     plain string arrays (as categories where values repeat or are missing), nullable numbers as
-    int64 or float64, columns of mixed types as strings; `.raw` is not written. `adata` itself is
-    not changed.
+    int64 or float64, columns of mixed types as strings; `.raw` is not written. Matrices that are on
+    disk are copied a chunk of cells at a time. `adata` itself is not changed.
 
     Parameters
     ----------
@@ -269,6 +285,7 @@ def write_h5ad(
 
     path = Path(path)
     parts = _contents(adata)
+    held, on_disk = _apart(parts)
     with atomic_path(path) as temporary:
         check_space(path, needed=_size(parts) * (1.02 if compression is None else 0.25) + 1e5)
         options = {} if compression is None else {"compression": compression}
@@ -276,9 +293,10 @@ def write_h5ad(
             with h5py.File(guard, "w") as file:
                 file.attrs["encoding-type"] = "anndata"
                 file.attrs["encoding-version"] = "0.1.0"
-                for name, part in parts.items():
+                for name, part in held.items():
                     if guard.error is None:
                         write_elem(file, name, part, dataset_kwargs=options)
+                write_by_rows(file, on_disk, options)
             if guard.error is not None:
                 raise full_disk_error(path, guard.error) from guard.error
         _verify(temporary, adata.shape, parts)

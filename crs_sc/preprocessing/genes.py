@@ -10,9 +10,14 @@ import pandas as pd
 
 from crs_sc import genesets, keys
 from crs_sc._checks import add_note, check_obs
-from crs_sc._chunks import counts_matrix
+from crs_sc._chunks import columns_of, pass_over
 from crs_sc.errors import InputError, listing
-from crs_sc.preprocessing._variance import most_variable
+from crs_sc.preprocessing._variance import (
+    BatchMoments,
+    ClippedCounts,
+    most_variable,
+    standardised_variance,
+)
 from crs_sc.preprocessing.normalisation import log_normalised
 
 if TYPE_CHECKING:
@@ -20,7 +25,6 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from numpy.typing import NDArray
-    from scipy import sparse
 
 __all__ = ["select_genes"]
 
@@ -71,23 +75,24 @@ def select_genes(
         msg = f"n_genes must be at least 1, got {n_genes!r}."
         raise InputError(msg)
     check_obs(adata, batch_key=batch_key)
-    counts = counts_matrix(adata)
     left_out = _left_out(adata, exclude)
     candidate = ~np.logical_or.reduce(list(left_out.values()))
-    batch = adata.obs[batch_key].astype(str).to_numpy()
-    sizes = pd.Series(batch).value_counts()
-    large = sizes.index[sizes >= min_batch_cells]
-    rows = np.flatnonzero(np.isin(batch, large)) if len(large) else np.arange(adata.n_obs)
-    batch = batch[rows] if len(large) else np.full(adata.n_obs, "all")
-    used = counts[rows] if len(rows) < adata.n_obs else counts
-    candidate &= np.asarray(used.getnnz(axis=0)).ravel() >= min(_MIN_CELLS_OF_GENE, len(rows))
+    batch = adata.obs[batch_key].astype(str)
+    sizes = batch.value_counts()
+    large = sorted(sizes.index[sizes >= min_batch_cells])
+    if large:
+        codes = pd.Index(large).get_indexer(pd.Index(batch)).astype(np.int32)
+    else:
+        codes = np.zeros(adata.n_obs, dtype=np.int32)
+    moments = BatchMoments(codes, max(len(large), 1), adata.n_vars)
+    pass_over(adata, moments)
+    candidate &= moments.n_stored >= min(_MIN_CELLS_OF_GENE, int(moments.n_cells.sum()))
     if not candidate.any():
         msg = f"No gene has counts in {_MIN_CELLS_OF_GENE} cells: there is nothing to select from."
         raise InputError(msg)
     marked, method = candidate.copy(), "all candidates"
     if candidate.sum() > n_genes:
-        columns = np.flatnonzero(candidate)
-        chosen, method = _variable(used, batch, columns, n_genes)
+        chosen, method = _variable(adata, moments, np.flatnonzero(candidate), n_genes)
         marked[:] = False
         marked[chosen] = True
     adata.var[keys.HIGHLY_VARIABLE] = marked
@@ -97,7 +102,7 @@ def select_genes(
         f"Gene selection: {marked.sum()} genes ({method}); left out: {counted or 'none'}.",
     )
     small = sizes.index[sizes < min_batch_cells]
-    if len(large) and len(small):
+    if large and len(small):
         add_note(
             adata,
             f"Gene selection: batches with fewer than {min_batch_cells} cells had no say: "
@@ -106,22 +111,26 @@ def select_genes(
 
 
 def _variable(
-    counts: sparse.csr_matrix,
-    batch: NDArray[np.object_],
-    columns: NDArray[np.integer],
-    n_genes: int,
+    adata: AnnData, moments: BatchMoments, columns: NDArray[np.integer], n_genes: int
 ) -> tuple[NDArray[np.integer], str]:
     """Highly variable ones among these columns, and the method that found them."""
     try:
-        return most_variable(counts, batch, columns, n_genes), "seurat_v3"
+        spread, limit = moments.limits(columns)
     except ValueError as error:
         # skmisc's loess is singular where many genes of a batch share a mean.
         failed = f"cell_ranger, because seurat_v3 failed: {str(error).strip()[:80]}"
+    else:
+        clipped = ClippedCounts(moments.codes, limit)
+        pass_over(adata, clipped)
+        variance = standardised_variance(moments, clipped, spread, columns)
+        return most_variable(variance, columns, n_genes), "seurat_v3"
     import anndata as ad
     import scanpy as sc
 
-    obs = pd.DataFrame({"batch": pd.Categorical(batch)}, index=np.arange(len(batch)).astype(str))
-    data = ad.AnnData(log_normalised(counts[:, columns], target_sum=1e4), obs=obs)
+    rows = np.flatnonzero(moments.codes >= 0)
+    obs = pd.DataFrame({"batch": pd.Categorical(moments.codes[rows])}, index=rows.astype(str))
+    counts = columns_of(adata.layers[keys.COUNTS], columns, rows=rows)
+    data = ad.AnnData(log_normalised(counts, target_sum=1e4), obs=obs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         table = sc.pp.highly_variable_genes(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from scipy import sparse
 from crs_sc import keys
 from crs_sc._arrays import as_csr
 from crs_sc._checks import add_note, store
-from crs_sc._chunks import count_chunks
+from crs_sc._chunks import count_chunks, is_on_disk
 from crs_sc.errors import InputError, listing
 from crs_sc.preprocessing._assumed import from_cohort
 from crs_sc.preprocessing._table import REASON_COLUMNS
@@ -33,14 +33,13 @@ def merge_samples(parts: Sequence[AnnData]) -> AnnData:
     Parameters
     ----------
     parts
-        One AnnData a sample (or group of samples), with the same genes in the same order; those
-        from `io.open_h5ad` are read a chunk at a time, so that no count is held twice. A sample
+        One AnnData a sample (or group of samples), with the same genes in the same order. A sample
         that lost all of its cells keeps its QC row.
 
     Returns
     -------
-    New AnnData, shape `(sum of n_cells, n_genes)`, in the order of `parts`, with
-    `layers["counts"]` in memory.
+    New AnnData, shape `(sum of n_cells, n_genes)`, in the order of `parts`. Its
+    `layers["counts"]` stay in the files of the parts if all of them are from `io.open_h5ad`.
 
     Raises
     ------
@@ -86,9 +85,13 @@ def merge_samples(parts: Sequence[AnnData]) -> AnnData:
     return cohort
 
 
-def _stacked(parts: Sequence[AnnData], genes: pd.Index) -> sparse.csr_matrix:
-    """Put the counts of all parts into one matrix in place, without a second copy of any."""
+def _stacked(parts: Sequence[AnnData], genes: pd.Index) -> Any:
+    """Put the counts of all parts into one matrix, on disk or without a second copy of any."""
     matrices = [part.layers[keys.COUNTS] for part in parts]
+    if all(is_on_disk(matrix) for matrix in matrices):
+        from crs_sc._stacked import StackedCounts
+
+        return StackedCounts(matrices)
     sizes = [m.group["data"].shape[0] if hasattr(m, "group") else as_csr(m).nnz for m in matrices]
     n_values, n_rows = sum(sizes), sum(part.n_obs for part in parts)
     index = np.int32 if max(n_values, n_rows, len(genes)) < np.iinfo(np.int32).max else np.int64

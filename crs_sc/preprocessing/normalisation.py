@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from crs_sc._arrays import value_chunks
-from crs_sc._chunks import counts_matrix
+from crs_sc._arrays import RowTotals, value_chunks
+from crs_sc._chunks import counts_matrix, is_on_disk, layer_of, pass_over
 from crs_sc.errors import InputError
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from numpy.typing import NDArray
 
 __all__ = ["normalize"]
 
@@ -42,7 +43,7 @@ def normalize(adata: AnnData, *, target_sum: float = 1e4) -> None:
 
     Notes
     -----
-    Sets `X` (float32 CSR).
+    Sets `X` (float32 CSR); where the counts are on disk, it is worked out when it is read.
     """
     if target_sum <= 0:
         msg = f"target_sum must be above 0, got {target_sum!r}."
@@ -53,13 +54,20 @@ def normalize(adata: AnnData, *, target_sum: float = 1e4) -> None:
             "in the QC table. Are the counts raw and the organism right?"
         )
         raise InputError(msg)
-    adata.X = log_normalised(counts_matrix(adata), target_sum=target_sum)
+    counts = layer_of(adata)
+    if is_on_disk(counts):
+        from crs_sc._stacked import LogNormalised
+
+        totals = RowTotals(adata.n_obs, np.zeros(adata.n_vars, dtype=bool))
+        pass_over(adata, totals)
+        adata.X = LogNormalised(counts, _factor(totals.total, target_sum))
+    else:
+        adata.X = log_normalised(counts_matrix(adata), target_sum=target_sum)
 
 
 def log_normalised(counts: sparse.csr_matrix, *, target_sum: float) -> sparse.csr_matrix:
     """Kernel of `normalize` on a CSR matrix, shape `(n_cells, n_genes)`."""
-    total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    factor = np.divide(target_sum, total, out=np.zeros_like(total), where=total > 0)
+    factor = _factor(np.asarray(counts.sum(axis=1), dtype=np.float64).ravel(), target_sum)
     data = np.empty(counts.nnz, dtype=np.float32)
     # Double precision for a part of the values at a time: whole, it would be twice the matrix.
     for rows in value_chunks(counts.indptr, size=_CHUNK):
@@ -69,3 +77,8 @@ def log_normalised(counts: sparse.csr_matrix, *, target_sum: float) -> sparse.cs
     return sparse.csr_matrix(
         (data, counts.indices.copy(), counts.indptr.copy()), shape=counts.shape
     )
+
+
+def _factor(total: NDArray[np.float64], target_sum: float) -> NDArray[np.float64]:
+    """By how much the counts of each cell are multiplied; 0 where it has none."""
+    return np.divide(target_sum, total, out=np.zeros_like(total), where=total > 0)

@@ -80,7 +80,12 @@ def test_partitions_are_those_of_the_singular_vectors() -> None:
     dense = adata.X.toarray().astype(np.float64)
     columns = np.sort(rng.choice(80, 60, replace=False))
     (found,) = partitions_of(
-        dense, [columns], n_comps=5, n_neighbors=15, resolution=0.3, random_state=0
+        sparse.csr_matrix(dense),
+        [columns],
+        n_comps=5,
+        n_neighbors=15,
+        resolution=0.3,
+        random_state=0,
     )
     centred = dense[:, columns] - dense[:, columns].mean(axis=0)
     left, size, _ = np.linalg.svd(centred, full_matrices=False)

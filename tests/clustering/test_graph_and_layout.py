@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from crs_sc import keys
 from crs_sc.clustering import embed
 from crs_sc.clustering._graph import distance_matrix, fuzzy_graph, without_self
-from crs_sc.clustering._layout import curve, layout, start_from
+from crs_sc.clustering._layout import curve, forces, layout, start_from
 
 
 def groups(n: int = 400, d: int = 6) -> tuple[np.ndarray, np.ndarray]:
@@ -95,3 +95,18 @@ def test_components_are_those_of_scanpy() -> None:
     # What scanpy's own functions look for.
     sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False)
     assert adata.obsp["distances"].getnnz(axis=1).tolist() == [5] * 150
+
+
+def test_forces_are_those_of_umap() -> None:
+    a, b = curve(min_dist=0.5, spread=1.0)
+    pull, push = forces(a, b)
+    squared = np.geomspace(1e-12, 1e12, 5_000).astype(np.float32)
+    entry = squared.view(np.uint32) >> 15
+    s = squared.astype(np.float64)
+    # Gradients of umap-learn's optimize_layout_euclidean, its attraction from both ends.
+    np.testing.assert_allclose(
+        pull[entry], 2 * -2 * a * b * s ** (b - 1) / (a * s**b + 1), rtol=5e-3
+    )
+    np.testing.assert_allclose(push[entry], 2 * b / ((0.001 + s) * (a * s**b + 1)), rtol=5e-3)
+    assert np.isfinite(pull).all()
+    assert np.isfinite(push).all()

@@ -11,7 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from crs_sc import keys
 from crs_sc.clustering import subcluster, subcluster_table
-from crs_sc.clustering._partitions import components_of
+from crs_sc.clustering._components import components_of
 from crs_sc.errors import InputError, MissingKeyError
 
 STATE_GENES = [f"s{i}" for i in range(20)]
@@ -91,7 +91,7 @@ def test_components_are_those_of_the_singular_vectors() -> None:
     dense = adata.X.toarray().astype(np.float64)
     left, size, _ = np.linalg.svd(dense - dense.mean(axis=0), full_matrices=False)
     expected = left[:, :5] * size[:5]
-    found = components_of(adata.X, n_comps=5)
+    found = components_of(adata.X, n_comps=5).points
     np.testing.assert_allclose(np.abs((found * expected).sum(axis=0)), size[:5] ** 2, rtol=1e-3)
 
 

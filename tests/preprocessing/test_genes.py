@@ -9,9 +9,15 @@ import pytest
 from scipy import sparse
 
 from crs_sc import genesets, keys
+from crs_sc._chunks import pass_over
 from crs_sc.errors import InputError
 from crs_sc.preprocessing import select_genes
-from crs_sc.preprocessing._variance import most_variable, standardised_variance
+from crs_sc.preprocessing._variance import (
+    BatchMoments,
+    ClippedCounts,
+    most_variable,
+    standardised_variance,
+)
 
 LEFT_OUT = [*genesets.TARGET_CYTOKINES, "XIST", "RPS4Y1", "IGHV3-23", "TRBV7-2", "MT-CO1", "CAR"]
 
@@ -59,13 +65,11 @@ def test_small_panel_is_used_whole() -> None:
 
 
 def test_failing_loess_falls_back_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from crs_sc.preprocessing import genes
-
     def singular(*arguments: object) -> None:
         msg = "reciprocal condition number 1e-17"
         raise ValueError(msg)
 
-    monkeypatch.setattr(genes, "most_variable", singular)
+    monkeypatch.setattr(BatchMoments, "limits", singular)
     adata = cohort()
     select_genes(adata, n_genes=50)
     assert adata.var[keys.HIGHLY_VARIABLE].sum() == 50
@@ -91,19 +95,27 @@ def test_ranks_are_those_of_scanpy() -> None:
     import scanpy as sc
 
     adata = cohort((120, 90))
+    # Some counts that are clipped.
+    adata.layers[keys.COUNTS].data[::97] = 900
     adata.X = adata.layers[keys.COUNTS]
     columns = np.arange(adata.n_vars)
-    for batch in ("s0", "s1"):
+    codes = (adata.obs[keys.SAMPLE] == "s1").to_numpy().astype(np.int32)
+    moments = BatchMoments(codes, 2, adata.n_vars)
+    pass_over(adata, moments)
+    spread, limit = moments.limits(columns)
+    clipped = ClippedCounts(codes, limit)
+    pass_over(adata, clipped)
+    variance = standardised_variance(moments, clipped, spread, columns)
+    for code, batch in enumerate(("s0", "s1")):
         own = adata[adata.obs[keys.SAMPLE] == batch].copy()
         known = sc.pp.highly_variable_genes(own, flavor="seurat_v3", n_top_genes=50, inplace=False)[
             "variances_norm"
         ]
-        found = standardised_variance(own.layers[keys.COUNTS].tocsr(), columns)
-        np.testing.assert_allclose(found, known, rtol=1e-6)
+        np.testing.assert_allclose(variance[code], known, rtol=1e-6)
+    assert clipped.lost.any()
     known = sc.pp.highly_variable_genes(
         adata, flavor="seurat_v3", n_top_genes=50, batch_key=keys.SAMPLE, inplace=False
     )["highly_variable"].to_numpy()
-    batch = adata.obs[keys.SAMPLE].astype(str).to_numpy()
-    found = most_variable(adata.layers[keys.COUNTS].tocsr(), batch, columns, 50)
+    found = most_variable(variance, columns, 50)
     # scanpy's variances of several batches are of single precision.
     assert len(np.intersect1d(found, np.flatnonzero(known))) >= 48
