@@ -9,17 +9,16 @@ import pandas as pd
 
 from crs_sc import comparison, genesets, keys, preprocessing, sources
 from crs_sc._chunks import pass_over
+from crs_sc._design import covariate_names, design_samples
 from crs_sc._memory import CohortSize, attribution_chunk, memory_of
 from crs_sc._soup import has_soup
 from crs_sc._stages import (
     absolute_counts,
     analysed_organism,
     attribute_sources,
-    chosen_genes,
     chosen_signatures,
-    covariate_names,
-    design_samples,
     empty_table,
+    genes_of_sources,
     input_files,
     refuse_unusable,
 )
@@ -130,11 +129,8 @@ def attribution_tables(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFr
         preprocessing.estimate_ambient(
             adata, organism=organism, **settings_for(config, preprocessing.estimate_ambient)
         )
-    genes = chosen_genes(config)
-    receptors = genesets.load_receptors(organism=organism)["gene"]
     min_cells = settings_for(config, comparison.shifts)["min_cells"]
-    tone = sources.tone_genes(organism=organism)
-    few = sources.CondensePass(adata, genes=[*genes, *receptors, *tone])
+    few = sources.CondensePass(adata, genes=genes_of_sources(config))
     bulk = comparison.PseudobulkPass(adata, covariates=covariate_names(config), min_cells=min_cells)
     pass_over(adata, few, bulk)
     logger.info("went over the counts")

@@ -8,6 +8,7 @@ import numpy as np
 
 from crs_sc import genesets, keys
 from crs_sc._chunks import counts_matrix
+from crs_sc._design import covariate_names, design_samples, unanswerable
 from crs_sc._memory import memory_lines, memory_of, size_of, stage_memory
 from crs_sc._opinions import refuse_unusable_opinions
 from crs_sc._stages import (
@@ -16,11 +17,8 @@ from crs_sc._stages import (
     analysed_organism,
     chosen_genes,
     chosen_signatures,
-    covariate_names,
-    design_samples,
     raw_matrices,
     read_input,
-    unanswerable,
 )
 from crs_sc.comparison import (
     check_design,

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from crs_sc import annotation, clustering, comparison, genesets, keys, preprocessing, sources
-from crs_sc._checks import sample_table
 from crs_sc._clusters import cluster_tables, population_tables
+from crs_sc._design import covariate_names, design_samples, refuse_unanswerable
 from crs_sc._opinions import gather_opinions, refuse_unusable_opinions
 from crs_sc.config import STAGE_FUNCTIONS, settings_for
-from crs_sc.errors import CrsWarning, DesignError, InputError, listing
+from crs_sc.errors import CrsWarning, InputError, listing
 from crs_sc.io import CohortFiles, read, read_absolute_counts
 
 if TYPE_CHECKING:
@@ -33,17 +33,14 @@ __all__ = [
     "chosen_signatures",
     "cluster_cohort",
     "compare_arms",
-    "covariate_names",
-    "design_samples",
     "empty_table",
+    "genes_of_sources",
     "input_files",
     "order_of_onset",
     "qc_sample",
     "raw_matrices",
     "read_input",
-    "refuse_unanswerable",
     "refuse_unusable",
-    "unanswerable",
 ]
 
 # Table of a function that does not bear its name.
@@ -222,8 +219,18 @@ def annotate_cohort(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFrame
     }
 
 
+def genes_of_sources(config: RunConfig) -> list[str]:
+    """Genes that `attribute_sources` looks at: cytokines, receptors and those of the IL-1 tone."""
+    organism = analysed_organism(config)
+    receptors = genesets.load_receptors(organism=organism)["gene"]
+    return [*chosen_genes(config), *receptors, *sources.tone_genes(organism=organism)]
+
+
 def attribute_sources(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFrame]:
-    """Weigh the cells, call producers and write the ledger; returns the tables."""
+    """Weigh the cells, call producers and write the ledger; returns the tables.
+
+    On the genes of `genes_of_sources` alone (`sources.condense`) it gives the same.
+    """
     counts = absolute_counts(config, samples=adata.obs[keys.SAMPLE].unique())
     if counts is not None:
         sources.weigh_cells(adata, absolute_counts=counts)
@@ -319,7 +326,6 @@ def compare_arms(
             expression,
             gene_sets=signatures,
             random_state=config.seed,
-            n_jobs=n_jobs,
             **settings_for(config, comparison.enrichment),
         ),
     }
@@ -344,61 +350,6 @@ def order_of_onset(ledger: pd.DataFrame, samples: pd.DataFrame, config: RunConfi
 def empty_table(name: str) -> pd.DataFrame:
     """Table of the contract without rows."""
     return pd.DataFrame(columns=keys.TABLES[name].names)
-
-
-def covariate_names(config: RunConfig) -> list[str]:
-    """Covariates of all contrasts, each once."""
-    return list(dict.fromkeys(name for one in config.contrasts for name in one.covariates))
-
-
-def design_samples(adata: AnnData, config: RunConfig) -> pd.DataFrame:
-    """Table of the samples with the covariates of the contrasts."""
-    return sample_table(adata, covariates=covariate_names(config))
-
-
-def unanswerable(design: pd.DataFrame, config: RunConfig) -> dict[str, str]:
-    """Say of each contrast that gives no number at all why it does not.
-
-    Parameters
-    ----------
-    design
-        From `check_design`.
-    config
-        Settings.
-
-    Returns
-    -------
-    Reason by name: confounded, or an arm without a subject (at every time point).
-    """
-    found = {}
-    for contrast in config.contrasts:
-        names = design["contrast"]
-        own = design[(names == contrast.name) | names.str.startswith(f"{contrast.name}@")]
-        bad = own[own["status"] == keys.CONFOUNDED]
-        if bad.empty and (own[["n_reference", "n_treated"]].min(axis=1) == 0).all():
-            bad = own
-        if len(bad):
-            found[str(bad["contrast"].iloc[0])] = str(bad["note"].iloc[0])
-    return found
-
-
-def refuse_unanswerable(samples: pd.DataFrame, config: RunConfig) -> None:
-    """Raise if a contrast names what is not there, or cannot be answered at all.
-
-    Raises
-    ------
-    DesignError
-        Naming the contrast and how to mend it.
-    """
-    if not config.contrasts:
-        return
-    design = comparison.check_design(samples, contrasts=list(config.contrasts))
-    for name, why in unanswerable(design, config).items():
-        mend = "Leave out the contrast, or its `paired` or `covariates` if they are the reason."
-        if "told apart" in why:
-            mend = "Leave out `columns: batch`, if it is not a batch, a covariate, or the contrast."
-        msg = f"Contrast '{name}' cannot be answered: {why}. {mend}"
-        raise DesignError(msg)
 
 
 def refuse_unusable(adata: AnnData, config: RunConfig) -> None:

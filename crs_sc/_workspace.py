@@ -12,15 +12,23 @@ import json
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crs_sc.config import FILES
 from crs_sc.io import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
-__all__ = ["Workspace", "digest", "file_digest", "library_versions", "package_version"]
+__all__ = [
+    "Workspace",
+    "digest",
+    "file_digest",
+    "library_versions",
+    "package_version",
+    "setting_digests",
+]
 
 _BLOCK = 1 << 22
 _LIBRARIES = (
@@ -54,6 +62,11 @@ def file_digest(path: Path) -> str:
         while block := file.read(_BLOCK):
             state.update(block)
     return state.hexdigest()
+
+
+def setting_digests(settings: dict[str, Any]) -> dict[str, str]:
+    """Digests of the files that settings name, by setting."""
+    return {name: file_digest(Path(settings[name])) for name in FILES if settings.get(name)}
 
 
 @dataclass(frozen=True)

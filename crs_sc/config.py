@@ -349,3 +349,8 @@ def dump_config(config: RunConfig) -> str:
     if len(content["input"]) == 1:
         content["input"] = content["input"][0]
     return RESOLVED + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def is_of_the_user(path: Path) -> bool:
+    """Whether there is a config that no run has written."""
+    return path.is_file() and not path.read_text(encoding="utf-8").startswith(RESOLVED)

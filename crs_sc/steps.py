@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from threadpoolctl import threadpool_limits
 
 from crs_sc import keys
+from crs_sc._design import design_samples, refuse_unanswerable
 from crs_sc._inputs import Inputs
 from crs_sc._spread import is_spread, spread
 from crs_sc._stages import (
@@ -21,13 +21,18 @@ from crs_sc._stages import (
     chosen_signatures,
     cluster_cohort,
     compare_arms,
-    design_samples,
+    genes_of_sources,
     qc_sample,
     raw_matrices,
-    refuse_unanswerable,
 )
-from crs_sc._workspace import Workspace, digest, file_digest, library_versions, package_version
-from crs_sc.config import FILES, RESOLVED, STAGE_FUNCTIONS, RunConfig, dump_config, settings_for
+from crs_sc._workspace import (
+    Workspace,
+    digest,
+    library_versions,
+    package_version,
+    setting_digests,
+)
+from crs_sc.config import STAGE_FUNCTIONS, RunConfig, dump_config, is_of_the_user, settings_for
 from crs_sc.errors import InputError, listing
 from crs_sc.io import (
     empty_droplet_profile,
@@ -40,9 +45,11 @@ from crs_sc.io import (
     write_text,
 )
 from crs_sc.preprocessing import merge_samples, normalize
+from crs_sc.sources import condense
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import pandas as pd
     from anndata import AnnData
@@ -223,7 +230,11 @@ class Run:
 
     def _sources(self) -> list[Path]:
         adata = self._load("annotate")
-        tables = attribute_sources(adata, self.config)
+        # One pass over the counts instead of one by each function.
+        few = condense(adata, genes=genes_of_sources(self.config))
+        tables = attribute_sources(few, self.config)
+        adata.obs, adata.uns = few.obs, few.uns
+        adata.obsm.update(few.obsm)
         self._cohort = ("sources", adata)
         write_h5ad(adata, self.space.cohort)
         return [*self._write_tables(tables), self.space.cohort]
@@ -261,7 +272,7 @@ class Run:
         )
         settings_file = out / "config.yaml"
         # A config of the user may lie there; the provenance has the settings too.
-        if not _is_of_the_user(settings_file):
+        if not is_of_the_user(settings_file):
             write_text(dump_config(resolved), settings_file)
         write_json(provenance, out / "provenance.json")
         write_report(
@@ -362,7 +373,7 @@ class Run:
         content = self.config.model_dump(mode="json")
         sections = [function.__name__ for function in STAGE_FUNCTIONS.get(stage, ())]
         settings = {name: content[name] for name in (*_READS[stage], *sections)}
-        return settings | _digests(settings)
+        return settings | setting_digests(settings)
 
     def _provenance(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Versions, settings, seed, digests of the inputs, and the seconds of each stage."""
@@ -372,7 +383,8 @@ class Run:
             "crs_sc": package_version(),
             "versions": library_versions(),
             "seed": self.config.seed,
-            "inputs": self._input_files() | {settings[n]: d for n, d in _digests(settings).items()},
+            "inputs": self._input_files()
+            | {settings[n]: d for n, d in setting_digests(settings).items()},
             "settings": settings,
             "seconds": {name: stamp.get("seconds") for name, stamp in stamps.items()},
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -406,13 +418,3 @@ class Run:
 def _qc_elsewhere(settings: dict[str, Any], out: Path, sample: str, force: bool) -> None:  # noqa: FBT001
     """Do QC of one sample in another process."""
     Run(RunConfig(**settings), out, force=force).qc(sample)
-
-
-def _digests(settings: dict[str, Any]) -> dict[str, str]:
-    """Digests of the files that settings name, by setting."""
-    return {name: file_digest(Path(settings[name])) for name in FILES if settings.get(name)}
-
-
-def _is_of_the_user(path: Path) -> bool:
-    """Whether there is a config that no run has written."""
-    return path.is_file() and not path.read_text(encoding="utf-8").startswith(RESOLVED)

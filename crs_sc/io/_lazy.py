@@ -38,9 +38,9 @@ def open_h5ad(path: str | os.PathLike[str], *, layer: str = keys.COUNTS) -> AnnD
     Returns
     -------
     New AnnData, cells x genes: `obs`, `var`, `obsm`, `varm` and `uns` in memory, `layers[layer]`
-    an `anndata.abc.CSRDataset`, and so is `X` where it is stored as CSR. Other layers and graphs
-    are left out. The file is open for reading as long as the AnnData lives. `to_memory()` reads it
-    all, a subset its own cells.
+    an `anndata.abc.CSRDataset`, and so are `X` and the graphs of `obsp` that are stored as CSR.
+    Other layers are left out. The file is open for reading as long as the AnnData lives.
+    `to_memory()` reads it all, a subset its own cells.
 
     Raises
     ------
@@ -61,11 +61,17 @@ def open_h5ad(path: str | os.PathLike[str], *, layer: str = keys.COUNTS) -> AnnD
         file = h5py.File(path, "r")
         counts = _counts_group(file, path, layer)
         parts = {name: read_elem(file[name]) for name in _IN_MEMORY if name in file}
-        X = file.get("X")
-        is_csr = X is not None and str(X.attrs.get("encoding-type", "")) == "csr_matrix"
+        X, graphs = file.get("X"), file.get("obsp", {})
         return ad.AnnData(
-            sparse_dataset(X) if is_csr else None, **parts, layers={layer: sparse_dataset(counts)}
+            sparse_dataset(X) if _is_csr(X) else None,
+            **parts,
+            obsp={name: sparse_dataset(graphs[name]) for name in graphs if _is_csr(graphs[name])},
+            layers={layer: sparse_dataset(counts)},
         )
+
+
+def _is_csr(group: Any) -> bool:
+    return group is not None and str(group.attrs.get("encoding-type", "")) == "csr_matrix"
 
 
 def _counts_group(file: Any, path: Path, layer: str) -> Any:
