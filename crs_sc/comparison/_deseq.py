@@ -14,11 +14,12 @@ from crs_sc.comparison._negative_binomial import GeneBatches
 from crs_sc.comparison._quasi import quasi_tests
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+    from pydeseq2.dds import DeseqDataSet
 
-__all__ = ["WaldTests", "full_rank", "wald_tests"]
+__all__ = ["WaldTests", "full_rank", "trend_coefficients", "wald_tests"]
 
 
 class WaldTests(NamedTuple):
@@ -99,7 +100,7 @@ def wald_tests(
             inference=inference,
             quiet=True,
         )
-        data.deseq2()
+        _fit(data)
         tests = []
         for contrast in contrasts:
             test = DeseqStats(
@@ -115,6 +116,68 @@ def wald_tests(
             contrasts,
         )
     return [_results(frame, pvalue) for frame, pvalue in zip(tests, pvalues, strict=True)]
+
+
+def _fit(data: DeseqDataSet) -> None:
+    """Do what `data.deseq2()` does, with `trend_coefficients` for the dispersion trend."""
+    data.fit_size_factors()
+    data.fit_genewise_dispersions()
+    means = data.var["_normed_means"].to_numpy(dtype=np.float64)
+    dispersions = data.var["genewise_dispersions"].to_numpy(dtype=np.float64)
+    coefficients = trend_coefficients(
+        means, dispersions, fit=data.inference.dispersion_trend_gamma_glm
+    )
+    if coefficients is None:
+        data.fit_type = "mean"
+        data.fit_dispersion_trend()
+    else:
+        data.uns["trend_coeffs"] = pd.Series(coefficients, index=["a0", "a1"])
+        data.uns["disp_function_type"] = "parametric"
+        data.var["fitted_dispersions"] = data.disp_function(means)
+    data.fit_dispersion_prior()
+    data.fit_MAP_dispersions()
+    data.fit_LFC()
+    data.calculate_cooks()
+    data.refit()
+    data.cooks_outlier()
+
+
+def trend_coefficients(
+    means: NDArray[np.float64],
+    dispersions: NDArray[np.float64],
+    *,
+    fit: Callable[[pd.Series, pd.Series], tuple[NDArray[np.float64], NDArray[np.float64], bool]],
+) -> NDArray[np.float64] | None:
+    """Coefficients `a0`, `a1` of the parametric trend `a0 + a1 / mean`, as PyDESeq2 finds them.
+
+    `DeseqDataSet.fit_dispersion_trend` looks at gene after gene for a mean of zero, which takes
+    half the time of a fit; here no gene is without counts.
+
+    Parameters
+    ----------
+    means
+        Mean normalised counts, positive, shape `(n_genes,)`.
+    dispersions
+        Gene-wise dispersions, shape `(n_genes,)`.
+    fit
+        `dispersion_trend_gamma_glm` of a PyDESeq2 inference object.
+
+    Returns
+    -------
+    None where the fit does not converge.
+    """
+    old, new = np.full(2, 0.1), np.ones(2)
+    covariates, targets = 1 / means, dispersions
+    while (np.log(np.abs(new / old)) ** 2).sum() >= 1e-6:
+        old = new
+        new, fitted, converged = fit(pd.Series(covariates), pd.Series(targets))
+        if not converged or (new <= 1e-10).any():
+            return None
+        # Genes too far from the curve are left out of the next fit.
+        ratio = targets / fitted
+        near = ~((ratio < 1e-4) | (ratio >= 15))
+        covariates, targets = covariates[near], targets[near]
+    return new
 
 
 def _size_factors(

@@ -30,13 +30,13 @@ def enrichment(
     n_permutations: int = 1000,
     min_genes: int = 5,
     random_state: int = 0,
-    n_jobs: int = 1,
 ) -> pd.DataFrame:
     """Rank genes by the Wald statistic and ask where each gene set lies (gseapy prerank).
 
-    The p is that of random gene sets of the same size. Genes of one pathway move together, so it
-    says that the set stands out from other genes, not that subjects agree: for that see the
-    shifts, whose replicates are subjects.
+    Score and leading edge are gseapy's. The p is that of random gene sets of the same size, as
+    gseapy's, but drawn by their members alone. Genes of one pathway move together, so it says that
+    the set stands out from other genes, not that subjects agree: for that see the shifts, whose
+    replicates are subjects.
 
     Parameters
     ----------
@@ -50,8 +50,6 @@ def enrichment(
         A set with fewer genes in a ranking is not tested there.
     random_state
         Seed.
-    n_jobs
-        Threads; the result does not depend on it.
 
     Returns
     -------
@@ -73,7 +71,6 @@ def enrichment(
     for name, value in (
         ("n_permutations", n_permutations),
         ("min_genes", min_genes),
-        ("n_jobs", n_jobs),
     ):
         if value < 1:
             msg = f"{name} must be at least 1, got {value!r}."
@@ -98,7 +95,6 @@ def enrichment(
                 askable,
                 n_permutations=n_permutations,
                 random_state=random_state,
-                n_jobs=n_jobs,
             )
         otherwise = keys.NOT_MEASURED if len(tested) else str(rows["status"].iloc[0])
         identity = {"contrast": contrast, "population": population}

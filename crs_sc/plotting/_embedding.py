@@ -6,6 +6,7 @@ import colorsys
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from crs_sc import keys
 from crs_sc._checks import check_obs
@@ -23,7 +24,6 @@ from crs_sc.plotting._style import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
 
@@ -39,6 +39,7 @@ def umap(
     condition_key: str = keys.CONDITION,
     basis: str = keys.UMAP,
     point_size: float | None = None,
+    most: int = 50_000,
     ax: Axes | None = None,
 ) -> Axes:
     """Cells on the embedding, coloured by one column of `obs`.
@@ -59,7 +60,9 @@ def umap(
     basis
         Entry of `obsm` with at least two columns.
     point_size
-        Area of a point in square points; chosen from the number of cells if None.
+        Area of a point in square points; chosen from the number of points if None.
+    most
+        Cells to draw at the most, drawn at random (the title says so); the legend counts all.
     ax
         Axes to draw into.
 
@@ -72,6 +75,7 @@ def umap(
     MissingKeyError
         If `obsm` has no `basis` or `obs` no `color`.
     """
+    from matplotlib.colors import to_rgba_array
     from matplotlib.lines import Line2D
 
     if basis not in adata.obsm:
@@ -82,18 +86,21 @@ def umap(
     colours = _colours(adata.obs, color, conditions, condition_key)
     points = np.asarray(adata.obsm[basis])[:, :2]
     # A fixed shuffle, so that no group hides another by its place in the file.
-    order = np.random.default_rng(0).permutation(adata.n_obs)
-    size = point_size or float(np.clip(30_000 / max(adata.n_obs, 1), 0.5, 12))
+    order = np.random.default_rng(0).permutation(adata.n_obs)[:most]
+    size = point_size or float(np.clip(30_000 / max(len(order), 1), 0.5, 12))
     axes = new_axes(ax, (6.4, 4.4))
     axes.scatter(
         points[order, 0],
         points[order, 1],
-        c=values.map(colours).to_numpy(dtype=str)[order].tolist(),
+        c=to_rgba_array(list(colours.values()))[pd.Index(colours).get_indexer(values)[order]],
         s=size,
         linewidths=0,
         rasterized=True,
     )
-    axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2", title=f"Cells by {color}")
+    title = f"Cells by {color}"
+    if len(order) < adata.n_obs:
+        title += f" ({len(order):,} of {adata.n_obs:,} drawn)"
+    axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2", title=title)
     axes.set_aspect("equal", adjustable="datalim")
     counts = values.value_counts()
     handles = [

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import genesets, keys
-from crs_sc._arrays import as_csr, group_sums
+from crs_sc._arrays import group_sums
 from crs_sc._checks import check_obs
+from crs_sc._chunks import columns_of
 from crs_sc.errors import InputError
 from crs_sc.plotting._style import new_grid, outside_legend, population_order, styled
 
@@ -68,7 +69,8 @@ def marker_dotplot(
     if not genes:
         msg = "None of the marker genes of these populations is in `var_names`."
         raise InputError(msg)
-    scaled, share = _summary(as_csr(adata[:, genes].X), labels, populations)
+    columns = adata.var_names.get_indexer(pd.Index(genes))
+    scaled, share = _summary(columns_of(adata.X, columns), labels, populations)
     figure, grid = new_grid(1, 1, (2.9 + 0.21 * len(genes) + 1.4, 1.5 + 0.25 * len(populations)))
     ax = grid[0][0]
     y, x = np.mgrid[0 : len(populations), 0 : len(genes)]

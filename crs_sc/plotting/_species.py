@@ -63,6 +63,7 @@ def barnyard(
     InputError
         If there is no droplet.
     """
+    from matplotlib.colors import to_rgba_array
     from matplotlib.lines import Line2D
 
     table = droplets if isinstance(droplets, pd.DataFrame) else _from_cells(droplets)
@@ -83,7 +84,9 @@ def barnyard(
         linewidths=0,
         alpha=0.7,
         rasterized=True,
-        c=[colours[name] for name in calls[order]],
+        c=to_rgba_array([colours[name] for name in names])[
+            pd.Index(names).get_indexer(pd.Index(calls[order]))
+        ],
     )
     top = float(max(own.max(), other.max(), 10.0))
     line = np.geomspace(_ZERO, top * 1.5, 50)

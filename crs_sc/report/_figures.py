@@ -104,8 +104,11 @@ def _save(item: KeyFigure, folder: Path, *, dpi: int) -> list[Path]:
     stem = folder / item.name
     paths = []
     with plotting.style():
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        layout = figure.get_layout_engine()
+        if layout is not None:
+            layout.execute(figure)
+            # Not "none", for whose placeholder each `savefig` draws the figure once more.
+            figure.set_layout_engine(None)
         box = figure.get_tightbbox().padded(0.08)
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
             path = stem.with_name(stem.name + suffix)

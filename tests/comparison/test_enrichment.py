@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 
 from crs_sc import keys
+from crs_sc.comparison._prerank import prerank, random_scores
 from crs_sc.comparison.enrichment import enrichment
 from crs_sc.errors import InputError, MissingKeyError
 
@@ -65,6 +67,46 @@ def test_score_is_the_classic_running_sum():
     np.testing.assert_allclose(result["es"], expected, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:gseapy")
+def test_random_sets_are_gseapys():
+    import gseapy
+
+    rng = np.random.default_rng(7)
+    scores = np.sort(rng.normal(0.2, 1.3, 800))[::-1]
+    members = {f"S{k}": np.sort(rng.choice(800, k, replace=False)) for k in (5, 12, 40, 200)}
+    members["up"] = np.sort(rng.choice(300, 20, replace=False))
+    members["twin"] = members["S12"]
+    found = prerank(scores, members, n_permutations=20_000, random_state=0)
+    names = np.array([f"G{i}" for i in range(800)], dtype=object)
+    slow = gseapy.prerank(
+        rnk=pd.DataFrame({"gene": names, "score": scores}),
+        gene_sets={name: names[where].tolist() for name, where in members.items()},
+        outdir=None, min_size=1, max_size=800, permutation_num=20_000, ascending=None,
+        threads=1, seed=1, no_plot=True,
+    ).results  # fmt: skip
+    for name, own in found.items():
+        assert own.es == pytest.approx(slow[name]["es"], abs=1e-12)
+        # Two draws of 20,000, of which at least a third have the sign of the score.
+        assert own.pvalue == pytest.approx(slow[name]["pval"], abs=0.03)
+        assert own.nes == pytest.approx(slow[name]["nes"], rel=0.03)
+    assert found["twin"] == found["S12"]
+    alone = prerank(scores, {"S12": members["S12"]}, n_permutations=20_000, random_state=0)
+    assert alone["S12"] == found["S12"]
+
+
+def test_every_random_set_is_as_likely_and_has_the_classic_score():
+    scores = np.array([3.0, 1.5, 0.5, -1.0, -2.0])
+    genes = list("abcde")
+    drawn = random_scores(scores, {2}, n_sets=6000, random_state=0)[2]
+    pairs = itertools.combinations(genes, 2)
+    exact = np.round([running_sum(scores, genes, pair) for pair in pairs], 9)
+    values, times = np.unique(np.round(drawn, 9), return_counts=True)
+    expected = {value: (exact == value).mean() for value in exact}
+    assert set(values) == set(expected)
+    share = np.array([expected[value] for value in values])
+    np.testing.assert_allclose(times / 6000, share, atol=4 * np.sqrt(0.25 / 6000))
+
+
 def test_planted_sets_are_on_top_with_the_right_sign():
     rng = np.random.default_rng(1)
     statistic = rng.normal(size=500)
@@ -102,9 +144,7 @@ def test_order_of_genes_and_case_of_symbols_do_not_matter():
     table = table_of(statistic, genes=mouse)
     sets = {"own": mouse[5:25], "human": [g.upper() for g in mouse[5:25]]}
     first = enrichment(table, gene_sets=sets, n_permutations=100)
-    shuffled = enrichment(
-        table.sample(frac=1, random_state=0), gene_sets=sets, n_permutations=100, n_jobs=2
-    )
+    shuffled = enrichment(table.sample(frac=1, random_state=0), gene_sets=sets, n_permutations=100)
     pd.testing.assert_frame_equal(first, shuffled)
     assert list(first["status"]) == [keys.OK, keys.NOT_MEASURED]
     assert list(first["n_genes"]) == [20, 0]

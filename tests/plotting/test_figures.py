@@ -98,6 +98,14 @@ class TestCells:
             assert drawn[colour] == counts[name]
         assert f"NK ({counts['NK']:,})" in legend_texts(ax.figure)
 
+    def test_umap_of_many_cells_draws_some_and_counts_all(self, cells):
+        ax = pl.umap(cells, most=20)
+        (points,) = ax.collections
+        assert len(points.get_offsets()) == 20
+        assert ax.get_title() == f"Cells by population (20 of {cells.n_obs:,} drawn)"
+        counts = cells.obs["population"].value_counts()
+        assert f"NK ({counts['NK']:,})" in legend_texts(ax.figure)
+
     def test_umap_is_drawn_into_the_axes_that_it_gets(self, cells, fake):
         ax = Figure().subplots()
         assert pl.umap(cells, color="condition", conditions=fake.ARMS, ax=ax) is ax
