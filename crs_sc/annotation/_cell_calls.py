@@ -9,14 +9,23 @@ import numpy as np
 import pandas as pd
 from scipy import sparse, stats
 
-from crs_sc._arrays import group_sums, row_chunks
+from crs_sc._arrays import row_chunks
 from crs_sc.annotation._marker_scores import panel_scores, relative_to
 from crs_sc.annotation._mixtures import foreign_markers
-from crs_sc.annotation._neighbourhood import shares, spread, with_neighbours
-from crs_sc.annotation._own_counts import most_likely
+from crs_sc.annotation._neighbourhood import mean_around, shares, spread, with_neighbours
+from crs_sc.annotation._own_counts import (
+    MIN_CELLS,
+    SMALLEST_SHARE,
+    most_likely,
+    sibling_evidence,
+)
+from crs_sc.annotation._panel_values import sums_by_group
 from crs_sc.annotation._panels import compartments
+from crs_sc.annotation._whole_cell import cloud_likelihood
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from crs_sc.annotation._panels import Panels
@@ -37,7 +46,7 @@ _BY_DEGREES = ("Myeloid",)
 # Groups of fewer cells do not say how high a marker can get.
 _MIN_GROUP = 8
 # False discovery rate of cells with the markers of two compartments.
-_MIXED_FDR = 0.01
+_MIXED_FDR = 0.05
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,8 @@ class CellCalls:
         Shares of its compartment and of its lineage in the belief about the cell.
     type_share
         Share of the type in the belief about cells of its lineage.
+    settled_share
+        Share of its lineage after the cell's whole expression was heard; 1 where it was not.
     mixed
         Whether the cell carries the markers of another compartment too.
     """
@@ -60,6 +71,7 @@ class CellCalls:
     compartment_share: NDArray[np.float64]
     lineage_share: NDArray[np.float64]
     type_share: NDArray[np.float64]
+    settled_share: NDArray[np.float64]
     mixed: NDArray[np.bool_]
 
 
@@ -88,8 +100,9 @@ def call_cells(
     depth: NDArray[np.float64],
     doublet_weight: NDArray[np.float64],
     graph: sparse.csr_matrix,
-    groups: NDArray[np.integer],
-    native: NDArray[np.float64],
+    components: NDArray[np.floating],
+    groups: Sequence[NDArray[np.integer]],
+    native: Sequence[NDArray[np.float64]],
     panels: Panels,
     *,
     min_expression: float,
@@ -101,8 +114,9 @@ def call_cells(
     The markers are averaged over a cell and its neighbours and scored by the panels of the types
     that some fine group shows. Compartment and lineage are settled by label spreading over the
     graph, then the type among the neighbours of that lineage. Its own counts of the markers that
-    tell the types of its compartment apart can move a cell to another of them. Last, distinct
-    markers of another compartment beyond what its like have make it a mixture.
+    tell the types of its compartment apart can move a cell to another of them, and so can its whole
+    expression to any type. Last, distinct markers of another compartment beyond what its like have
+    make it a mixture.
 
     Parameters
     ----------
@@ -114,10 +128,13 @@ def call_cells(
         How likely each cell is a mixture before its markers are seen, around 1.
     graph
         Neighbour graph, shape `(n_cells, n_cells)`.
+    components
+        Embedding, shape `(n_cells, n_components)`.
     groups
-        Fine group of each cell, from 0.
+        Fine group of each cell, from 0, in several rounds.
     native
-        Share of the expression that the soup does not explain, shape `(n_groups, n_genes)`.
+        Share of the expression that the soup does not explain, shape `(n_groups, n_genes)`, in
+        each round.
     panels
         Cell types.
     min_expression, min_score
@@ -127,14 +144,25 @@ def call_cells(
 
     Returns
     -------
-    Calls of the cells, and the highest expression of each gene in a fine group.
+    Calls of the cells, and the highest expression of each gene in a fine group, mean over rounds.
     """
-    n_cells = np.bincount(groups, minlength=len(native))
-    profile = group_sums(expression, groups, len(native)) / np.maximum(n_cells, 1)[:, None] * native
-    top = highest_expression(profile, n_cells, min_expression=min_expression)
-    present = _present(relative_to(profile, top), panels, min_score=min_score)
+    n_cells = [np.bincount(group) for group in groups]
+    profiles = [
+        sums_by_group(expression, group, len(share)) / np.maximum(n, 1)[:, None] * share
+        for group, share, n in zip(groups, native, n_cells, strict=True)
+    ]
+    top = np.mean(
+        [
+            highest_expression(profile, n, min_expression=min_expression)
+            for profile, n in zip(profiles, n_cells, strict=True)
+        ],
+        axis=0,
+    )
+    present = _present([relative_to(profile, top) for profile in profiles], panels, min_score)
     around = with_neighbours(graph)
-    by_lineage, by_type = _smoothed_scores(around, expression, native, groups, top, panels, present)
+    by_lineage, by_type = _smoothed_scores(
+        around, expression, native[0], groups[0], top, panels, present
+    )
     names = list(dict.fromkeys(panels.lineages[present]))
     lineage_scores = np.stack(
         [by_lineage[:, panels.lineages[present] == name].max(axis=1) for name in names], axis=1
@@ -147,8 +175,29 @@ def call_cells(
         weight=neighbour_weight,
     )[:, :-1]
     lineage, compartment_share = _by_compartment(belief, names)
-    best = np.zeros(len(depth), dtype=np.intp)
-    type_share = np.ones(len(depth))
+    best, type_share = _within_lineages(
+        around, by_type, lineage, names, present, panels, neighbour_weight
+    )
+    best = _with_own_counts(counts, depth, around, best, panels)
+    best, settled = _with_whole_expression(components, counts, depth, around, best, panels)
+    lineage = pd.Index(names).get_indexer(pd.Index(panels.lineages[best]))
+    mixed = _mixed(counts, depth, doublet_weight, best, panels)
+    lineage_share = belief[np.arange(len(belief)), lineage]
+    return CellCalls(best, compartment_share, lineage_share, type_share, settled, mixed), top
+
+
+def _within_lineages(
+    around: sparse.csr_matrix,
+    by_type: NDArray[np.float64],
+    lineage: NDArray[np.intp],
+    names: list[str],
+    present: NDArray[np.intp],
+    panels: Panels,
+    neighbour_weight: float,
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Type of each cell among the neighbours of its lineage, and its share in the belief."""
+    best = np.zeros(len(lineage), dtype=np.intp)
+    type_share = np.ones(len(lineage))
     for code, name in enumerate(names):
         cells = np.flatnonzero(lineage == code)
         own = panels.lineages[present] == name
@@ -163,11 +212,7 @@ def call_cells(
         )
         best[cells] = present[own][of_types.argmax(axis=1)]
         type_share[cells] = of_types.max(axis=1)
-    best = _with_own_counts(counts, depth, around, best, panels)
-    lineage = pd.Index(names).get_indexer(pd.Index(panels.lineages[best]))
-    mixed = _mixed(counts, depth, doublet_weight, best, panels)
-    lineage_share = belief[np.arange(len(belief)), lineage]
-    return CellCalls(best, compartment_share, lineage_share, type_share, mixed), top
+    return best, type_share
 
 
 def _with_own_counts(
@@ -189,10 +234,51 @@ def _with_own_counts(
             around[cells][:, cells],
             np.searchsorted(own, best[cells]),
             [panels.of_type[i] for i in own],
-            stray=_GRADED if name in _BY_DEGREES else _ON_OFF,
+            stray=_stray(name),
         )
         best[cells] = own[found]
     return best
+
+
+def _with_whole_expression(
+    components: NDArray[np.floating],
+    counts: sparse.csr_matrix,
+    depth: NDArray[np.float64],
+    around: sparse.csr_matrix,
+    best: NDArray[np.intp],
+    panels: Panels,
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Types after each cell's whole expression was heard as well, and the share of their lineage.
+
+    The prior is the share of each type among the neighbours. The cell's place in the embedding
+    and its counts of the markers that define its siblings are the evidence; they share genes, so
+    that their mean counts. Types of too few cells have no cloud, and their cells keep them.
+    """
+    own = np.flatnonzero(np.bincount(best, minlength=len(panels.types)) >= MIN_CELLS)
+    if len(own) < 2:
+        return best, np.ones(len(best))
+    code = pd.Index(own).get_indexer(pd.Index(best))
+    evidence = cloud_likelihood(components, code, len(own))
+    for name in dict.fromkeys(panels.compartments[own]):
+        siblings = np.flatnonzero(panels.compartments[own] == name)
+        by_counts = sibling_evidence(
+            counts,
+            depth,
+            pd.Index(siblings).get_indexer(pd.Index(code)),
+            [panels.of_type[i] for i in own[siblings]],
+            stray=_stray(str(name)),
+        )
+        evidence[:, siblings] += by_counts - by_counts.max(axis=1, keepdims=True)
+    heard = np.asarray(around @ (code[:, None] == np.arange(len(own))).astype(np.float64))
+    belief = shares(evidence / 2 + np.log(np.maximum(heard, SMALLEST_SHARE)), temperature=1.0)
+    found = np.where(code >= 0, own[belief.argmax(axis=1)], best)
+    is_sibling = panels.lineages[own] == panels.lineages[found][:, None]
+    return found, np.where(code >= 0, (belief * is_sibling).sum(axis=1), 1.0)
+
+
+def _stray(compartment: str) -> float:
+    """Largest rate of a barred gene in the types of a compartment, see `_ON_OFF`."""
+    return _GRADED if compartment in _BY_DEGREES else _ON_OFF
 
 
 def _by_compartment(
@@ -215,14 +301,17 @@ def _by_compartment(
 
 
 def _present(
-    relative: NDArray[np.float64], panels: Panels, *, min_score: float
+    rounds: Sequence[NDArray[np.float64]], panels: Panels, min_score: float
 ) -> NDArray[np.intp]:
-    """Types that are the best of a group which shows its lineage; all types if none is."""
-    by_lineage = panel_scores(relative, panels.of_lineage)
-    lineage = panels.lineages[by_lineage.argmax(axis=1)]
-    by_type = panel_scores(relative, panels.of_type)
-    best = np.where(panels.lineages == lineage[:, None], by_type, -np.inf).argmax(axis=1)
-    found = np.unique(best[by_lineage.max(axis=1) >= min_score])
+    """Types that most rounds show: the best of a group that shows its lineage; all if none is."""
+    votes = np.zeros(len(panels.types))
+    for relative in rounds:
+        by_lineage = panel_scores(relative, panels.of_lineage)
+        lineage = panels.lineages[by_lineage.argmax(axis=1)]
+        by_type = panel_scores(relative, panels.of_type)
+        best = np.where(panels.lineages == lineage[:, None], by_type, -np.inf).argmax(axis=1)
+        votes[np.unique(best[by_lineage.max(axis=1) >= min_score])] += 1
+    found = np.flatnonzero(votes > len(rounds) / 2)
     return found if len(found) else np.arange(len(panels.types))
 
 
@@ -237,8 +326,8 @@ def _smoothed_scores(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Panel scores of the mean over each cell and its neighbours, by lineage and by type."""
     scores = np.empty((2, len(groups), len(present)))
-    for rows in row_chunks(len(groups)):
-        mean = np.asarray((around[rows] @ expression).todense(), dtype=np.float64)
+    for rows in row_chunks(len(groups), size=4_096):
+        mean = mean_around(around, expression, rows)
         relative = relative_to(mean * native[groups[rows]], top)
         scores[0, rows] = panel_scores(relative, [panels.of_lineage[i] for i in present])
         own = relative_to(expression[rows].toarray() * native[groups[rows]], top)

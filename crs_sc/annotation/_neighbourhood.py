@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from crs_sc._arrays import compiled, row_chunks
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["fine_groups", "shares", "spread", "with_neighbours"]
+__all__ = ["fine_groups", "mean_around", "shares", "spread", "with_neighbours"]
 
 
 def with_neighbours(graph: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -25,6 +27,49 @@ def with_neighbours(graph: sparse.csr_matrix) -> sparse.csr_matrix:
     around = sparse.csr_matrix(around)
     around.data[:] = 1.0
     return sparse.csr_matrix(sparse.diags(1 / around.getnnz(axis=1)) @ around)
+
+
+def mean_around(
+    around: sparse.csr_matrix, values: sparse.csr_matrix, rows: slice
+) -> NDArray[np.float64]:
+    """Take some rows of `around @ values`, dense, where the product as sparse would be nearly full.
+
+    Parameters
+    ----------
+    around
+        Result of :func:`with_neighbours`.
+    values
+        CSR, shape `(n_cells, n_genes)`.
+    rows
+        Which rows.
+
+    Returns
+    -------
+    Shape `(n_rows, n_genes)`.
+    """
+    found = np.zeros((rows.stop - rows.start, values.shape[1]))
+    compiled(_add_rows)(
+        found, around.indptr[rows.start : rows.stop + 1], around.indices, around.data,
+        values.indptr, values.indices, values.data,
+    )  # fmt: skip
+    return found
+
+
+def _add_rows(
+    found: NDArray[np.float64],
+    indptr: NDArray[np.integer],
+    indices: NDArray[np.integer],
+    weight: NDArray[np.floating],
+    value_indptr: NDArray[np.integer],
+    value_indices: NDArray[np.integer],
+    values: NDArray[np.floating],
+) -> None:
+    """Add to each row the weighted rows of its neighbours."""
+    for row in range(len(found)):
+        for place in range(indptr[row], indptr[row + 1]):
+            other = indices[place]
+            for i in range(value_indptr[other], value_indptr[other + 1]):
+                found[row, value_indices[i]] += weight[place] * values[i]
 
 
 def shares(scores: NDArray[np.float64], *, temperature: float) -> NDArray[np.float64]:
@@ -68,12 +113,17 @@ def spread(
 
 
 def fine_groups(
-    components: NDArray[np.floating], *, cells_per_group: int = 30, random_state: int = 0
-) -> NDArray[np.int64]:
-    """Cut the cells into many small groups of like cells (k-means), shape `(n_cells,)`.
+    components: NDArray[np.floating],
+    *,
+    cells_per_group: int = 30,
+    n_rounds: int = 5,
+    max_cells: int = 20_000,
+    random_state: int = 0,
+) -> list[NDArray[np.int64]]:
+    """Cut the cells into many small groups of like cells (k-means), several times.
 
     They are fine enough that a population of few cells has a group of its own, which a cluster
-    of the cohort may not give it.
+    of the cohort may not give it. Where the cuts run is chance; what most rounds show is not.
 
     Parameters
     ----------
@@ -81,13 +131,35 @@ def fine_groups(
         Embedding, shape `(n_cells, n_components)`.
     cells_per_group
         Mean size of a group; there are at most 100.
+    n_rounds
+        Number of groupings.
+    max_cells
+        Of more cells, the groups of a round are found in a random sample of so many; each other
+        cell joins the nearest.
     random_state
         Seed.
+
+    Returns
+    -------
+    Group of each cell from 0 in each round, shape `(n_cells,)`.
     """
     from sklearn.cluster import MiniBatchKMeans
 
     n_groups = int(np.clip(len(components) // cells_per_group, 1, 100))
-    model = MiniBatchKMeans(
-        n_groups, n_init=3, batch_size=4096, random_state=random_state, reassignment_ratio=0.0
-    )
-    return np.asarray(model.fit_predict(np.asarray(components, dtype=np.float64)), dtype=np.int64)
+    rng = np.random.default_rng(random_state)
+    rounds = []
+    for _ in range(n_rounds):
+        model = MiniBatchKMeans(
+            n_groups, n_init=3, batch_size=4096, random_state=int(rng.integers(2**31 - 1)),
+            reassignment_ratio=0.0,
+        )  # fmt: skip
+        sample = components
+        if len(components) > max_cells:
+            sample = components[np.sort(rng.choice(len(components), max_cells, replace=False))]
+        model.fit(np.asarray(sample, dtype=np.float64))
+        parts = [
+            model.predict(np.asarray(components[rows], dtype=np.float64))
+            for rows in row_chunks(len(components))
+        ]
+        rounds.append(np.concatenate(parts).astype(np.int64))
+    return rounds

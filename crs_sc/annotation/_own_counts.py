@@ -16,16 +16,24 @@ if TYPE_CHECKING:
 
     from crs_sc.annotation._marker_scores import Panel
 
-__all__ = ["count_likelihood", "defining_markers", "most_likely", "rates_of"]
+__all__ = [
+    "MIN_CELLS",
+    "SMALLEST_SHARE",
+    "count_likelihood",
+    "defining_markers",
+    "most_likely",
+    "rates_of",
+    "sibling_evidence",
+]
 
 # Cells of the type, in mean depth, whose worth the rate over all cells counts in that of a type.
 _PRIOR_CELLS = 5.0
 # Genes of one cell are not independent: their evidence counts half.
 _DEPENDENCE = 0.5
 # However few of the neighbours are of a type, a cell can be.
-_SMALLEST_SHARE = 0.02
+SMALLEST_SHARE = 0.02
 # Types of fewer cells have no rates of their own.
-_MIN_CELLS = 8
+MIN_CELLS = 8
 
 
 def defining_markers(panels: Sequence[Panel]) -> NDArray[np.intp]:
@@ -103,6 +111,41 @@ def count_likelihood(
     return found
 
 
+def sibling_evidence(
+    counts: sparse.csr_matrix,
+    depth: NDArray[np.float64],
+    types: NDArray[np.integer],
+    panels: Sequence[Panel],
+    *,
+    stray: float,
+) -> NDArray[np.float64]:
+    """Log-likelihood of the defining markers of these types in each cell.
+
+    The rates of a type are those of the cells that are called so, less where the type must not
+    have the gene. So the evidence of a marker is what it is worth in these data: much in deep
+    cells, little where it is hardly seen.
+
+    Parameters
+    ----------
+    counts, depth, panels, stray
+        As for :func:`most_likely`.
+    types
+        Type of each cell as position in `panels`, -1 for cells of another compartment.
+
+    Returns
+    -------
+    Shape `(n_cells, n_types)`; zeros where no marker defines a type.
+    """
+    genes = defining_markers(panels)
+    if not len(genes):
+        return np.zeros((counts.shape[0], len(panels)))
+    seen, own = counts[:, genes], np.flatnonzero(types >= 0)
+    rates = rates_of(seen[own], depth[own], types[own], len(panels))
+    is_barred = np.array([np.isin(genes, panel.negative) for panel in panels])
+    rates = np.where(is_barred, np.minimum(rates, stray * rates.max(axis=0)), rates)
+    return _DEPENDENCE * count_likelihood(seen, depth, rates)
+
+
 def most_likely(
     counts: sparse.csr_matrix,
     depth: NDArray[np.float64],
@@ -114,9 +157,8 @@ def most_likely(
 ) -> NDArray[np.intp]:
     """Type of each cell from its own counts of the defining markers and its neighbours.
 
-    The prior is the share of each type among the neighbours. The rates of a type are those of the
-    cells that are called so, less where the type must not have the gene. So the evidence of a
-    marker is what it is worth in these data: much in deep cells, little where it is hardly seen.
+    The prior is the share of each type among the neighbours, the evidence that of
+    :func:`sibling_evidence`.
 
     Parameters
     ----------
@@ -139,19 +181,15 @@ def most_likely(
     Same shape as `types`; a cell of a type of fewer than eight cells keeps it.
     """
     found = types.copy()
-    own = np.flatnonzero(np.bincount(types, minlength=len(panels)) >= _MIN_CELLS)
-    genes = defining_markers([panels[int(i)] for i in own])
-    if len(own) < 2 or not len(genes):
+    own = np.flatnonzero(np.bincount(types, minlength=len(panels)) >= MIN_CELLS)
+    named = [panels[int(i)] for i in own]
+    if len(own) < 2 or not len(defining_markers(named)):
         return found
     cells = np.flatnonzero(np.isin(types, own))
     code = np.searchsorted(own, types[cells])
     heard = np.asarray(around[cells][:, cells] @ np.eye(len(own))[code])
     heard = heard / heard.sum(axis=1, keepdims=True)
-    seen, umi = counts[cells][:, genes], depth[cells]
-    rates = rates_of(seen, umi, code, len(own))
-    is_barred = np.array([np.isin(genes, panels[int(i)].negative) for i in own])
-    rates = np.where(is_barred, np.minimum(rates, stray * rates.max(axis=0)), rates)
-    evidence = _DEPENDENCE * count_likelihood(seen, umi, rates)
-    belief = evidence + np.log(np.maximum(heard, _SMALLEST_SHARE))
+    evidence = sibling_evidence(counts[cells], depth[cells], code, named, stray=stray)
+    belief = evidence + np.log(np.maximum(heard, SMALLEST_SHARE))
     found[cells] = own[belief.argmax(axis=1)]
     return found
