@@ -357,7 +357,9 @@ def within(indices: NDArray[np.integer], n: int) -> bool:
     return not indices.size or bool(indices.min() >= 0 and indices.max() < n)
 
 
-def group_sums(matrix: sparse.csr_matrix, codes: NDArray[np.integer], n_groups: int) -> Any:
+def group_sums(
+    matrix: sparse.csr_matrix, codes: NDArray[np.integer], n_groups: int
+) -> NDArray[np.float64]:
     """Sum the rows of each group.
 
     Parameters
@@ -373,8 +375,6 @@ def group_sums(matrix: sparse.csr_matrix, codes: NDArray[np.integer], n_groups: 
     -------
     Dense float64 array, shape `(n_groups, n_cols)`.
     """
-    rows = np.flatnonzero(codes >= 0)
-    indicator = sparse.csr_matrix(
-        (np.ones(len(rows)), (codes[rows], rows)), shape=(n_groups, matrix.shape[0])
-    )
-    return np.asarray((indicator @ matrix).todense(), dtype=np.float64)
+    sums = GroupSums(codes, n_groups, matrix.shape[1])
+    sums.add(slice(0, matrix.shape[0]), matrix)
+    return sums.sums

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse, stats
 
-from crs_sc._arrays import row_chunks
+from crs_sc._arrays import group_sums, row_chunks
 from crs_sc.annotation._marker_scores import panel_scores, relative_to
 from crs_sc.annotation._mixtures import foreign_markers
 from crs_sc.annotation._neighbourhood import mean_around, shares, spread, with_neighbours
@@ -19,7 +19,6 @@ from crs_sc.annotation._own_counts import (
     most_likely,
     sibling_evidence,
 )
-from crs_sc.annotation._panel_values import sums_by_group
 from crs_sc.annotation._panels import compartments
 from crs_sc.annotation._whole_cell import cloud_likelihood
 
@@ -148,7 +147,7 @@ def call_cells(
     """
     n_cells = [np.bincount(group) for group in groups]
     profiles = [
-        sums_by_group(expression, group, len(share)) / np.maximum(n, 1)[:, None] * share
+        group_sums(expression, group, len(share)) / np.maximum(n, 1)[:, None] * share
         for group, share, n in zip(groups, native, n_cells, strict=True)
     ]
     top = np.mean(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._arrays import FewColumns, GroupSums
+from crs_sc._arrays import FewColumns, group_sums
 from crs_sc._chunks import columns_of, pass_over
 from crs_sc._soup import has_soup, soup_of
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
-__all__ = ["PanelValues", "panel_values", "sums_by_group"]
+__all__ = ["PanelValues", "panel_values"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class PanelValues:
 
     def profile(self, codes: NDArray[np.integer], n_groups: int) -> NDArray[np.float64]:
         """Mean expression by group without what the soup explains, `(n_groups, n_genes)`."""
-        sums = sums_by_group(self.expression, codes, n_groups)
+        sums = group_sums(self.expression, codes, n_groups)
         mean = sums / np.maximum(np.bincount(codes, minlength=n_groups), 1)[:, None]
         return np.asarray(mean * self.native_share(codes, n_groups))
 
@@ -56,19 +56,10 @@ class PanelValues:
             return np.ones((n_groups, self.counts.shape[1]))
         depth = np.zeros((n_groups, len(self.soup)))
         np.add.at(depth, (codes, self.sample), self.depth)
-        seen = sums_by_group(self.counts, codes, n_groups)
+        seen = group_sums(self.counts, codes, n_groups)
         expected = depth @ self.soup
         # A gene without UMI has no share, and none is needed.
         return np.asarray(1 - expected / np.maximum(np.maximum(seen, expected), 1e-12))
-
-
-def sums_by_group(
-    matrix: sparse.csr_matrix, codes: NDArray[np.integer], n_groups: int
-) -> NDArray[np.float64]:
-    """Sum the rows of each group of cells, shape `(n_groups, n_genes)`."""
-    sums = GroupSums(codes, n_groups, matrix.shape[1])
-    sums.add(slice(0, matrix.shape[0]), matrix)
-    return sums.sums
 
 
 def panel_values(adata: AnnData, columns: NDArray[np.intp]) -> PanelValues:

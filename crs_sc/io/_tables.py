@@ -139,7 +139,8 @@ def _parsed(text: pd.Series, column: keys.Column, *, table: str) -> pd.Series:
     """One column of text with the type that its spec names."""
     if column.dtype == "float":
         # pandas' own parser of strings is off by one bit now and then; Python's is exact.
-        return pd.Series([np.nan if pd.isna(v) else float(v) for v in text], dtype="float64")
+        texts = text.to_numpy(dtype=object, na_value="nan")
+        return pd.Series(np.fromiter(map(float, texts), np.float64, len(texts)))
     if column.dtype == "bool":
         text = text.map({"True": True, "False": False}, na_action="ignore")
     values = _typed(text, column, table=table)
