@@ -10,6 +10,7 @@ from scipy import sparse
 
 from crs_sc import keys
 from crs_sc._arrays import FewColumns, as_csr, row_chunks, value_chunks, whole_numbers, within
+from crs_sc._stored import StoredArray
 from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def count_chunks(
     rows
         Which cells, in order; together all of them.
     counts
-        CSR of these cells, values as stored.
+        CSR of these cells, values as stored. It may be kept: the memory of a chunk is used for
+        another one only when nothing refers to its arrays any more.
 
     Raises
     ------
@@ -263,15 +265,16 @@ def _stored_chunks(
             "Read the file with crs_sc.read and write it with crs_sc.io.write_h5ad."
         )
         raise InputError(msg)
-    data, indices, indptr = group["data"], group["indices"], group["indptr"][...].astype(np.int64)
+    indptr = group["indptr"][...].astype(np.int64)
     whole = len(indptr) == shape[0] + 1 and indptr[0] == 0 and not (np.diff(indptr) < 0).any()
-    if not whole or not indptr[-1] == data.shape[0] == indices.shape[0]:
+    if not whole or not indptr[-1] == group["data"].shape[0] == group["indices"].shape[0]:
         msg = f"`{what}` is damaged: its row pointers and values do not fit together."
         raise InputError(msg)
+    data, indices = (StoredArray(group[name], block=max_values) for name in ("data", "indices"))
 
     def read(rows: slice) -> tuple[sparse.csr_matrix, bool]:
         start, stop = int(indptr[rows.start]), int(indptr[rows.stop])
-        columns = indices[start:stop]
+        columns, values = indices.read(start, stop), data.read(start, stop)
         if not within(columns, shape[1]):
             msg = (
                 f"`{what}` is damaged: column indices of the cells {rows.start} to "
@@ -279,10 +282,10 @@ def _stored_chunks(
             )
             raise InputError(msg)
         pointers = (indptr[rows.start : rows.stop + 1] - start).astype(columns.dtype)
-        chunk = sparse.csr_matrix((rows.stop - rows.start, shape[1]), dtype=data.dtype)
+        chunk = sparse.csr_matrix((rows.stop - rows.start, shape[1]), dtype=values.dtype)
         # Set one by one, because the constructor looks for the largest index once more.
-        chunk.data, chunk.indices, chunk.indptr = data[start:stop], columns, pointers
-        return chunk, whole_numbers(chunk.data)
+        chunk.data, chunk.indices, chunk.indptr = values, columns, pointers
+        return chunk, whole_numbers(values)
 
     slices = list(value_chunks(indptr, size=max_values))
     with ThreadPoolExecutor(max_workers=1) as reader:

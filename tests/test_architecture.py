@@ -13,12 +13,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "crs_sc"
 
 # Layers from the bottom; a module may import from its own layer only what is listed in SAME.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "keys", "_arrays", "_neighbours", "_stats"}),
+    frozenset({"errors", "keys", "_arrays", "_neighbours", "_stats", "_stored"}),
     frozenset({"_checks", "_chunks", "_spread"}),
     frozenset({"genesets", "io", "_soup", "_stacked"}),
     frozenset({"preprocessing", "clustering", "annotation", "sources", "comparison", "plotting"}),
     frozenset({"tl", "config"}),
-    frozenset({"_clusters", "_opinions"}),
+    frozenset({"_clusters", "_design", "_opinions"}),
     frozenset({"_memory", "_schema", "_workspace", "_stages"}),
     frozenset({"_inputs"}),
     frozenset({"steps", "report", "datasets", "_attribute", "_guess", "_check_run"}),

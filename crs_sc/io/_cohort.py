@@ -361,7 +361,9 @@ class CohortFiles:
         import anndata as ad
 
         layers = {} if counts is None else {keys.COUNTS: counts}
-        adata = ad.AnnData(obs=obs, var=self.var.copy(), layers=layers)
+        # The names are known to be unique; anndata would look at a million of them once more.
+        with ad.settings.override(restrict_index_types=False):
+            adata = ad.AnnData(obs=obs, var=self.var.copy(), layers=layers)
         where = dict.fromkeys(part.where for part in self._parts)
         named = [f"{part.entry.path.name}: {part.where}" for part in self._parts]
         store(adata, keys.MATRIX, next(iter(where)) if len(where) == 1 else "; ".join(named))

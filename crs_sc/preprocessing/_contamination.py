@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special
+
+from crs_sc.preprocessing._poisson import largest_count, mid_ranks, truncated_sum
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,8 +60,7 @@ class Rate:
 
 def largest_ambient_count(mean: NDArray[np.float64]) -> NDArray[np.float64]:
     """Largest count that the soup could still give: `P(Poisson(mean) >= count) > 0.05`."""
-    largest: NDArray[np.float64] = np.maximum(stats.poisson.isf(_ALPHA, mean), 0.0)
-    return largest
+    return largest_count(mean, _ALPHA)
 
 
 def panel_rate(
@@ -91,8 +92,9 @@ def panel_rate(
         if tighter >= 0.9 * bound:
             break
         bound = tighter
-    low = stats.chi2.ppf(0.025, 2 * total) / 2 if total else 0.0
-    high = stats.chi2.ppf(0.975, 2 * (total + 1)) / 2
+    # Garwood's exact bounds of a Poisson mean.
+    low = float(special.gammaincinv(total, 0.025)) if total else 0.0
+    high = float(special.gammaincinv(total + 1, 0.975))
     return Rate(
         estimate,
         _solve(low, mine, limits, max_fraction),
@@ -117,9 +119,7 @@ def _middle(counts: NDArray[np.float64], exposure: NDArray[np.float64], most: fl
     """
 
     def excess(rho: float) -> float:
-        mean = rho * exposure
-        below = stats.poisson.cdf(counts - 1, mean)
-        return float(np.mean(below + stats.poisson.cdf(counts, mean)) - 1)
+        return float(mid_ranks(counts, rho * exposure).mean() - 0.5)
 
     if not (counts > 0).any():
         return 0.0
@@ -134,10 +134,7 @@ def _solve(
     """Contamination at which the truncated Poisson counts sum to `total`; `most` if none does."""
 
     def excess(rho: float) -> float:
-        mean = rho * exposure
-        # E[Y | Y <= c] of a Poisson with mean m is m * P(Y <= c - 1) / P(Y <= c).
-        expected = mean * stats.poisson.cdf(cut - 1, mean) / stats.poisson.cdf(cut, mean)
-        return float(expected.sum() - total)
+        return truncated_sum(rho * exposure, cut) - total
 
     if total <= 0:
         return 0.0
@@ -210,12 +207,15 @@ def agreeing_cells(
     believed = np.zeros(len(counts), dtype=bool)
     refused = np.zeros(len(counts), dtype=bool)
     upper = max_fraction
-    for rate, group in rated:
-        if believed.any() and rate.low > max_ratio * upper:
-            refused |= group
-            continue
+    for own, group in rated:
+        both = own
+        if believed.any():
+            if own.low > max_ratio * upper:
+                refused |= group
+                continue
+            cells = believed | group
+            both = panel_rate(counts[cells], exposure[cells], max_fraction=max_fraction)
         believed |= group
-        both = panel_rate(counts[believed], exposure[believed], max_fraction=max_fraction)
         upper = both.high
     return believed & ~refused
 

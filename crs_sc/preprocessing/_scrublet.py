@@ -2,28 +2,34 @@
 
 scanpy makes the standardised matrix dense and compiles much of what it calls. Here it is scaled as
 it is and centred within the decomposition, and the neighbours come from a compiled index. The
-pairs that are added up are those of scanpy for the same seed.
+pairs that are added up are those of scanpy for the same seed; as the components of a sum follow
+from those of its parts, the sums themselves are never made.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
+from crs_sc._arrays import FewColumns, compiled
 from crs_sc._neighbours import nearest_neighbours
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy import sparse
 
-__all__ = ["automatic_threshold", "scrublet_scores", "variable_genes"]
+__all__ = ["automatic_threshold", "moments", "scrublet_scores", "variable_genes"]
 
 # Doublets that are simulated, for each cell.
 _RATIO = 2
 # Target sum of both before they are compared; it cancels in the standardisation.
 _TARGET = 1e6
+# Genes are in so many cells, and cells have so many of these genes.
+_MIN_SEEN = 3
+# Of the components, relative: neighbours are told apart by float32 distances, which are no finer.
+_TOLERANCE = 1e-5
 
 
 def scrublet_scores(
@@ -47,29 +53,24 @@ def scrublet_scores(
     Scores of the cells, `(n_cells,)`, missing for a cell with fewer than three genes, and of the
     simulated doublets; or, in words, why there are none.
     """
-    from sklearn.decomposition import PCA
     from sklearn.utils.random import sample_without_replacement
 
-    counts = counts[:, np.asarray(counts.getnnz(axis=0)) >= 3]
-    usable = np.asarray(counts.getnnz(axis=1)) >= 3
-    counts = counts[usable]
+    seen, n_genes, total = _of_cells(counts)
+    usable = n_genes >= _MIN_SEEN
+    if not usable.all():
+        counts, total = counts[usable], total[usable]
     n_cells = counts.shape[0]
-    variable = variable_genes(counts)
-    if min(n_cells, int(variable.sum())) <= n_comps:
-        return f"{variable.sum()} variable genes in {n_cells} cells for {n_comps} components"
-    counts = sparse.csr_matrix(counts[:, variable], dtype=np.float64)
+    mean, variance = moments(counts, total=total, target=float(np.median(total)))
+    variable = np.flatnonzero(seen)[variable_genes(mean[seen], variance[seen])]
+    if min(n_cells, len(variable)) <= n_comps:
+        return f"{len(variable)} variable genes in {n_cells} cells for {n_comps} components"
+    taken = FewColumns(variable, *counts.shape)
+    taken.add(slice(0, n_cells), counts)
     pairs = np.unravel_index(
         sample_without_replacement(n_cells**2, _RATIO * n_cells, random_state=random_state),
         (n_cells, n_cells),
     )
-    cells = _to_sum(counts, _TARGET)
-    doublets = _to_sum(counts[pairs[0]] + counts[pairs[1]], _TARGET)
-    _, variance = _moments(cells)
-    scale = np.divide(1, np.sqrt(variance), out=np.zeros_like(variance), where=variance > 0)
-    scaling = sparse.diags_array(scale)
-    cells = sparse.csr_matrix(cells @ scaling)
-    model = PCA(n_components=n_comps, svd_solver="arpack", random_state=random_state).fit(cells)
-    together = np.vstack([model.transform(cells), model.transform(doublets @ scaling)])
+    together = _components(taken.result()[0], pairs, n_comps=n_comps, random_state=random_state)
     k = round(round(0.5 * np.sqrt(n_cells)) * (1 + _RATIO))
     neighbours, _ = nearest_neighbours(together, k=k)
     # A simulated doublet is no neighbour of its own.
@@ -82,7 +83,8 @@ def scrublet_scores(
 
 
 def variable_genes(
-    counts: sparse.csr_matrix,
+    mean: NDArray[np.float64],
+    variance: NDArray[np.float64],
     *,
     n_bins: int = 20,
     min_mean: float = 0.0125,
@@ -93,18 +95,16 @@ def variable_genes(
 
     Parameters
     ----------
-    counts
-        Raw counts, shape `(n_cells, n_genes)`, without empty cells.
+    mean, variance
+        Of the counts of each gene, brought to the median total of the cells, shape `(n_genes,)`.
     n_bins
         Bins of the mean within which dispersions are compared.
     min_mean, max_mean
-        Bounds of the log mean of the counts, brought to the median total of the cells.
+        Bounds of the log mean.
     min_dispersion
         Bound of the log dispersion, in standard deviations of its bin.
     """
-    total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    mean, variance = _moments(_to_sum(counts, float(np.median(total[total > 0]))))
-    mean[mean == 0] = 1e-12
+    mean = np.where(mean == 0, 1e-12, mean)
     with np.errstate(divide="ignore"):
         dispersion = np.log(variance / mean)
     table = pd.DataFrame({"mean": np.log1p(mean), "dispersion": dispersion})
@@ -119,6 +119,29 @@ def variable_genes(
     return np.asarray(in_bounds & (score > min_dispersion), dtype=bool)
 
 
+def moments(
+    counts: sparse.csr_matrix, *, total: NDArray[np.float64], target: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and variance (n - 1) of each gene, the counts of each cell brought to a sum.
+
+    Parameters
+    ----------
+    counts
+        Raw counts, shape `(n_cells, n_genes)`.
+    total
+        Sum that each cell has, shape `(n_cells,)`.
+    target
+        Sum that each is brought to; one without counts stays empty.
+    """
+    n_cells, n_genes = counts.shape
+    sums, squares = np.zeros(n_genes), np.zeros(n_genes)
+    factor = _factor(total, target)
+    compiled(_column_sums)(counts.data, counts.indices, counts.indptr, factor, sums, squares)
+    mean = sums / n_cells
+    variance = (squares / n_cells - mean**2) * n_cells / max(n_cells - 1, 1)
+    return mean, np.maximum(variance, 0)
+
+
 def automatic_threshold(simulated: NDArray[np.float64]) -> float | None:
     """Valley between the two modes of the scores of simulated doublets, None if there is none."""
     from skimage.filters import threshold_minimum
@@ -130,22 +153,127 @@ def automatic_threshold(simulated: NDArray[np.float64]) -> float | None:
         return None
 
 
-def _to_sum(counts: sparse.csr_matrix, target: float) -> sparse.csr_matrix:
-    """Scale each row to a sum; empty rows stay empty."""
-    total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    factor = np.divide(target, total, out=np.zeros_like(total), where=total > 0)
-    data = counts.data * np.repeat(factor, np.diff(counts.indptr))
-    return sparse.csr_matrix((data, counts.indices, counts.indptr), shape=counts.shape)
+def _of_cells(
+    counts: sparse.csr_matrix,
+) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.float64]]:
+    """Genes that are in three cells or more, how many of them each cell has, and their sum."""
+    n_cells, n_genes = counts.shape
+    stored, own, total = np.zeros(n_genes, np.int64), np.zeros(n_cells, np.int64), np.zeros(n_cells)
+    compiled(_seen_in_rows)(counts.data, counts.indices, counts.indptr, stored, own, total)
+    return stored >= _MIN_SEEN, own, total
 
 
-def _moments(matrix: sparse.csr_matrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and variance (n - 1) of each column."""
-    n_rows, n_columns = matrix.shape
-    total = np.bincount(matrix.indices, matrix.data, n_columns)
-    squares = np.bincount(matrix.indices, matrix.data**2, n_columns)
-    mean = total / n_rows
-    variance = (squares / n_rows - mean**2) * n_rows / max(n_rows - 1, 1)
-    return mean, np.maximum(variance, 0)
+def _components(
+    counts: sparse.csr_matrix,
+    pairs: tuple[NDArray[np.intp], NDArray[np.intp]],
+    *,
+    n_comps: int,
+    random_state: int,
+) -> NDArray[np.float64]:
+    """Principal components of the standardised cells, and the places of sums of two of them.
+
+    Parameters
+    ----------
+    counts
+        Counts of the variable genes, shape `(n_cells, n_variable)`.
+    pairs
+        First and second cell of each sum.
+    n_comps, random_state
+        As in `scrublet_scores`.
+
+    Returns
+    -------
+    Shape `(n_cells + n_pairs, n_comps)`.
+    """
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    n_genes = counts.shape[1]
+    total = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    mean, variance = moments(counts, total=total, target=_TARGET)
+    scale = np.divide(1, np.sqrt(variance), out=np.zeros(n_genes), where=variance > 0)
+    factor, centre = _factor(total, _TARGET), mean * scale
+    values = counts.data * np.repeat(factor, np.diff(counts.indptr)) * scale[counts.indices]
+
+    def product(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+        found = np.zeros(n_genes)
+        compiled(_scatter_times)(
+            values, counts.indices, counts.indptr, centre, vector.ravel(), found
+        )
+        return found
+
+    start = np.random.default_rng(random_state).uniform(-1, 1, n_genes)
+    scatter = LinearOperator((n_genes, n_genes), matvec=product, dtype=np.float64)
+    _, axes = eigsh(scatter, n_comps, v0=start, tol=_TOLERANCE)
+    # The place of a sum follows from those of its parts, before they are scaled and centred.
+    raw = counts @ (axes * scale[:, None])
+    first, second = pairs
+    raw = np.vstack([raw, raw[first] + raw[second]])
+    factor = _factor(np.concatenate([total, total[first] + total[second]]), _TARGET)
+    return np.asarray(raw * factor[:, None] - centre @ axes)
+
+
+def _factor(total: NDArray[np.float64], target: float) -> NDArray[np.float64]:
+    """By how much cells are multiplied to bring them to a sum; 0 for an empty one."""
+    return np.divide(target, total, out=np.zeros_like(total), where=total > 0)
+
+
+def _seen_in_rows(
+    data: NDArray[Any],
+    indices: NDArray[np.integer],
+    indptr: NDArray[np.integer],
+    stored: NDArray[np.int64],
+    own: NDArray[np.int64],
+    total: NDArray[np.float64],
+) -> None:
+    """Count the values of each column, and of each row those in columns with enough of them."""
+    for j in range(len(indices)):
+        stored[np.uint64(indices[j])] += 1
+    for i in range(len(own)):
+        for j in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
+            if stored[np.uint64(indices[j])] >= _MIN_SEEN:
+                own[i] += 1
+                total[i] += data[j]
+
+
+def _column_sums(
+    data: NDArray[Any],
+    indices: NDArray[np.integer],
+    indptr: NDArray[np.integer],
+    factor: NDArray[np.float64],
+    sums: NDArray[np.float64],
+    squares: NDArray[np.float64],
+) -> None:
+    """Add the rows of a CSR matrix, each multiplied by its factor, and their squares."""
+    for i in range(len(factor)):
+        for j in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
+            value, column = data[j] * factor[i], np.uint64(indices[j])
+            sums[column] += value
+            squares[column] += value * value
+
+
+def _scatter_times(
+    data: NDArray[np.float64],
+    indices: NDArray[np.integer],
+    indptr: NDArray[np.integer],
+    centre: NDArray[np.float64],
+    vector: NDArray[np.float64],
+    found: NDArray[np.float64],
+) -> None:
+    """Multiply a vector by a CSR matrix whose columns are centred, and by its transpose."""
+    shift, total = 0.0, 0.0
+    for k in range(len(centre)):
+        shift += centre[k] * vector[k]
+    for i in range(len(indptr) - 1):
+        # Unsigned, so that no index is asked whether it counts from the end.
+        first, last = np.uint64(indptr[i]), np.uint64(indptr[i + 1])
+        product = -shift
+        for j in range(first, last):
+            product += data[j] * vector[np.uint64(indices[j])]
+        total += product
+        for j in range(first, last):
+            found[np.uint64(indices[j])] += data[j] * product
+    for k in range(len(centre)):
+        found[k] -= centre[k] * total
 
 
 def _posterior(n_doublets: NDArray[np.int64], k: int, expected_rate: float) -> NDArray[np.float64]:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize
+
+from crs_sc.preprocessing._poisson import largest_count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,7 +81,7 @@ def minor_rate(
     rate = float(np.quantile(minor / total, 0.25))
     for _ in range(10):
         expected = rate * total
-        limit = np.maximum(stats.poisson.isf(_ALPHA, expected), _SPREAD * expected) + _STRAY
+        limit = np.maximum(largest_count(expected, _ALPHA), _SPREAD * expected) + _STRAY
         kept = minor <= limit
         if not kept.any():
             break
@@ -210,4 +212,4 @@ def one_species(
     native = total * (1 - other_in_own - own_in_other)
     # The tolerance keeps 0.1 <= 1 - 0.9 true in floating point.
     small = minor - soup <= (1 - min_fraction) * native + 1e-9 * total
-    return mostly_own, small | (minor <= stats.poisson.isf(_ALPHA, soup))
+    return mostly_own, small | (minor <= largest_count(soup, _ALPHA))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -130,7 +131,7 @@ def _note_empty(adata: AnnData, table: pd.DataFrame, sample_key: str) -> None:
 
 def _measure(adata: AnnData) -> bool:
     """Write UMI, genes and mitochondrial share per cell; say whether there are such genes."""
-    mask = mitochondrial_genes(adata.var_names)
+    mask = _mitochondrial(tuple(adata.var_names.tolist()))
     kernel = RowTotals(adata.n_obs, mask)
     pass_over(adata, kernel)
     umi, mt = kernel.total, kernel.masked
@@ -139,6 +140,15 @@ def _measure(adata: AnnData) -> bool:
     share = np.divide(mt, umi, out=np.zeros(adata.n_obs), where=umi > 0)
     adata.obs[keys.MT_FRACTION] = share if mask.any() else np.full(adata.n_obs, np.nan)
     return bool(mask.any())
+
+
+# The samples of a cohort have the same genes and come one after the other.
+@lru_cache(maxsize=2)
+def _mitochondrial(var_names: tuple[str, ...]) -> NDArray[np.bool_]:
+    """Mark the mitochondrial genes."""
+    mask = mitochondrial_genes(var_names)
+    mask.flags.writeable = False
+    return mask
 
 
 def _species_reason(adata: AnnData) -> NDArray[np.object_]:

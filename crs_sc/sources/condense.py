@@ -85,12 +85,15 @@ class CondensePass:
 
         counts, rest = self._kernel.result()
         names = pd.Index([*self._adata.var_names[self._columns], keys.OTHER_GENES])
-        small = ad.AnnData(
-            obs=self._adata.obs.copy(),
-            var=pd.DataFrame(index=names),
-            layers={keys.COUNTS: _with_last_column(counts, rest)},
-            uns=deepcopy(dict(self._adata.uns)),
-        )
+        # The names are those of an AnnData already; whether they are unique takes as long to find
+        # out as the rest.
+        with ad.settings.override(restrict_index_types=False):
+            small = ad.AnnData(
+                obs=self._adata.obs.copy(),
+                var=pd.DataFrame(index=names),
+                layers={keys.COUNTS: _with_last_column(counts, rest)},
+                uns=deepcopy(dict(self._adata.uns)),
+            )
         if keys.AMBIENT_PROFILE in self._adata.varm:
             profile = self._adata.varm[keys.AMBIENT_PROFILE]
             own = profile.iloc[self._columns]

@@ -13,7 +13,9 @@ from crs_sc import keys
 from crs_sc.errors import InputError, MissingKeyError
 from crs_sc.preprocessing import call_doublets, qc_table, quality_control
 from crs_sc.preprocessing._scrublet import (
+    _components,
     automatic_threshold,
+    moments,
     scrublet_scores,
     variable_genes,
 )
@@ -138,4 +140,23 @@ def test_genes_are_those_that_scanpy_finds_variable() -> None:
     sc.pp.normalize_total(data)
     sc.pp.log1p(data)
     sc.pp.highly_variable_genes(data)
-    np.testing.assert_array_equal(variable_genes(counts), data.var["highly_variable"])
+    total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    found = variable_genes(*moments(counts, total=total, target=float(np.median(total))))
+    np.testing.assert_array_equal(found, data.var["highly_variable"])
+
+
+def test_components_are_those_of_the_dense_matrix_and_sums_lie_where_they_would() -> None:
+    counts = sparse.csr_matrix(cohort(150, 10, seed=5).X)
+    first, second = np.random.default_rng(0).integers(0, 150, (2, 40))
+    found = _components(counts, (first, second), n_comps=5, random_state=0)
+    dense = counts.toarray().astype(np.float64)
+    cells, sums = (v / v.sum(axis=1, keepdims=True) for v in (dense, dense[first] + dense[second]))
+    scale = cells.std(axis=0, ddof=1)
+    cells, sums = (
+        (v - cells.mean(axis=0)) / np.where(scale > 0, scale, np.inf) for v in (cells, sums)
+    )
+    axes = np.linalg.svd(cells, full_matrices=False)[2][:5].T
+    expected = np.vstack([cells, sums]) @ axes
+    # Components come in any order and with any sign, within the tolerance of the solver.
+    products = expected @ expected.T
+    np.testing.assert_allclose(found @ found.T, products, atol=1e-5 * np.abs(products).max())
