@@ -10,9 +10,9 @@ from threadpoolctl import threadpool_limits
 from crs_sc.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-__all__ = ["begin", "is_spread", "over_dask", "spread"]
+__all__ = ["begin", "dealt", "is_spread", "over_dask", "spread"]
 
 
 def spread(
@@ -53,6 +53,20 @@ def begin(
     workers = Parallel(n_jobs=_chosen(min(n_jobs, len(calls))), return_as="generator")
     found: Iterator[Any] = workers(calls)
     return found
+
+
+def dealt(parts: Sequence[str], *, n_jobs: int) -> list[list[str]]:
+    """Deal parts out, as cards, to the processes of `spread`, or one by one to those of a cluster.
+
+    Parameters
+    ----------
+    parts
+        The largest first.
+    n_jobs
+        As in `spread`.
+    """
+    n_hands = len(parts) if n_jobs == 1 else min(n_jobs, len(parts))
+    return [list(parts[i::n_hands]) for i in range(n_hands)]
 
 
 def is_spread(n_jobs: int) -> bool:

@@ -90,6 +90,27 @@ _SUPPLIED = frozenset(
 # Settings that name a file, of which the content counts.
 FILES = ("gene_sets", "absolute_counts", "label_reference", "celltypist_model", "label_names")
 
+# What each stage depends on beside its own sections of the config.
+STAGE_READS = {
+    "qc": ("columns", "organism", "transgene", "seed"),
+    "cluster": ("genes", "transgene", "seed"),
+    "annotate": (
+        "columns",
+        "organism",
+        "transgene",
+        "signatures",
+        "gene_sets",
+        "seed",
+        "genes",
+        "label_reference",
+        "celltypist_model",
+        "label_names",
+    ),
+    "sources": ("columns", "genes", "organism", "absolute_counts", "seed"),
+    "compare": ("columns", "contrasts", "genes", "signatures", "gene_sets", "seed"),
+    "report": ("columns", "organism", "contrasts", "signatures", "gene_sets", "truth"),
+}
+
 # First line of the settings that a run leaves, which tells them from a config of the user.
 RESOLVED = "# Every setting of this run, as crs_sc resolved it.\n"
 

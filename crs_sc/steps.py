@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from crs_sc import keys
 from crs_sc._design import design_samples, refuse_unanswerable
 from crs_sc._inputs import Inputs
-from crs_sc._spread import is_spread, spread
+from crs_sc._spread import dealt, is_spread, spread
 from crs_sc._stages import (
     annotate_cohort,
     attribute_sources,
@@ -32,7 +32,14 @@ from crs_sc._workspace import (
     package_version,
     setting_digests,
 )
-from crs_sc.config import STAGE_FUNCTIONS, RunConfig, dump_config, is_of_the_user, settings_for
+from crs_sc.config import (
+    STAGE_FUNCTIONS,
+    STAGE_READS,
+    RunConfig,
+    dump_config,
+    is_of_the_user,
+    settings_for,
+)
 from crs_sc.errors import InputError, listing
 from crs_sc.io import (
     empty_droplet_profile,
@@ -59,27 +66,6 @@ __all__ = ["STAGES", "Run"]
 logger = logging.getLogger("crs_sc")
 
 STAGES = ("qc", "cluster", "annotate", "sources", "compare", "report")
-
-# What each stage depends on beside its own sections of the config.
-_READS = {
-    "qc": ("columns", "organism", "transgene", "seed"),
-    "cluster": ("genes", "transgene", "seed"),
-    "annotate": (
-        "columns",
-        "organism",
-        "transgene",
-        "signatures",
-        "gene_sets",
-        "seed",
-        "genes",
-        "label_reference",
-        "celltypist_model",
-        "label_names",
-    ),
-    "sources": ("columns", "genes", "organism", "absolute_counts", "seed"),
-    "compare": ("columns", "contrasts", "genes", "signatures", "gene_sets", "seed"),
-    "report": ("columns", "organism", "contrasts", "signatures", "gene_sets", "truth"),
-}
 
 
 class Run:
@@ -198,7 +184,9 @@ class Run:
         if len(todo) > 1 and is_spread(jobs):
             self._content()  # the digests of the inputs are read by all
             settings = self.config.model_dump(mode="json")
-            calls = [(settings, self.space.out, name, self.force) for name in todo]
+            # Several to a process, so that it looks at the input once.
+            lists = dealt(sorted(todo, key=lambda n: -self.sample_sizes()[n]), n_jobs=jobs)
+            calls = [(settings, self.space.out, names, self.force) for names in lists]
             start = time.perf_counter()
             spread(_qc_elsewhere, calls, n_jobs=jobs)
             logger.info("qc: %.1f s", time.perf_counter() - start)
@@ -372,7 +360,7 @@ class Run:
     def _settings(self, stage: str) -> dict[str, Any]:
         content = self.config.model_dump(mode="json")
         sections = [function.__name__ for function in STAGE_FUNCTIONS.get(stage, ())]
-        settings = {name: content[name] for name in (*_READS[stage], *sections)}
+        settings = {name: content[name] for name in (*STAGE_READS[stage], *sections)}
         return settings | setting_digests(settings)
 
     def _provenance(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -415,6 +403,13 @@ class Run:
                     raise InputError(msg)
 
 
-def _qc_elsewhere(settings: dict[str, Any], out: Path, sample: str, force: bool) -> None:  # noqa: FBT001
-    """Do QC of one sample in another process."""
-    Run(RunConfig(**settings), out, force=force).qc(sample)
+def _qc_elsewhere(
+    settings: dict[str, Any],
+    out: Path,
+    samples: Sequence[str],
+    force: bool,  # noqa: FBT001
+) -> None:
+    """Do QC of some samples in another process."""
+    run = Run(RunConfig(**settings), out, force=force)
+    for sample in samples:
+        run.qc(sample)

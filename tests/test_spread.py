@@ -12,7 +12,7 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from crs_sc import Run, load_config
-from crs_sc._spread import is_spread, over_dask, spread
+from crs_sc._spread import dealt, is_spread, over_dask, spread
 from crs_sc.errors import InputError
 
 if TYPE_CHECKING:
@@ -94,3 +94,10 @@ def test_qc_on_dask_is_that_of_a_run(
         stamp = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         other = json.loads((tmp_path / "work" / "qc" / f"{path.stem}.json").read_text("utf-8"))
         assert stamp["key"] == other["key"]
+
+
+def test_parts_are_dealt_out_as_cards() -> None:
+    assert dealt(["a", "b", "c", "d", "e"], n_jobs=2) == [["a", "c", "e"], ["b", "d"]]
+    assert dealt(["a", "b"], n_jobs=4) == [["a"], ["b"]]
+    # A cluster shares them out itself.
+    assert dealt(["a", "b", "c"], n_jobs=1) == [["a"], ["b"], ["c"]]
