@@ -50,6 +50,7 @@ def population_tables(
     genes: Sequence[str],
     signatures: Mapping[str, Sequence[str]],
     panels: Mapping[str, Sequence[str]],
+    n_jobs: int = 1,
 ) -> dict[str, pd.DataFrame]:
     """Cluster the myeloid cells again; tables of the clusters by cell type, and of circularity.
 
@@ -63,8 +64,10 @@ def population_tables(
         Cytokines of the ledger.
     signatures, panels
         Genes by signature, and markers by cell type.
+    n_jobs
+        Processes.
     """
-    subcluster_myeloid(adata, config, genes=genes)
+    subcluster_myeloid(adata, config, genes=genes, n_jobs=n_jobs)
     return {
         "clusters": clustering.cluster_table(adata),
         "subclusters": clustering.subcluster_table(adata),
@@ -75,7 +78,9 @@ def population_tables(
     }
 
 
-def subcluster_myeloid(adata: AnnData, config: RunConfig, *, genes: Sequence[str]) -> None:
+def subcluster_myeloid(
+    adata: AnnData, config: RunConfig, *, genes: Sequence[str], n_jobs: int
+) -> None:
     """Cluster the myeloid cells on the genes that vary among them, cytokines left out.
 
     Parameters
@@ -86,6 +91,8 @@ def subcluster_myeloid(adata: AnnData, config: RunConfig, *, genes: Sequence[str
         Settings.
     genes
         Cytokines of the ledger.
+    n_jobs
+        Processes.
     """
     import anndata as ad
 
@@ -107,5 +114,9 @@ def subcluster_myeloid(adata: AnnData, config: RunConfig, *, genes: Sequence[str
         )
         chosen = part.var_names[part.var[keys.HIGHLY_VARIABLE]]
     clustering.subcluster(
-        adata, genes=chosen, random_state=config.seed, **settings_for(config, clustering.subcluster)
+        adata,
+        genes=chosen,
+        random_state=config.seed,
+        n_jobs=n_jobs,
+        **settings_for(config, clustering.subcluster),
     )

@@ -175,7 +175,9 @@ def qc_sample(
     return preprocessing.filter_cells(cells)
 
 
-def cluster_cohort(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFrame]:
+def cluster_cohort(
+    adata: AnnData, config: RunConfig, *, n_jobs: int = 1
+) -> dict[str, pd.DataFrame]:
     """Normalise, select genes, embed and cluster; returns the tables."""
     preprocessing.normalize(adata, **settings_for(config, preprocessing.normalize))
     preprocessing.select_genes(
@@ -184,11 +186,18 @@ def cluster_cohort(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFrame]
         **settings_for(config, preprocessing.select_genes),
     )
     clustering.embed(adata, random_state=config.seed, **settings_for(config, clustering.embed))
-    clustering.cluster(adata, random_state=config.seed, **settings_for(config, clustering.cluster))
+    clustering.cluster(
+        adata,
+        random_state=config.seed,
+        n_jobs=n_jobs,
+        **settings_for(config, clustering.cluster),
+    )
     return cluster_tables(adata, config)
 
 
-def annotate_cohort(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFrame]:
+def annotate_cohort(
+    adata: AnnData, config: RunConfig, *, n_jobs: int = 1
+) -> dict[str, pd.DataFrame]:
     """Score signatures, name cell types and myeloid states; returns the tables."""
     organism = analysed_organism(config)
     signatures = chosen_signatures(config)
@@ -211,7 +220,10 @@ def annotate_cohort(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFrame
     annotation.call_myeloid_states(adata, **settings_for(config, annotation.call_myeloid_states))
     panels = genesets.cell_type_panels(organism=organism)
     genes = chosen_genes(config)
-    return population_tables(adata, config, genes=genes, signatures=signatures, panels=panels) | {
+    tables = population_tables(
+        adata, config, genes=genes, signatures=signatures, panels=panels, n_jobs=n_jobs
+    )
+    return tables | {
         "qc": preprocessing.qc_table(adata),
         "populations": adata.uns[keys.UNS][keys.POPULATIONS],
         "opinions": gather_opinions(adata, config, genes=genes),

@@ -210,11 +210,13 @@ class Run:
 
     def _cluster(self) -> list[Path]:
         adata = self._merged()
-        return self._keep("cluster", adata, cluster_cohort(adata, self.config))
+        tables = cluster_cohort(adata, self.config, n_jobs=self.n_jobs)
+        return self._keep("cluster", adata, tables)
 
     def _annotate(self) -> list[Path]:
         adata = self._load("cluster")
-        return self._keep("annotate", adata, annotate_cohort(adata, self.config))
+        tables = annotate_cohort(adata, self.config, n_jobs=self.n_jobs)
+        return self._keep("annotate", adata, tables)
 
     def _sources(self) -> list[Path]:
         adata = self._load("annotate")

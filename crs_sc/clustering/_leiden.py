@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from crs_sc._spread import spread
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -111,6 +113,7 @@ def run_subsamples(
     share: float,
     n_subsamples: int,
     random_state: int,
+    n_jobs: int,
 ) -> Trials:
     """Leiden at every resolution, in all cells and in random subsamples, each with another seed.
 
@@ -130,20 +133,28 @@ def run_subsamples(
         How many.
     random_state
         Seed of the partition of all cells.
+    n_jobs
+        Processes.
     """
     n_cells = adjacency.shape[0]
     rng = np.random.default_rng(random_state)
+    size = max(1, round(share * n_cells))
+    drawn = [
+        np.sort(rng.choice(n_cells, size, replace=False)).astype(np.intp)
+        for _ in range(n_subsamples)
+    ]
+    parts = [adjacency, *(sparse.csr_matrix(adjacency[cells][:, cells]) for cells in drawn)]
+    calls = [(part, tuple(resolutions), random_state + i) for i, part in enumerate(parts)]
+    labels, *found = spread(_at_resolutions, calls, n_jobs=n_jobs)
+    return Trials(labels, list(zip(drawn, found, strict=True)))
+
+
+def _at_resolutions(
+    adjacency: sparse.csr_matrix, resolutions: Sequence[float], seed: int
+) -> dict[float, NDArray[np.int64]]:
+    """Leiden clusters at each resolution."""
     graph = Graph.of(adjacency)
-    labels = {r: graph.leiden(r, random_state=random_state) for r in resolutions}
-    subsamples = []
-    for i in range(n_subsamples):
-        size = max(1, round(share * n_cells))
-        cells = np.sort(rng.choice(n_cells, size, replace=False)).astype(np.intp)
-        part = Graph.of(sparse.csr_matrix(adjacency[cells][:, cells]))
-        seed = random_state + 1 + i
-        found = {r: part.leiden(r, random_state=seed) for r in resolutions}
-        subsamples.append((cells, found))
-    return Trials(labels, subsamples)
+    return {r: graph.leiden(r, random_state=seed) for r in resolutions}
 
 
 def agreement(one: NDArray[np.integer], other: NDArray[np.integer]) -> float:

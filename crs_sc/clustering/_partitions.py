@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from crs_sc._neighbours import thread_count
 from crs_sc.clustering._components import cross_products, leading, projected
 from crs_sc.clustering._graph import fuzzy_graph
 from crs_sc.clustering._leiden import Graph
@@ -52,13 +54,16 @@ def partitions_of(
     Clusters of each choice, shape `(n_cells,)` each.
     """
     products, mean = cross_products(expression)
-    found = []
-    for columns in choices:
+
+    def points_of(columns: NDArray[np.intp]) -> NDArray[np.float32]:
         _, loadings = leading(products[np.ix_(columns, columns)], n_comps)
-        points = projected(expression[:, columns], mean[columns], loadings)
-        graph = Graph.of(fuzzy_graph(*neighbours_of(points, n_neighbors)))
-        found.append(graph.leiden(resolution, random_state=random_state))
-    return found
+        return projected(expression[:, columns], mean[columns], loadings)
+
+    # Only these: the random numbers of igraph are those of the whole process.
+    with ThreadPoolExecutor(thread_count()) as workers:
+        points = list(workers.map(points_of, choices))
+    graphs = [Graph.of(fuzzy_graph(*neighbours_of(own, n_neighbors))) for own in points]
+    return [graph.leiden(resolution, random_state=random_state) for graph in graphs]
 
 
 def like_columns(

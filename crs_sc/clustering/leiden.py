@@ -43,6 +43,7 @@ def cluster(
     max_cells: int = 10_000,
     key_added: str = keys.CLUSTER,
     random_state: int = 0,
+    n_jobs: int = 1,
 ) -> None:
     """Partition the cells by Leiden at several resolutions and keep the finest that holds.
 
@@ -75,6 +76,8 @@ def cluster(
         Column of `obs` that receives the labels.
     random_state
         Seed.
+    n_jobs
+        Processes for the subsamples; the result does not depend on it.
 
     Returns
     -------
@@ -107,6 +110,7 @@ def cluster(
         share=subsample,
         n_subsamples=n_subsamples,
         random_state=random_state,
+        n_jobs=n_jobs,
     )
     graph = Graph.of(whole)
     labels, table = _choose(

@@ -36,6 +36,7 @@ def subcluster(
     resolutions: Sequence[float] = (0.25, 0.5, 1.0, 1.5, 2.0),
     key_added: str = keys.SUBCLUSTER,
     random_state: int = 0,
+    n_jobs: int = 1,
 ) -> None:
     """Cluster the cells of a compartment on their own, by genes that vary within it.
 
@@ -62,6 +63,8 @@ def subcluster(
         Column of `obs` that receives the labels.
     random_state
         Seed.
+    n_jobs
+        As in :func:`cluster`.
 
     Returns
     -------
@@ -97,7 +100,7 @@ def subcluster(
         part = ad.AnnData(obs=pd.DataFrame(index=adata.obs_names[cells]), obsm={keys.PCA: points})
         part.obsp["connectivities"] = fuzzy_graph(*neighbours_of(points, k - 1))
         part.uns["neighbors"] = {"params": {"n_neighbors": k}}
-        cluster(part, resolutions=resolutions, random_state=random_state)
+        cluster(part, resolutions=resolutions, random_state=random_state, n_jobs=n_jobs)
         labels.iloc[cells] = "s" + part.obs[keys.CLUSTER].astype(str).to_numpy(dtype=object)
         table: pd.DataFrame = part.uns[keys.UNS][keys.CLUSTERS]
         for column in ("cluster", "joins"):

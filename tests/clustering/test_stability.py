@@ -127,8 +127,15 @@ def test_a_graph_without_edges_has_a_cluster_for_each_cell() -> None:
 def test_subsamples_see_only_their_own_cells() -> None:
     adjacency = blobs((100, 50)).obsp["connectivities"]
     trials = run_subsamples(
-        adjacency, resolutions=(0.05,), share=0.8, n_subsamples=3, random_state=0
+        adjacency, resolutions=(0.05,), share=0.8, n_subsamples=3, random_state=0, n_jobs=1
     )
+    spread = run_subsamples(
+        adjacency, resolutions=(0.05,), share=0.8, n_subsamples=3, random_state=0, n_jobs=2
+    )
+    np.testing.assert_array_equal(trials.labels[0.05], spread.labels[0.05])
+    for one, other in zip(trials.subsamples, spread.subsamples, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1][0.05], other[1][0.05])
     for cells, labels in trials.subsamples:
         assert len(cells) == len(labels[0.05]) == 120
         assert (np.diff(cells) > 0).all()
