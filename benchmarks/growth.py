@@ -57,7 +57,9 @@ def growth_table(figures: pd.DataFrame, measure: str) -> pd.DataFrame:
 def draw(figures: pd.DataFrame, time: str, path: Path) -> None:
     """Draw time above memory, one column a way, a line a step; dotted lines grow linearly."""
     sizes = sorted(figures["cells"].unique())
-    ways = [way for way in WAYS if way in set(figures["way"])]
+    # A single size has no slope to see.
+    n_sizes = figures.groupby("way")["cells"].nunique()
+    ways = [way for way in WAYS if n_sizes.get(way, 0) > 1]
     fig, grid = plt.subplots(
         2, len(ways), figsize=(4.6 * len(ways), 7.4), sharex=True, sharey="row", squeeze=False,
         layout="constrained",

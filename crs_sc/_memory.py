@@ -41,7 +41,7 @@ _SUM = 44
 # quarter of them at the most, and are held twice while they are put together.
 _SELECTED = 0.25 * 2 * _VALUE
 # Counts of one sample as read, of the analysed genome, of the cells that pass, and normalised.
-_COPIES_OF_SAMPLE = 5.0
+_COPIES_OF_SAMPLE = 6.5
 # Populations that are found in blood or a lymphoid organ.
 _POPULATIONS = 20
 # Components, neighbours, graph, layout and scores of a cell.
