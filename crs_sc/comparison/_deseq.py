@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -76,8 +77,9 @@ def wald_tests(
     with ExitStack() as limits, warnings.catch_warnings():
         # Importing PyDESeq2 sets a global filter, and its pandas calls are deprecated. What it
         # says about few degrees of freedom and the mean trend is in the docstrings here.
-        for module in ("pydeseq2", "anndata"):
-            warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
+        # Its steps warn in the name of the module that calls them.
+        for module in ("pydeseq2", "anndata", __name__):
+            warnings.filterwarnings("ignore", module=rf"{re.escape(module)}(\.|$)")
         # Its means over the overdispersed genes where there are none.
         for message in ("Mean of empty slice", "invalid value encountered in scalar divide"):
             warnings.filterwarnings("ignore", message, RuntimeWarning)
