@@ -42,6 +42,7 @@ from crs_sc.config import (
 )
 from crs_sc.errors import InputError, listing
 from crs_sc.io import (
+    allow_open_files,
     empty_droplet_profile,
     open_h5ad,
     read_table,
@@ -329,6 +330,7 @@ class Run:
 
     def _merged(self) -> AnnData:
         """All samples after QC; their counts stay on disk, where QC has written them."""
+        allow_open_files(len(self.samples()))
         return merge_samples([open_h5ad(self.space.sample(name)) for name in self.samples()])
 
     def _load(self, stage: str) -> AnnData:

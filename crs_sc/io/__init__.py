@@ -7,6 +7,7 @@ from crs_sc.io._atomic import atomic_path, write_json, write_text
 from crs_sc.io._cohort import CohortFiles
 from crs_sc.io._gene_names import gene_symbols
 from crs_sc.io._lazy import open_h5ad
+from crs_sc.io._open_files import allow_open_files
 from crs_sc.io._read import FileDescription, describe_file, empty_droplet_profile, read
 from crs_sc.io._sheet import source_files
 from crs_sc.io._state import MatrixState, matrix_state
@@ -17,6 +18,7 @@ __all__ = [
     "CohortFiles",
     "FileDescription",
     "MatrixState",
+    "allow_open_files",
     "atomic_path",
     "describe_file",
     "empty_droplet_profile",
