@@ -26,6 +26,7 @@ __all__ = [
     "compiled",
     "group_sums",
     "jitted",
+    "log_scaled",
     "row_chunks",
     "string_codes",
     "value_chunks",
@@ -134,6 +135,28 @@ def value_chunks(indptr: NDArray[np.integer], *, size: int) -> Iterator[slice]:
         stop = min(max(stop, start + 1), n_rows)
         yield slice(start, stop)
         start = stop
+
+
+def log_scaled(
+    counts: sparse.csr_matrix, factor: NDArray[np.float64], *, size: int = 4_000_000
+) -> NDArray[np.float32]:
+    """`log1p(count * factor of its row)` of the stored values of a CSR matrix.
+
+    Parameters
+    ----------
+    counts
+        Shape `(n_rows, n_cols)`.
+    factor
+        What the counts of each row are multiplied by, shape `(n_rows,)`.
+    size
+        Values at a time in double precision: all at once would be twice the matrix.
+    """
+    data = np.empty(counts.nnz, dtype=np.float32)
+    for rows in value_chunks(counts.indptr, size=size):
+        values = slice(counts.indptr[rows.start], counts.indptr[rows.stop])
+        n_values = np.diff(counts.indptr[rows.start : rows.stop + 1])
+        data[values] = np.log1p(counts.data[values] * np.repeat(factor[rows], n_values))
+    return data
 
 
 class GroupSums:

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "as_given",
     "columns_of",
     "count_chunks",
     "counts_matrix",
     "is_on_disk",
     "layer_of",
     "matrix_chunks",
+    "parts_of",
     "pass_over",
     "rows_of",
 ]
@@ -84,7 +86,7 @@ def count_chunks(
     for rows, counts, is_sound in _stored(matrix, what=f"layers['{layer}']", max_values=max_values):
         if not is_sound:
             _refuse(counts, adata.obs_names[rows], layer=layer)
-        yield rows, _as_given(matrix, rows, counts)
+        yield rows, as_given(matrix, rows, counts)
 
 
 def matrix_chunks(
@@ -105,7 +107,7 @@ def matrix_chunks(
         As in `count_chunks`.
     """
     for rows, values, _ in _stored(matrix, what="X", max_values=max_values):
-        yield rows, _as_given(matrix, rows, values)
+        yield rows, as_given(matrix, rows, values)
 
 
 def columns_of(
@@ -206,9 +208,15 @@ def pass_over(adata: AnnData, *kernels: RowKernel, layer: str = keys.COUNTS) -> 
                 done.result()
 
 
-def _as_given(matrix: Any, rows: slice, stored: sparse.csr_matrix) -> sparse.csr_matrix:
+def parts_of(matrix: Any) -> list[Any]:
+    """Matrices of which this one is made, one below the other: itself, if it is in one piece."""
+    return list(getattr(matrix, "parts", [matrix]))
+
+
+def as_given(matrix: Any, rows: slice, stored: sparse.csr_matrix) -> sparse.csr_matrix:
     """Values of some rows, where a file has something else stored than the matrix stands for."""
-    return matrix.mapped(rows, stored) if hasattr(matrix, "mapped") else stored
+    found: sparse.csr_matrix = matrix.mapped(rows, stored) if hasattr(matrix, "mapped") else stored
+    return found
 
 
 def _stored(
@@ -216,7 +224,7 @@ def _stored(
 ) -> Iterator[tuple[slice, sparse.csr_matrix, bool]]:
     """Row chunks of any matrix as stored, part by part, and whether their values are counts."""
     start = 0
-    for part in getattr(matrix, "parts", [matrix]):
+    for part in parts_of(matrix):
         if hasattr(part, "group"):
             shape = getattr(part, "stored_shape", part.shape)
             # A file that was opened with a limit of memory knows its chunks.

@@ -8,7 +8,8 @@ import numpy as np
 from anndata._core.sparse_dataset import _CSRDataset
 from scipy import sparse
 
-from crs_sc._chunks import columns_of, rows_of
+from crs_sc._arrays import log_scaled
+from crs_sc._chunks import as_given, columns_of, parts_of, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +87,7 @@ class LogNormalised(_OnDisk):
     def __init__(self, counts: Any, factor: NDArray[np.float64]) -> None:
         super().__init__()
         self.counts, self.factor = counts, factor
-        self.parts = getattr(counts, "parts", [counts])
+        self.parts = parts_of(counts)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -101,8 +102,7 @@ class LogNormalised(_OnDisk):
 
     def mapped(self, rows: slice, stored: sparse.csr_matrix) -> sparse.csr_matrix:
         """Values of some rows, from their counts as they are stored."""
-        counts = self.counts.mapped(rows, stored) if hasattr(self.counts, "mapped") else stored
-        return self.normalised(rows, counts)
+        return self.normalised(rows, as_given(self.counts, rows, stored))
 
     def normalised(self, rows: slice, counts: sparse.csr_matrix) -> sparse.csr_matrix:
         """Values of some rows from their counts."""
@@ -117,5 +117,5 @@ class LogNormalised(_OnDisk):
 
 def _log_scaled(counts: sparse.csr_matrix, factor: NDArray[np.float64]) -> sparse.csr_matrix:
     """`log1p(counts * factor)`, single precision."""
-    data = np.log1p(counts.data * np.repeat(factor, np.diff(counts.indptr))).astype(np.float32)
-    return sparse.csr_matrix((data, counts.indices, counts.indptr), shape=counts.shape)
+    parts = (log_scaled(counts, factor), counts.indices, counts.indptr)
+    return sparse.csr_matrix(parts, shape=counts.shape)

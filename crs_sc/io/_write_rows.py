@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crs_sc._chunks import is_on_disk, matrix_chunks
+from crs_sc._chunks import is_on_disk, matrix_chunks, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,16 +18,12 @@ __all__ = ["can_be_copied", "stored_size", "write_by_rows"]
 
 def can_be_copied(matrix: Any) -> bool:
     """Whether a matrix is on disk and stored there as it stands for."""
-    return is_on_disk(matrix) and not any(hasattr(p, "stored_shape") for p in _parts(matrix))
-
-
-def _parts(matrix: Any) -> list[Any]:
-    return list(getattr(matrix, "parts", [matrix]))
+    return is_on_disk(matrix) and not any(hasattr(p, "stored_shape") for p in parts_of(matrix))
 
 
 def stored_size(matrix: Any) -> int:
     """Bytes of such a matrix, about."""
-    return 8 * sum(int(part.group["data"].shape[0]) for part in _parts(matrix))
+    return 8 * sum(int(part.group["data"].shape[0]) for part in parts_of(matrix))
 
 
 def write_by_rows(file: Any, matrices: Mapping[str, Any], options: Mapping[str, Any]) -> None:
@@ -90,5 +86,5 @@ def _group(file: Any, place: str, matrix: Any) -> Any:
 
 def _pointers(matrix: Any) -> NDArray[np.int64]:
     """Row pointers of a matrix in parts."""
-    sizes = [np.diff(part.group["indptr"][...].astype(np.int64)) for part in _parts(matrix)]
+    sizes = [np.diff(part.group["indptr"][...].astype(np.int64)) for part in parts_of(matrix)]
     return np.concatenate([[0], np.cumsum(np.concatenate(sizes))])

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from crs_sc._arrays import RowTotals, value_chunks
-from crs_sc._chunks import counts_matrix, is_on_disk, layer_of, pass_over
+from crs_sc._arrays import RowTotals, as_csr, log_scaled
+from crs_sc._chunks import is_on_disk, layer_of, pass_over
 from crs_sc.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["normalize"]
-
-# Stored values at a time.
-_CHUNK = 4_000_000
 
 
 def normalize(adata: AnnData, *, target_sum: float = 1e4) -> None:
@@ -62,20 +59,15 @@ def normalize(adata: AnnData, *, target_sum: float = 1e4) -> None:
         pass_over(adata, totals)
         adata.X = LogNormalised(counts, _factor(totals.total, target_sum))
     else:
-        adata.X = log_normalised(counts_matrix(adata), target_sum=target_sum)
+        adata.X = log_normalised(as_csr(counts), target_sum=target_sum)
 
 
 def log_normalised(counts: sparse.csr_matrix, *, target_sum: float) -> sparse.csr_matrix:
     """Kernel of `normalize` on a CSR matrix, shape `(n_cells, n_genes)`."""
     factor = _factor(np.asarray(counts.sum(axis=1), dtype=np.float64).ravel(), target_sum)
-    data = np.empty(counts.nnz, dtype=np.float32)
-    # Double precision for a part of the values at a time: whole, it would be twice the matrix.
-    for rows in value_chunks(counts.indptr, size=_CHUNK):
-        values = slice(counts.indptr[rows.start], counts.indptr[rows.stop])
-        n_values = np.diff(counts.indptr[rows.start : rows.stop + 1])
-        data[values] = np.log1p(counts.data[values] * np.repeat(factor[rows], n_values))
     return sparse.csr_matrix(
-        (data, counts.indices.copy(), counts.indptr.copy()), shape=counts.shape
+        (log_scaled(counts, factor), counts.indices.copy(), counts.indptr.copy()),
+        shape=counts.shape,
     )
 
 

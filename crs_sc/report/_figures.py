@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from crs_sc import genesets, keys, plotting
-from crs_sc._spread import begin
+from crs_sc._spread import begin, dealt
 from crs_sc.io import atomic_path
 from crs_sc.report._arms import headline_genes, ordered_arms
 from crs_sc.report._key_figure import KeyFigure, organism_of, slug
@@ -73,10 +73,8 @@ def write_figures(
     filled = _filled(tables)
     arms = _arms(adata, filled, contrasts)
     sent = [item.name for item in _table_figures(filled, arms)] if n_jobs > 1 else []
-    parts = [sent[i::n_jobs] for i in range(n_jobs) if sent[i::n_jobs]]
-    drawn = begin(
-        _save_of_tables, [(filled, arms, names, folder, dpi) for names in parts], n_jobs=n_jobs
-    )
+    calls = [(filled, arms, names, folder, dpi) for names in dealt(sent, n_jobs=n_jobs)]
+    drawn = begin(_save_of_tables, calls, n_jobs=n_jobs)
     paths = {item.name: _save(item, folder, dpi=dpi) for item in items if item.name not in sent}
     for of_part in drawn:
         paths.update(of_part)
