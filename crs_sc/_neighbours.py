@@ -5,28 +5,20 @@ No part of it is compiled at run time, and the result does not depend on the num
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from crs_sc._threads import thread_count
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["nearest_neighbours", "thread_count"]
+__all__ = ["nearest_neighbours"]
 
 # Settings of faiss for the exact search, which change its speed only: distances that stay in the
 # cache of the processor, and a reservoir instead of a heap from so many neighbours on.
 _FAST = {"distance_compute_blas_query_bs": 1024, "distance_compute_min_k_reservoir": 50}
-
-
-def thread_count() -> int:
-    """Threads that this process may use: `OMP_NUM_THREADS`, else the processors given to it."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdecimal() and int(given) > 0:
-        return int(given)
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def nearest_neighbours(

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
 from crs_sc import annotation, clustering, comparison, genesets, keys, preprocessing, sources
 from crs_sc._clusters import cluster_tables, population_tables
-from crs_sc._design import covariate_names, design_samples, refuse_unanswerable
+from crs_sc._design import design_samples, refuse_unanswerable
 from crs_sc._opinions import gather_opinions, refuse_unusable_opinions
+from crs_sc._spread import begin
 from crs_sc.config import STAGE_FUNCTIONS, settings_for
 from crs_sc.errors import CrsWarning, InputError, listing
 from crs_sc.io import CohortFiles, read, read_absolute_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from anndata import AnnData
@@ -33,6 +35,7 @@ __all__ = [
     "chosen_signatures",
     "cluster_cohort",
     "compare_arms",
+    "empty_comparisons",
     "empty_table",
     "genes_of_sources",
     "input_files",
@@ -278,69 +281,60 @@ def attribute_sources(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFra
 
 
 def compare_arms(
-    adata: AnnData,
+    bulk: AnnData,
     config: RunConfig,
     *,
+    samples: pd.DataFrame,
     ledger: pd.DataFrame,
     producers: pd.DataFrame,
     n_jobs: int,
 ) -> dict[str, pd.DataFrame]:
-    """Test every contrast; returns the tables, empty ones where there is nothing to test."""
+    """Test every contrast; returns the tables."""
     contrasts = list(config.contrasts)
-    samples = design_samples(adata, config)
-    onset = order_of_onset(ledger, samples, config)
-    if not contrasts:
-        names = [function.__name__ for function in STAGE_FUNCTIONS["compare"]]
-        tables = [_TABLE_OF.get(name, name) for name in names]
-        empty = {name: empty_table(name) for name in [*tables, "exclusions"]}
-        return empty | {"onset": onset}
     signatures = chosen_signatures(config)
-    genes = list(dict.fromkeys(ledger["gene"]))
-    min_cells = settings_for(config, comparison.shifts)["min_cells"]
-    bulk = comparison.pseudobulk(adata, covariates=covariate_names(config), min_cells=min_cells)
-    expression = comparison.expression(
-        bulk, contrasts=contrasts, n_jobs=n_jobs, **settings_for(config, comparison.expression)
-    )
+    seed = {"random_state": config.seed}
     scored = {
-        function.__name__: function(
-            bulk,
-            contrasts=contrasts,
-            genes=genes,
-            signatures=signatures,
-            **seed,
-            **settings_for(config, function),
-        )
-        for function, seed in (
-            (comparison.shifts, {"random_state": config.seed}),
-            (comparison.arm_by_time, {"random_state": config.seed}),
-            (comparison.reversal, {}),
-        )
+        "contrasts": contrasts,
+        "genes": list(dict.fromkeys(ledger["gene"])),
+        "signatures": signatures,
     }
-    return scored | {
-        "decomposition": comparison.decompose(
-            ledger,
-            producers,
-            contrasts=contrasts,
-            samples=samples,
-            random_state=config.seed,
-            **settings_for(config, comparison.decompose),
+
+    def call(function: Callable[..., pd.DataFrame], *given: Any, **settings: Any) -> Any:
+        return partial(function, *given, **settings, **settings_for(config, function))
+
+    calls = {
+        "shifts": call(comparison.shifts, bulk, **scored, **seed),
+        "arm_by_time": call(comparison.arm_by_time, bulk, **scored, **seed),
+        "reversal": call(comparison.reversal, bulk, **scored),
+        "decomposition": call(
+            comparison.decompose, ledger, producers, contrasts=contrasts, samples=samples, **seed
         ),
-        "onset": onset,
-        "exclusions": comparison.exclusions(bulk, contrasts=contrasts, min_cells=min_cells),
-        "composition": comparison.composition(
-            bulk,
-            contrasts=contrasts,
-            random_state=config.seed,
-            **settings_for(config, comparison.composition),
-        ),
+        "composition": call(comparison.composition, bulk, contrasts=contrasts, **seed),
+    }
+    # All in one call, so that the pseudobulk travels once.
+    others = begin(_results_of, [(calls,)], n_jobs=n_jobs)
+    expression = call(comparison.expression, bulk, contrasts=contrasts, n_jobs=n_jobs)()
+    enrichment = call(
+        comparison.enrichment, expression, gene_sets=signatures, n_jobs=n_jobs, **seed
+    )()
+    min_cells = settings_for(config, comparison.shifts)["min_cells"]
+    return {
+        **next(others),
         "expression": expression,
-        "enrichment": comparison.enrichment(
-            expression,
-            gene_sets=signatures,
-            random_state=config.seed,
-            **settings_for(config, comparison.enrichment),
-        ),
+        "enrichment": enrichment,
+        "exclusions": comparison.exclusions(bulk, contrasts=contrasts, min_cells=min_cells),
     }
+
+
+def _results_of(calls: Mapping[str, Callable[[], pd.DataFrame]]) -> dict[str, pd.DataFrame]:
+    return {name: call() for name, call in calls.items()}
+
+
+def empty_comparisons() -> dict[str, pd.DataFrame]:
+    """Tables of `compare_arms` where there is nothing to compare."""
+    names = [function.__name__ for function in STAGE_FUNCTIONS["compare"]]
+    tables = [_TABLE_OF.get(name, name) for name in names if name != "onset"]
+    return {name: empty_table(name) for name in [*tables, "exclusions"]}
 
 
 def order_of_onset(ledger: pd.DataFrame, samples: pd.DataFrame, config: RunConfig) -> pd.DataFrame:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from crs_sc.config import RunConfig
     from crs_sc.steps import Run
 
@@ -26,7 +28,7 @@ _JOBS = click.option(
 
 
 def _processors() -> int:
-    from crs_sc._neighbours import thread_count
+    from crs_sc._threads import thread_count
 
     return thread_count()
 
@@ -123,6 +125,14 @@ def _run(
     return Run(_config(config, memory), out, n_jobs=jobs, force=force)
 
 
+def _started(jobs: int) -> AbstractContextManager[None]:
+    """Start other processes; they import what the stages need while this one goes on."""
+    from crs_sc._spread import started
+
+    libraries = ("faiss", "igraph", "sklearn.metrics", "matplotlib.pyplot", "pydeseq2.ds")
+    return started(("crs_sc.steps", "crs_sc.report", *libraries), n_jobs=jobs)
+
+
 @main.command()
 @_OUT
 @_ALL_JOBS
@@ -133,9 +143,9 @@ def demo(*, out: Path, jobs: int, seed: int) -> None:
     from crs_sc.report import planted_beside_found
 
     folder = out / "simulated"
-    write_cohort(simulate_cohort(random_state=seed), folder)
-    run = _run(folder / "config.yaml", out, jobs=jobs)
-    results = run.all_stages()
+    with _started(jobs):
+        write_cohort(simulate_cohort(random_state=seed), folder)
+        results = _run(folder / "config.yaml", out, jobs=jobs).all_stages()
     click.echo(planted_beside_found(out / "tables", folder / "truth"), err=True)
     _print(results)
 
@@ -151,12 +161,10 @@ def run(
     *, config: Path, out: Path, jobs: int, memory: float | None, force: bool, dask: str | None
 ) -> None:
     """Analyse the cohort of CONFIG: all stages, from the files to the report."""
-    from contextlib import nullcontext
-
     from crs_sc._spread import over_dask
 
-    with over_dask(dask) if dask else nullcontext():
-        jobs = 1 if dask else jobs
+    jobs = 1 if dask else jobs
+    with over_dask(dask) if dask else _started(jobs):
         _print(_run(config, out, jobs=jobs, force=force, memory=memory).all_stages())
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from threadpoolctl import threadpool_limits
 
-from crs_sc import keys
 from crs_sc._design import design_samples, refuse_unanswerable
 from crs_sc._inputs import Inputs
-from crs_sc._spread import dealt, is_spread, spread
+from crs_sc._results import Results
+from crs_sc._spread import is_spread, spread
 from crs_sc._stages import (
     annotate_cohort,
     attribute_sources,
@@ -21,7 +21,9 @@ from crs_sc._stages import (
     chosen_signatures,
     cluster_cohort,
     compare_arms,
+    empty_comparisons,
     genes_of_sources,
+    order_of_onset,
     qc_sample,
     raw_matrices,
 )
@@ -38,29 +40,22 @@ from crs_sc.config import (
     RunConfig,
     dump_config,
     is_of_the_user,
-    settings_for,
 )
 from crs_sc.errors import InputError, listing
 from crs_sc.io import (
-    allow_open_files,
     empty_droplet_profile,
-    open_h5ad,
-    read_table,
     source_files,
     write_h5ad,
     write_json,
-    write_table,
     write_text,
 )
-from crs_sc.preprocessing import merge_samples, normalize
 from crs_sc.sources import condense
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import pandas as pd
-    from anndata import AnnData
 
 __all__ = ["STAGES", "Run"]
 
@@ -93,10 +88,9 @@ class Run:
         self._refuse_overwriting(source_files(list(config.input)))
         self.n_jobs = n_jobs
         self.force = force
-        # What was read or made last, so that a run of all stages reads nothing back.
         self._inputs = Inputs(config, self.space, lambda: self._key("samples"))
         self._input_digests: dict[str, str] = {}
-        self._cohort: tuple[str, AnnData] | None = None
+        self._results = Results(config, self.space, self.samples)
         # Stages whose files were found whole, or were written, by this object.
         self._verified: set[str] = set()
 
@@ -164,34 +158,34 @@ class Run:
         if sample not in self.samples():
             msg = f"There is no sample '{sample}'. Samples: {listing(self.samples())}."
             raise InputError(msg)
+        self._do(f"qc/{sample}", lambda: self._qc(sample))
+        return self.space.sample(sample)
+
+    def _qc(self, sample: str) -> list[Path]:
+        cells = self._inputs.cells(sample)
+        empty = {
+            name: empty_droplet_profile(raw, organism=self.config.organism)
+            for name, raw in raw_matrices(cells, self.config).items()
+        }
         path = self.space.sample(sample)
+        write_h5ad(qc_sample(cells, self.config, empty_profiles=empty), path)
+        return [path]
 
-        def work() -> list[Path]:
-            cells = self._inputs.cells(sample)
-            empty = {
-                name: empty_droplet_profile(raw, organism=self.config.organism)
-                for name, raw in raw_matrices(cells, self.config).items()
-            }
-            write_h5ad(qc_sample(cells, self.config, empty_profiles=empty), path)
-            return [path]
-
-        self._do(f"qc/{sample}", work)
-        return path
+    def _qc_quietly(self, sample: str) -> None:
+        """Do QC of one sample in whatever process, for which this object travels there."""
+        self._finish(f"qc/{sample}", lambda: self._qc(sample))
 
     def _qc_of_all(self) -> None:
         """Do QC sample by sample, from one reading of the input where that fits into memory."""
         todo = [n for n in self.samples() if self.force or not self._is_current(f"qc/{n}")]
         jobs = self._inputs.jobs_that_fit(self.n_jobs)
         if len(todo) > 1 and is_spread(jobs):
-            self._content()  # the digests of the inputs are read by all
-            settings = self.config.model_dump(mode="json")
-            # Several to a process, so that it looks at the input once.
-            lists = dealt(sorted(todo, key=lambda n: -self.sample_sizes()[n]), n_jobs=jobs)
-            calls = [(settings, self.space.out, names, self.force) for names in lists]
+            largest_first = sorted(todo, key=lambda n: -self.sample_sizes()[n])
             start = time.perf_counter()
-            spread(_qc_elsewhere, calls, n_jobs=jobs)
+            spread(self._qc_quietly, [(name,) for name in largest_first], n_jobs=jobs)
             logger.info("qc: %.1f s", time.perf_counter() - start)
             self._verified.update(f"qc/{name}" for name in todo)
+            self._inputs.release()
             return
         if len(todo) > 1:
             self._inputs.hold()
@@ -210,43 +204,49 @@ class Run:
     # --- stages of the cohort -----------------------------------------------------------------
 
     def _cluster(self) -> list[Path]:
-        adata = self._merged()
+        adata = self._results.merged()
         tables = cluster_cohort(adata, self.config, n_jobs=self.n_jobs)
-        return self._keep("cluster", adata, tables)
+        return [self._results.keep("cluster", adata), *self._write(tables)]
 
     def _annotate(self) -> list[Path]:
-        adata = self._load("cluster")
+        adata = self._results.cohort("cluster")
         tables = annotate_cohort(adata, self.config, n_jobs=self.n_jobs)
-        return self._keep("annotate", adata, tables)
+        return [self._results.keep("annotate", adata), *self._write(tables)]
 
     def _sources(self) -> list[Path]:
-        adata = self._load("annotate")
+        adata = self._results.cohort("annotate")
         # One pass over the counts instead of one by each function.
         few = condense(adata, genes=genes_of_sources(self.config))
         tables = attribute_sources(few, self.config)
         adata.obs, adata.uns = few.obs, few.uns
         adata.obsm.update(few.obsm)
-        self._cohort = ("sources", adata)
-        write_h5ad(adata, self.space.cohort)
-        return [*self._write_tables(tables), self.space.cohort]
+        return [*self._write(tables), self._results.keep("sources", adata)]
 
     def _compare(self) -> list[Path]:
-        adata = self._load("sources")
-        refuse_unanswerable(design_samples(adata, self.config), self.config)
-        tables = compare_arms(
-            adata,
-            self.config,
-            ledger=read_table(self.space.table("ledger")),
-            producers=read_table(self.space.table("producers")),
-            n_jobs=self.n_jobs,
-        )
-        return self._write_tables(tables)
+        samples = design_samples(self._results.cohort("sources"), self.config)
+        refuse_unanswerable(samples, self.config)
+        ledger = self._results.table("ledger")
+        tables = {"onset": order_of_onset(ledger, samples, self.config)}
+        if self.config.contrasts:
+            tables |= compare_arms(
+                self._results.pseudobulk(),
+                self.config,
+                samples=samples,
+                ledger=ledger,
+                producers=self._results.table("producers"),
+                n_jobs=self.n_jobs,
+            )
+        else:
+            tables |= empty_comparisons()
+        return self._write(tables)
+
+    def _write(self, tables: dict[str, pd.DataFrame]) -> list[Path]:
+        return self._results.keep_tables(tables, n_jobs=self.n_jobs)
 
     def _report(self) -> list[Path]:
         from crs_sc.report import read_truth, write_figures, write_report
 
-        adata = self._load("sources")
-        tables = {name: read_table(self.space.table(name)) for name in keys.TABLES}
+        adata, tables = self._results.cohort("sources"), self._results.tables()
         resolved = self.config.model_copy(update={"genes": tuple(chosen_genes(self.config))})
         settings = resolved.model_dump(mode="json")
         provenance = self._provenance(settings)
@@ -259,6 +259,7 @@ class Run:
             contrasts=self.config.contrasts,
             signatures=chosen_signatures(self.config),
             scoring=chosen_scoring(self.config),
+            bulk=self._results.pseudobulk() if self.config.contrasts else None,
             n_jobs=self.n_jobs,
         )
         settings_file = out / "config.yaml"
@@ -286,13 +287,18 @@ class Run:
         stamp = self.space.read_stamp(name) or {"files": {}}
         return [self.space.out / file for file in stamp["files"]]
 
-    # --- doing, keeping, loading --------------------------------------------------------------
+    # --- doing --------------------------------------------------------------------------------
 
-    def _do(self, name: str, work: Any) -> None:
+    def _do(self, name: str, work: Callable[[], list[Path]]) -> None:
         """Do `work` unless its stamp is current, and stamp the files that it returns."""
         if not self.force and self._is_current(name):
             logger.info("%s: unchanged, skipped", name)
             return
+        seconds = self._finish(name, work)
+        logger.info("%s: %.1f s", name, seconds)
+
+    def _finish(self, name: str, work: Callable[[], list[Path]]) -> float:
+        """Do `work`, stamp the files that it returns; its seconds."""
         start = time.perf_counter()
         # One thread of the linear algebra: with several the last digits depend on their number.
         with threadpool_limits(limits=1):
@@ -300,55 +306,12 @@ class Run:
         seconds = round(time.perf_counter() - start, 2)
         self.space.finish(name, self._key(name), files, seconds=seconds)
         self._verified.add(name)
-        logger.info("%s: %.1f s", name, seconds)
+        return seconds
 
     def _is_current(self, name: str) -> bool:
         if name not in self._verified and self.space.is_current(name, self._key(name)):
             self._verified.add(name)
         return name in self._verified
-
-    def _keep(self, stage: str, adata: AnnData, tables: dict[str, pd.DataFrame]) -> list[Path]:
-        """Leave what the stage added, without the matrix, which QC has already written."""
-        import anndata as ad
-
-        self._cohort = (stage, adata)
-        added = ad.AnnData(
-            obs=adata.obs,
-            var=adata.var,
-            obsm=dict(adata.obsm),
-            varm=dict(adata.varm),
-            obsp=dict(adata.obsp),
-            uns=dict(adata.uns),
-        )
-        write_h5ad(added, self.space.stage(stage))
-        return [self.space.stage(stage), *self._write_tables(tables)]
-
-    def _write_tables(self, tables: dict[str, pd.DataFrame]) -> list[Path]:
-        for name, table in tables.items():
-            write_table(table, self.space.table(name))
-        return [self.space.table(name) for name in tables]
-
-    def _merged(self) -> AnnData:
-        """All samples after QC; their counts stay on disk, where QC has written them."""
-        allow_open_files(len(self.samples()))
-        return merge_samples([open_h5ad(self.space.sample(name)) for name in self.samples()])
-
-    def _load(self, stage: str) -> AnnData:
-        """Return the cohort as a stage left it, from memory if it is there."""
-        import anndata as ad
-
-        if self._cohort is not None and self._cohort[0] == stage:
-            return self._cohort[1]
-        if stage == "sources":
-            adata = open_h5ad(self.space.cohort)
-        else:
-            adata = self._merged()
-            added = ad.read_h5ad(self.space.stage(stage))
-            normalize(adata, **settings_for(self.config, normalize))
-            for slot in ("obs", "var", "obsm", "varm", "obsp", "uns"):
-                setattr(adata, slot, getattr(added, slot))
-        self._cohort = (stage, adata)
-        return adata
 
     # --- what a stage depends on --------------------------------------------------------------
 
@@ -405,15 +368,3 @@ class Run:
                         f"Run `crs-sc {stage}` first, or `crs-sc run`."
                     )
                     raise InputError(msg)
-
-
-def _qc_elsewhere(
-    settings: dict[str, Any],
-    out: Path,
-    samples: Sequence[str],
-    force: bool,  # noqa: FBT001
-) -> None:
-    """Do QC of some samples in another process."""
-    run = Run(RunConfig(**settings), out, force=force)
-    for sample in samples:
-        run.qc(sample)

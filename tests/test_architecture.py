@@ -13,19 +13,19 @@ PACKAGE = Path(__file__).resolve().parents[1] / "crs_sc"
 
 # Layers from the bottom; a module may import from its own layer only what is listed in SAME.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "keys", "_arrays", "_neighbours", "_stats", "_stored"}),
+    frozenset({"errors", "keys", "_arrays", "_neighbours", "_stats", "_stored", "_threads"}),
     frozenset({"_checks", "_chunks", "_spread"}),
     frozenset({"genesets", "io", "_soup", "_stacked"}),
     frozenset({"preprocessing", "clustering", "annotation", "sources", "comparison", "plotting"}),
     frozenset({"tl", "config"}),
     frozenset({"_clusters", "_design", "_opinions"}),
     frozenset({"_memory", "_schema", "_workspace", "_stages"}),
-    frozenset({"_inputs"}),
+    frozenset({"_inputs", "_results"}),
     frozenset({"steps", "report", "datasets", "_attribute", "_guess", "_check_run"}),
     frozenset({"cli", "__main__", "__init__"}),
 )
 SAME = {("errors", "keys"), ("genesets", "io"), ("io", "genesets"), ("steps", "report"),
-        ("__main__", "cli")}  # fmt: skip
+        ("_neighbours", "_threads"), ("__main__", "cli")}  # fmt: skip
 SCIENCE = ("preprocessing", "clustering", "annotation", "sources", "comparison", "plotting")
 
 

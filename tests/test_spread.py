@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
+import time
+import warnings
 from typing import TYPE_CHECKING
 
 import anndata as ad
@@ -12,8 +16,8 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from crs_sc import Run, load_config
-from crs_sc._spread import dealt, is_spread, over_dask, spread
-from crs_sc.errors import InputError
+from crs_sc._spread import begin, is_spread, over_dask, spread, started
+from crs_sc.errors import CrsError, CrsWarning, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,11 +48,79 @@ def test_results_keep_the_order_of_the_arguments() -> None:
         assert spread(divmod, [(7, 2), (9, 4), (1, 1)], n_jobs=n_jobs) == [(3, 1), (2, 1), (1, 0)]
 
 
-def test_one_job_stays_here_and_two_do_not() -> None:
+def process_after(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def kill_itself(parent: int) -> None:
+    if os.getpid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.5)
+
+
+def warn_of(text: str) -> None:
+    warnings.warn(text, CrsWarning, stacklevel=1)
+    warnings.warn("of a library", UserWarning, stacklevel=1)
+
+
+def mark(path: Path | None) -> None:
+    if path is None:
+        raise KeyError
+    time.sleep(0.3)
+    path.touch()
+
+
+def modules_of(_: int) -> tuple[int, bool]:
+    time.sleep(0.2)
+    return os.getpid(), "wave" in sys.modules
+
+
+def test_one_job_stays_here_and_two_share_the_calls() -> None:
     assert not is_spread(1)
     assert is_spread(2)
     assert spread(process_of, [(0,)], n_jobs=1) == [os.getpid()]
-    assert os.getpid() not in spread(process_of, [(0,), (1,)], n_jobs=2)
+    used = spread(process_after, [(0.2,)] * 10, n_jobs=2)
+    assert len(set(used)) == 2
+    assert os.getpid() in used
+
+
+def test_what_is_begun_is_done_elsewhere_while_this_process_goes_on() -> None:
+    begun = begin(process_of, [(0,)], n_jobs=2)
+    time.sleep(2.0)
+    assert next(begun) != os.getpid()
+
+
+def test_after_an_error_elsewhere_nothing_else_is_begun(tmp_path: Path) -> None:
+    calls = [(None,), *((tmp_path / str(i),) for i in range(50))]
+    with pytest.raises(KeyError):
+        spread(mark, calls, n_jobs=2)
+    assert len(list(tmp_path.iterdir())) < 20
+
+
+def test_a_killed_process_is_one_clear_error() -> None:
+    with pytest.raises(CrsError, match="want of memory"):
+        spread(kill_itself, [(os.getpid(),)] * 4, n_jobs=2)
+    assert spread(divmod, [(7, 2), (9, 4)], n_jobs=2) == [(3, 1), (2, 1)]
+
+
+def test_warnings_of_this_package_reach_the_caller() -> None:
+    begun = begin(warn_of, [("one",), ("two",)], n_jobs=3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        time.sleep(1.0)
+        list(begun)
+    assert [str(w.message) for w in caught if w.category is CrsWarning] == ["one", "two"]
+
+
+def test_processes_started_ahead_have_imported_and_end() -> None:
+    with started(("wave",), n_jobs=2):
+        found = set(spread(modules_of, [(i,) for i in range(6)], n_jobs=2))
+    assert (os.getpid(), False) in found
+    (other,) = (pid for pid, has in found if has)
+    time.sleep(0.5)
+    with pytest.raises(ProcessLookupError):
+        os.kill(other, 0)
 
 
 def test_calls_have_one_thread_of_linear_algebra() -> None:
@@ -94,10 +166,3 @@ def test_qc_on_dask_is_that_of_a_run(
         stamp = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         other = json.loads((tmp_path / "work" / "qc" / f"{path.stem}.json").read_text("utf-8"))
         assert stamp["key"] == other["key"]
-
-
-def test_parts_are_dealt_out_as_cards() -> None:
-    assert dealt(["a", "b", "c", "d", "e"], n_jobs=2) == [["a", "c", "e"], ["b", "d"]]
-    assert dealt(["a", "b"], n_jobs=4) == [["a"], ["b"]]
-    # A cluster shares them out itself.
-    assert dealt(["a", "b", "c"], n_jobs=1) == [["a"], ["b"], ["c"]]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crs_sc._arrays import row_chunks
+from crs_sc._arrays import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,86 +51,82 @@ def rank_scores(
         without meaning is expected to have.
     """
     n_cells, n_genes = counts.shape
-    member = np.zeros((n_genes, len(sets)))
-    for column, genes in enumerate(sets):
-        member[genes, column] = 1.0
-    size = member.sum(axis=0)
-    wanted = member.any(axis=1)
-    gain = np.empty((n_cells, len(sets)))
-    total = np.empty(n_cells)
-    # Of few cells at once, so that their tables of counts stay small.
-    for rows in row_chunks(n_cells, size=4_096):
-        place = counts.indptr[rows.start : rows.stop + 1]
-        stored = slice(place[0], place[-1])
-        gain[rows], total[rows] = _gains(
-            counts.data[stored], counts.indices[stored], place - place[0], wanted, member, max_rank
-        )
+    size = np.array([len(np.unique(genes)) for genes in sets], dtype=np.float64)
+    # For each gene the sets that it is in, one after the other.
+    pairs = sorted({(int(gene), i) for i, genes in enumerate(sets) for gene in genes})
+    gene_of_pair, set_of_pair = np.array(pairs, dtype=np.int64).reshape(-1, 2).T.copy()
+    first = np.searchsorted(gene_of_pair, np.arange(n_genes + 1))
+    gain, total = np.zeros((n_cells, len(sets))), np.zeros(n_cells)
+    compiled(_add_gains)(
+        counts.data, counts.indices, counts.indptr, first, set_of_pair, float(max_rank), gain, total
+    )
     worst = size * max_rank - size * (size - 1) / 2
     rank_sum = size * (max_rank + 1) - gain
     scores = 1 - (rank_sum - size * (size + 1) / 2) / worst
     return scores.astype(np.float32), total / n_genes / max_rank
 
 
-def _gains(
+def _add_gains(
     data: NDArray[np.number],
     genes: NDArray[np.integer],
     indptr: NDArray[np.integer],
-    wanted: NDArray[np.bool_],
-    member: NDArray[np.float64],
-    max_rank: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """`max_rank + 1 - rank`, from 0, summed over the genes of each set and over all genes.
+    first: NDArray[np.int64],
+    set_of_pair: NDArray[np.int64],
+    max_rank: float,
+    gain: NDArray[np.float64],
+    total: NDArray[np.float64],
+) -> None:
+    """Add up `max_rank + 1 - rank`, from 0, over the genes of each set and over all genes.
 
     Most counts of a cell are small and tied, so a table of how often each occurs gives the ranks
-    without sorting; only the wanted genes are then looked up in it.
-
-    Returns
-    -------
-    Shapes `(n_cells, n_sets)` and `(n_cells,)`; sums of halves, so exact in any order.
-    """
-    n_cells, width = len(indptr) - 1, _SMALL + 2
-    # Cell and count as one number; counts above the table share its last column.
-    place = np.minimum(data, _SMALL + 1).astype(np.intp)
-    place += np.repeat(np.arange(0, n_cells * width, width), np.diff(indptr))
-    often = np.bincount(place, minlength=n_cells * width).reshape(n_cells, width)
-    greater = often[:, ::-1].cumsum(axis=1)[:, ::-1] - often
-    by_count = np.maximum(0.0, max_rank + 1 - (greater + (often + 1) / 2))
-    # Of a stored 0 the gene has no count; counts above the table are looked at one by one.
-    by_count[:, 0] = by_count[:, -1] = 0.0
-    total = np.asarray((often * by_count).sum(axis=1), dtype=np.float64)
-    looked_up = np.flatnonzero(wanted[genes])
-    gain = by_count.ravel()[place[looked_up]]
-    cell = place[looked_up] // width
-    large = np.flatnonzero(data > _SMALL)
-    if len(large):
-        own = np.searchsorted(indptr, large, side="right") - 1
-        above = np.maximum(0.0, max_rank + 1 - _ranks(own, data[large]))
-        total += np.bincount(own, weights=above, minlength=n_cells)
-        is_large = data[looked_up] > _SMALL
-        gain[is_large] = above[wanted[genes[large]]]
-    columns = member[genes[looked_up]]
-    sums = np.empty((n_cells, member.shape[1]))
-    for i in range(member.shape[1]):
-        sums[:, i] = np.bincount(cell, weights=gain * columns[:, i], minlength=n_cells)
-    return sums, total
-
-
-def _ranks(cell: NDArray[np.intp], value: NDArray[np.number]) -> NDArray[np.float64]:
-    """Rank of each value within its cell from the highest, ties sharing their mean.
+    without sorting; only the few above the table are sorted. Sums of halves, so exact in any order.
 
     Parameters
     ----------
-    cell, value
-        Shape `(n_values,)`; cells in order.
+    data, genes, indptr
+        Of the counts.
+    first, set_of_pair
+        Sets of gene g: `set_of_pair[first[g]:first[g + 1]]`.
+    max_rank
+        Ranks that count.
+    gain, total
+        Zeros, shapes `(n_cells, n_sets)` and `(n_cells,)`, to which is added.
     """
-    order = np.lexsort((-value, cell))
-    cells, values = cell[order], value[order]
-    is_new_cell = np.r_[True, cells[1:] != cells[:-1]]
-    is_new = is_new_cell | np.r_[True, values[1:] != values[:-1]]
-    first = np.flatnonzero(is_new)
-    length = np.diff(np.r_[first, len(order)])
-    cell_start = np.maximum.accumulate(np.where(is_new_cell, np.arange(len(order)), 0))
-    mean = first - cell_start[first] + (length + 1) / 2
-    ranks = np.empty(len(order))
-    ranks[order] = np.repeat(mean, length)
-    return ranks
+    often = np.empty(_SMALL + 1, dtype=np.int64)
+    by_count = np.empty(_SMALL + 1)
+    for cell in range(len(total)):
+        start, stop = indptr[cell], indptr[cell + 1]
+        often[:] = 0
+        n_large = 0
+        for j in range(start, stop):
+            if data[j] > _SMALL:
+                n_large += 1
+            else:
+                often[int(data[j])] += 1
+        large = np.empty(n_large, dtype=data.dtype)
+        above = 0
+        for j in range(start, stop):
+            if data[j] > _SMALL:
+                large[above] = data[j]
+                above += 1
+        large.sort()
+        # Of a stored 0 the gene has no count.
+        by_count[0] = 0.0
+        for count in range(_SMALL, 0, -1):
+            by_count[count] = max(0.0, max_rank + 1 - (above + (often[count] + 1) / 2))
+            above += often[count]
+            total[cell] += often[count] * by_count[count]
+        for j in range(start, stop):
+            is_large = data[j] > _SMALL
+            if not is_large and first[genes[j]] == first[genes[j] + 1]:
+                continue
+            if is_large:
+                # Those with the same count share their mean rank.
+                higher = n_large - np.searchsorted(large, data[j], side="right")
+                others = n_large - higher - np.searchsorted(large, data[j], side="left")
+                value = max(0.0, max_rank + 1 - (higher + (others + 1) / 2))
+                total[cell] += value
+            else:
+                value = by_count[int(data[j])]
+            for pair in range(first[genes[j]], first[genes[j] + 1]):
+                gain[cell, set_of_pair[pair]] += value

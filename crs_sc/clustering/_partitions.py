@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crs_sc._neighbours import thread_count
+from crs_sc._threads import thread_count
 from crs_sc.clustering._components import cross_products, leading, projected
 from crs_sc.clustering._graph import fuzzy_graph
 from crs_sc.clustering._leiden import Graph

@@ -8,7 +8,8 @@ import numpy as np
 
 from crs_sc import keys
 from crs_sc._chunks import columns_of
-from crs_sc._neighbours import nearest_neighbours, thread_count
+from crs_sc._neighbours import nearest_neighbours
+from crs_sc._threads import thread_count
 from crs_sc.clustering._components import components_of
 from crs_sc.clustering._graph import distance_matrix, fuzzy_graph, without_self
 from crs_sc.clustering.integration import represent

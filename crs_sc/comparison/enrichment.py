@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
+from crs_sc._spread import spread
 from crs_sc._stats import benjamini_hochberg
 from crs_sc.comparison._prerank import prerank
 from crs_sc.comparison._tables import as_table
@@ -30,6 +31,7 @@ def enrichment(
     n_permutations: int = 1000,
     min_genes: int = 5,
     random_state: int = 0,
+    n_jobs: int = 1,
 ) -> pd.DataFrame:
     """Rank genes by the Wald statistic and ask where each gene set lies (gseapy prerank).
 
@@ -50,6 +52,8 @@ def enrichment(
         A set with fewer genes in a ranking is not tested there.
     random_state
         Seed.
+    n_jobs
+        Processes over which the rankings are spread; with 1, `joblib.parallel_config` decides.
 
     Returns
     -------
@@ -75,33 +79,45 @@ def enrichment(
         if value < 1:
             msg = f"{name} must be at least 1, got {value!r}."
             raise InputError(msg)
-    parts: list[dict[str, Any]] = []
+    names, rankings = [], []
     grouped = expression_table.groupby(["contrast", "population"], sort=False)
     for (contrast, population), rows in grouped:
-        tested = rows[(rows["status"] == keys.OK) & np.isfinite(rows["statistic"])]
-        genes, scores = _ranking(tested)
-        members = _members(genes, gene_sets)
-        askable = {
-            name: where
-            for name, where in members.items()
-            if len(np.unique(scores)) > 1
-            and min_genes <= len(where) < len(genes)
-            and np.any(scores[where] != 0)
-        }
-        found: dict[str, SetResult] = {}
-        if askable:
-            found = prerank(
-                scores,
-                askable,
-                n_permutations=n_permutations,
-                random_state=random_state,
-            )
-        otherwise = keys.NOT_MEASURED if len(tested) else str(rows["status"].iloc[0])
-        identity = {"contrast": contrast, "population": population}
-        parts.append(identity | _columns(members, found, genes, otherwise))
+        names.append({"contrast": contrast, "population": population})
+        rankings.append(rows[["gene", "statistic", "status"]])
+    found = spread(
+        _of_ranking,
+        [(rows, gene_sets, n_permutations, min_genes, random_state) for rows in rankings],
+        n_jobs=n_jobs,
+    )
+    parts = [identity | columns for identity, columns in zip(names, found, strict=True)]
     table = as_table(parts, keys.ENRICHMENT_TABLE)
     table["padj"] = benjamini_hochberg(table["pvalue"])
     return table
+
+
+def _of_ranking(
+    rows: pd.DataFrame,
+    gene_sets: Mapping[str, Sequence[str]],
+    n_permutations: int,
+    min_genes: int,
+    random_state: int,
+) -> dict[str, Any]:
+    """Columns of the table for one contrast and population, one entry a gene set."""
+    tested = rows[(rows["status"] == keys.OK) & np.isfinite(rows["statistic"])]
+    genes, scores = _ranking(tested)
+    members = _members(genes, gene_sets)
+    askable = {
+        name: where
+        for name, where in members.items()
+        if len(np.unique(scores)) > 1
+        and min_genes <= len(where) < len(genes)
+        and np.any(scores[where] != 0)
+    }
+    found: dict[str, SetResult] = {}
+    if askable:
+        found = prerank(scores, askable, n_permutations=n_permutations, random_state=random_state)
+    otherwise = keys.NOT_MEASURED if len(tested) else str(rows["status"].iloc[0])
+    return _columns(members, found, genes, otherwise)
 
 
 def _check(table: pd.DataFrame, gene_sets: Mapping[str, Sequence[str]]) -> None:

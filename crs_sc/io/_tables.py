@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
+from crs_sc._spread import spread
 from crs_sc.errors import InputError, listing
 from crs_sc.io._atomic import atomic_path
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     import os
 
 __all__ = ["read_table", "write_table"]
+
+# Rows that are made text at a time.
+_ROWS = 20_000
 
 
 def _check_columns(found: list[str], spec: keys.TableSpec, *, where: str) -> None:
@@ -51,7 +55,9 @@ def _typed(values: pd.Series, column: keys.Column, *, table: str) -> pd.Series:
     return numbers.astype("Int64")
 
 
-def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+def write_table(
+    frame: pd.DataFrame, path: str | os.PathLike[str], *, n_jobs: int = 1
+) -> pd.DataFrame:
     r"""Write a table: tabs, a header, `\n`, missing values empty, floats that read back the same.
 
     A table whose stem is one of `keys.TABLES` must have exactly those columns, in that order.
@@ -62,6 +68,12 @@ def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
         One row an observation; the index is not written.
     path
         The final path; written atomically.
+    n_jobs
+        Processes over which the rows of a long table are spread.
+
+    Returns
+    -------
+    The table as `read_table` gives it.
 
     Raises
     ------
@@ -81,9 +93,18 @@ def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
                 for column in spec.columns
             }
         )
-    text = frame.to_csv(sep="\t", index=False, lineterminator="\n", na_rep="")
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+    parts = [frame.iloc[i : i + _ROWS] for i in range(0, max(len(frame), 1), _ROWS)]
+    texts = spread(_text, [(part, i == 0) for i, part in enumerate(parts)], n_jobs=n_jobs)
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as file,
+    ):
+        file.writelines(texts)
+    return frame
+
+
+def _text(rows: pd.DataFrame, header: bool) -> str:  # noqa: FBT001
+    return rows.to_csv(sep="\t", index=False, lineterminator="\n", na_rep="", header=header)
 
 
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:

@@ -107,7 +107,11 @@ class GuardedFile(io.RawIOBase):
 
 def _plain_strings(values: Any) -> pd.Index:
     """Strings as Python objects: anndata writes these as the string-array that all can read."""
-    plain: pd.Index = pd.Index(np.asarray([str(v) for v in values], dtype=object), dtype=object)
+    # At once, because pandas gives its strings out slowly one by one.
+    found = np.asarray(values, dtype=object)
+    if not set(map(type, found)) <= {str}:
+        found = np.asarray([str(value) for value in found], dtype=object)
+    plain: pd.Index = pd.Index(found, dtype=object)
     return plain
 
 
@@ -228,13 +232,18 @@ def _contents(adata: AnnData) -> dict[str, Any]:
 
 
 def _apart(parts: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parts that are in memory, and by their place the matrices that are copied from disk."""
-    held = {name: part for name, part in parts.items() if not can_be_copied(part)}
-    on_disk = {name: part for name, part in parts.items() if name not in held}
-    layers = parts["layers"]
-    held["layers"] = {name: layer for name, layer in layers.items() if not can_be_copied(layer)}
-    on_disk |= {f"layers/{n}": layer for n, layer in layers.items() if n not in held["layers"]}
-    return held, on_disk
+    """Parts that anndata writes, and by their place the matrices that are written by rows."""
+    held = {name: part for name, part in parts.items() if not _is_by_rows(part)}
+    by_rows = {name: part for name, part in parts.items() if name not in held}
+    for group in ("layers", "obsp"):
+        named = parts[group]
+        held[group] = {name: part for name, part in named.items() if not _is_by_rows(part)}
+        by_rows |= {f"{group}/{n}": part for n, part in named.items() if n not in held[group]}
+    return held, by_rows
+
+
+def _is_by_rows(value: Any) -> bool:
+    return can_be_copied(value) or (sparse.issparse(value) and value.format == "csr")
 
 
 def _verify(path: Path, shape: tuple[int, int], parts: dict[str, Any]) -> None:
@@ -285,7 +294,7 @@ def write_h5ad(
 
     path = Path(path)
     parts = _contents(adata)
-    held, on_disk = _apart(parts)
+    held, by_rows = _apart(parts)
     with atomic_path(path) as temporary:
         check_space(path, needed=_size(parts) * (1.02 if compression is None else 0.25) + 1e5)
         options = {} if compression is None else {"compression": compression}
@@ -296,7 +305,7 @@ def write_h5ad(
                 for name, part in held.items():
                     if guard.error is None:
                         write_elem(file, name, part, dataset_kwargs=options)
-                write_by_rows(file, on_disk, options)
+                write_by_rows(file, by_rows, options)
             if guard.error is not None:
                 raise full_disk_error(path, guard.error) from guard.error
         _verify(temporary, adata.shape, parts)

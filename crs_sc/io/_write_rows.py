@@ -1,10 +1,11 @@
-"""Write matrices that are on disk elsewhere, a chunk of rows at a time."""
+"""Write CSR matrices in one piece each; those that are on disk elsewhere by chunks of rows."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
 from crs_sc._chunks import is_on_disk, matrix_chunks, parts_of
 
@@ -27,7 +28,7 @@ def stored_size(matrix: Any) -> int:
 
 
 def write_by_rows(file: Any, matrices: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """Write them as anndata writes a CSR matrix.
+    """Write them as anndata writes a CSR matrix, but not in pieces of a few kilobytes.
 
     Normalised values share the indices of their counts in the file: any reader finds both, and
     nothing is stored twice.
@@ -37,7 +38,7 @@ def write_by_rows(file: Any, matrices: Mapping[str, Any], options: Mapping[str, 
     file
         HDF5 file.
     matrices
-        By place in the file, such as `layers/counts`; all `can_be_copied`.
+        By place in the file, such as `layers/counts`; in memory, or `can_be_copied`.
     options
         Of the data sets.
     """
@@ -57,6 +58,11 @@ def _write(
     file: Any, place: str, matrix: Any, derived: Mapping[str, Any], options: Mapping[str, Any]
 ) -> None:
     """Write one matrix, and in the same pass those that are worked out from it."""
+    if sparse.issparse(matrix):
+        group = _group(file, place, matrix)
+        for name in ("data", "indices", "indptr"):
+            group.create_dataset(name, data=getattr(matrix, name), **options)
+        return
     indptr = _pointers(matrix)
     shape = (int(indptr[-1]),)
     group = _group(file, place, matrix)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from crs_sc import genesets, keys, plotting
-from crs_sc._spread import begin, dealt
+from crs_sc._spread import begin
 from crs_sc.io import atomic_path
 from crs_sc.report._arms import headline_genes, ordered_arms
 from crs_sc.report._key_figure import KeyFigure, organism_of, slug
@@ -33,6 +33,7 @@ def write_figures(
     contrasts: Sequence[Contrast] = (),
     signatures: Mapping[str, Sequence[str]] | None = None,
     scoring: Mapping[str, int] | None = None,
+    bulk: AnnData | None = None,
     dpi: int = 150,
     n_jobs: int = 1,
 ) -> list[Path]:
@@ -54,11 +55,13 @@ def write_figures(
         Sets whose scores by subject are shown; the packaged ones if None.
     scoring
         Settings of `subject_scores`, where those of the shifts were not the defaults.
+    bulk
+        Pseudobulk of the cohort, if it is there already.
     dpi
         Dots per inch of the PNG and of what is rasterised inside the SVG.
     n_jobs
-        Processes that draw the figures of the tables while those of the cells are drawn here;
-        with 1 all are drawn here. No file depends on it.
+        Processes: the others draw the figures of the tables while those of the cells are drawn
+        here. No file depends on it.
 
     Returns
     -------
@@ -69,28 +72,34 @@ def write_figures(
     InputError
         If the folder cannot be written to.
     """
-    items = key_figures(adata, tables, contrasts=contrasts, signatures=signatures, scoring=scoring)
     filled = _filled(tables)
     arms = _arms(adata, filled, contrasts)
     sent = [item.name for item in _table_figures(filled, arms)] if n_jobs > 1 else []
-    calls = [(filled, arms, names, folder, dpi) for names in dealt(sent, n_jobs=n_jobs)]
+    calls = [(filled, arms, name, folder, dpi) for name in sent]
     drawn = begin(_save_of_tables, calls, n_jobs=n_jobs)
+    items = key_figures(
+        adata,
+        tables,
+        contrasts=contrasts,
+        signatures=signatures,
+        scoring=scoring,
+        bulk=bulk,
+    )
     paths = {item.name: _save(item, folder, dpi=dpi) for item in items if item.name not in sent}
-    for of_part in drawn:
-        paths.update(of_part)
+    paths.update(zip(sent, drawn, strict=True))
     return [path for item in items for path in paths[item.name]]
 
 
 def _save_of_tables(
     tables: Mapping[str, pd.DataFrame],
     arms: list[str] | None,
-    names: Sequence[str],
+    name: str,
     folder: Path,
     dpi: int,
-) -> dict[str, list[Path]]:
-    """Draw some of the figures that need no cells, in another process."""
-    items = [item for item in _table_figures(tables, arms) if item.name in names]
-    return {item.name: _save(item, folder, dpi=dpi) for item in items}
+) -> list[Path]:
+    """Draw one of the figures that need no cells, in whatever process."""
+    item = next(item for item in _table_figures(tables, arms) if item.name == name)
+    return _save(item, folder, dpi=dpi)
 
 
 def _save(item: KeyFigure, folder: Path, *, dpi: int) -> list[Path]:
@@ -124,12 +133,13 @@ def key_figures(
     contrasts: Sequence[Contrast] = (),
     signatures: Mapping[str, Sequence[str]] | None = None,
     scoring: Mapping[str, int] | None = None,
+    bulk: AnnData | None = None,
 ) -> list[KeyFigure]:
     """Decide from what exists which figures to draw, in the order of the report.
 
     Parameters
     ----------
-    adata, tables, contrasts, signatures, scoring
+    adata, tables, contrasts, signatures, scoring, bulk
         As in `write_figures`.
     """
     filled = _filled(tables)
@@ -140,7 +150,7 @@ def key_figures(
         found += _cell_figures(adata, filled, arms)
         found += course_figure(adata, filled, arms)
         if contrasts:
-            found += score_figures(adata, filled, arms, signatures, **scoring or {})
+            found += score_figures(adata, filled, arms, signatures, bulk=bulk, **scoring or {})
     rank = {name: i for i, name in enumerate(ORDER)}
     return sorted(found, key=lambda item: rank[item.name.partition("--")[0]])
 

@@ -29,6 +29,7 @@ def subject_scores(
     min_cells: int = 10,
     min_count: int = 10,
     min_genes: int = 3,
+    bulk: AnnData | None = None,
 ) -> pd.DataFrame:
     """Score each signature by population, subject and arm, as the tests of shifts do.
 
@@ -46,12 +47,14 @@ def subject_scores(
         the two arms of a contrast, here it is asked of all arms together.
     min_genes
         A signature is shown where so many of its genes count, or all that it has in the data.
+    bulk
+        Pseudobulk of the cohort, if it is there already.
 
     Returns
     -------
     DataFrame with columns feature, population, subject, condition, score (log2 units).
     """
-    bulk = pseudobulk(adata)
+    bulk = pseudobulk(adata) if bulk is None else bulk
     bulk = bulk[(bulk.obs[keys.N_CELLS] >= min_cells).to_numpy()]
     known = set(bulk.var_names)
     measured = {name: [g for g in s if g in known] for name, s in signatures.items()}
@@ -88,6 +91,8 @@ def score_figures(
     tables: Mapping[str, pd.DataFrame],
     arms: list[str] | None,
     signatures: Mapping[str, Sequence[str]] | None,
+    *,
+    bulk: AnnData | None = None,
     **settings: int,
 ) -> list[KeyFigure]:
     """Responses of the main sources, one point a subject."""
@@ -100,7 +105,7 @@ def score_figures(
     chosen = {name: list(sets[name]) for name in RESPONSES if name in sets} or {
         name: list(sets[name]) for name in list(sets)[:4]
     }
-    scores = subject_scores(adata, signatures=chosen, **settings)
+    scores = subject_scores(adata, signatures=chosen, bulk=bulk, **settings)
     scores = scores.loc[scores["population"].isin(populations)]
     if scores.empty:
         return []

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from scipy import sparse, stats
 
 from crs_sc import genesets, keys, tl
-from crs_sc.annotation import _rank_scores
 from crs_sc.annotation._rank_scores import rank_scores
 from crs_sc.errors import InputError
 from crs_sc.io import open_h5ad, write_h5ad
@@ -63,16 +62,6 @@ def test_ranks_are_scipys_whatever_the_size_of_the_counts(
     np.testing.assert_allclose(found, expected, atol=1e-6)
     each = [slow_scores(counts, np.array([gene]), max_rank) for gene in range(50)]
     np.testing.assert_allclose(chance, np.mean(each, axis=0), atol=1e-12)
-
-
-def test_blocks_of_cells_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = cohort(50).layers["counts"]
-    sets = [np.array([3, 7]), np.arange(20, 40)]
-    whole = rank_scores(counts, sets, max_rank=40)
-    rows = _rank_scores.row_chunks
-    monkeypatch.setattr(_rank_scores, "row_chunks", lambda n, **_: rows(n, size=7))
-    for one, other in zip(whole, rank_scores(counts, sets, max_rank=40), strict=True):
-        np.testing.assert_array_equal(one, other)
 
 
 def test_from_disk_alone_or_in_another_order_it_is_the_same(tmp_path: Path) -> None:
