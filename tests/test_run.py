@@ -20,7 +20,7 @@ import yaml
 from crs_sc import Run, keys, load_config
 from crs_sc._check_run import check_report
 from crs_sc.errors import InputError, MissingKeyError
-from crs_sc.io import read_table
+from crs_sc.io import read_table, write_table
 from crs_sc.report import planted_beside_found, share_errors
 
 if TYPE_CHECKING:
@@ -257,3 +257,10 @@ def test_covariates_of_a_contrast_reach_every_place(small_cohort: Path, tmp_path
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "covariates that are numbers (age)" in page
     assert "Not adjusted for the covariates of cart: the parts add up" in page
+
+
+def test_what_was_written_is_what_is_read(small_run: FinishedRun, tmp_path: Path) -> None:
+    for name in keys.TABLES:
+        read = read_table(small_run.out / "tables" / f"{name}.tsv")
+        written = write_table(read, tmp_path / f"{name}.tsv")
+        pd.testing.assert_frame_equal(written, read)

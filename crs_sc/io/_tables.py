@@ -45,14 +45,14 @@ def _typed(values: pd.Series, column: keys.Column, *, table: str) -> pd.Series:
     if column.dtype == "str":
         return values.astype("object").where(values.notna(), "").astype(str)
     if column.dtype == "bool":
-        return values.astype("boolean")
+        return values.astype("boolean" if values.isna().any() else "bool")
     numbers = pd.Series(pd.to_numeric(values), dtype="Float64").mask(values.isna())
     present = numbers.dropna().to_numpy(dtype=np.float64)
     broken = present[present != np.rint(present)]
     if len(broken):
         msg = f"Table '{table}', column '{column.name}' must hold whole numbers, got {broken[0]}."
         raise InputError(msg)
-    return numbers.astype("Int64")
+    return numbers.astype("Int64" if numbers.isna().any() else "int64")
 
 
 def write_table(
@@ -164,9 +164,4 @@ def _parsed(text: pd.Series, column: keys.Column, *, table: str) -> pd.Series:
         return pd.Series(np.fromiter(map(float, texts), np.float64, len(texts)))
     if column.dtype == "bool":
         text = text.map({"True": True, "False": False}, na_action="ignore")
-    values = _typed(text, column, table=table)
-    if column.dtype == "int" and not values.isna().any():
-        return values.astype("int64")
-    if column.dtype == "bool" and not values.isna().any():
-        return values.astype("bool")
-    return values
+    return _typed(text, column, table=table)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from crs_sc import keys
 from crs_sc.errors import InputError
-from crs_sc.io import read_table, write_table
+from crs_sc.io import _tables, read_table, write_table
 from crs_sc.keys import Column
 
 if TYPE_CHECKING:
@@ -141,3 +141,14 @@ def test_round_trip(tmp_path: Path, rows: list[tuple[str, float, int]]) -> None:
     pd.testing.assert_frame_equal(got, frame, check_dtype=False, check_exact=True)
     write_table(got, path)
     assert path.read_bytes() == first
+
+
+def test_a_long_table_has_the_same_bytes_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = pd.DataFrame({"name": [f"g{i}" for i in range(50)], "value": np.geomspace(1e-9, 1, 50)})
+    write_table(frame, tmp_path / "whole.tsv")
+    monkeypatch.setattr(_tables, "_ROWS", 7)
+    for n_jobs in (1, 2):
+        write_table(frame, tmp_path / "parts.tsv", n_jobs=n_jobs)
+        assert (tmp_path / "parts.tsv").read_bytes() == (tmp_path / "whole.tsv").read_bytes()
