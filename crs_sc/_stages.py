@@ -212,6 +212,7 @@ def annotate_cohort(
         organism=organism,
         label_key=keys.LABEL if config.columns.label else None,
         random_state=config.seed,
+        n_jobs=n_jobs,
         **settings_for(config, annotation.annotate),
     )
     if config.transgene:

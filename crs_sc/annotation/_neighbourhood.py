@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
+from crs_sc import _spread
 from crs_sc._arrays import compiled, row_chunks
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def fine_groups(
     n_rounds: int = 5,
     max_cells: int = 20_000,
     random_state: int = 0,
+    n_jobs: int = 1,
 ) -> list[NDArray[np.int64]]:
     """Cut the cells into many small groups of like cells (k-means), several times.
 
@@ -138,28 +140,39 @@ def fine_groups(
         cell joins the nearest.
     random_state
         Seed.
+    n_jobs
+        Processes.
 
     Returns
     -------
     Group of each cell from 0 in each round, shape `(n_cells,)`.
     """
-    from sklearn.cluster import MiniBatchKMeans
-
     n_groups = int(np.clip(len(components) // cells_per_group, 1, 100))
     rng = np.random.default_rng(random_state)
-    rounds = []
+    rounds: list[tuple[Any, ...]] = []
     for _ in range(n_rounds):
-        model = MiniBatchKMeans(
-            n_groups, n_init=3, batch_size=4096, random_state=int(rng.integers(2**31 - 1)),
-            reassignment_ratio=0.0,
-        )  # fmt: skip
-        sample = components
+        seed, sample = int(rng.integers(2**31 - 1)), None
         if len(components) > max_cells:
-            sample = components[np.sort(rng.choice(len(components), max_cells, replace=False))]
-        model.fit(np.asarray(sample, dtype=np.float64))
-        parts = [
-            model.predict(np.asarray(components[rows], dtype=np.float64))
-            for rows in row_chunks(len(components))
-        ]
-        rounds.append(np.concatenate(parts).astype(np.int64))
-    return rounds
+            sample = np.sort(rng.choice(len(components), max_cells, replace=False))
+        rounds.append((components, sample, n_groups, seed))
+    return _spread.spread(_groups_of, rounds, n_jobs=n_jobs)
+
+
+def _groups_of(
+    components: NDArray[np.floating],
+    sample: NDArray[np.integer] | None,
+    n_groups: int,
+    random_state: int,
+) -> NDArray[np.int64]:
+    """Group of each cell in one round."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    model = MiniBatchKMeans(
+        n_groups, n_init=3, batch_size=4096, random_state=random_state, reassignment_ratio=0.0
+    )
+    model.fit(np.asarray(components if sample is None else components[sample], dtype=np.float64))
+    parts = [
+        model.predict(np.asarray(components[rows], dtype=np.float64))
+        for rows in row_chunks(len(components))
+    ]
+    return np.concatenate(parts).astype(np.int64)

@@ -54,6 +54,7 @@ def annotate(
     neighbour_weight: float = 0.8,
     n_resamples: int = 200,
     random_state: int = 0,
+    n_jobs: int = 1,
 ) -> None:
     """Name the cell types by marker panels, and split the clusters that hold several.
 
@@ -108,6 +109,8 @@ def annotate(
         Resamplings of the markers.
     random_state
         Seed.
+    n_jobs
+        Processes; the result does not depend on it.
 
     Returns
     -------
@@ -136,7 +139,7 @@ def annotate(
         parts = _split(
             adata, values, groups, panels, min_expression=min_expression, min_score=min_score,
             min_confidence=min_confidence, neighbour_weight=neighbour_weight,
-            random_state=random_state,
+            random_state=random_state, n_jobs=n_jobs,
         )  # fmt: skip
     else:
         parts = _whole(values, groups, min_expression=min_expression)
@@ -228,10 +231,11 @@ def _split(
     min_confidence: float,
     neighbour_weight: float,
     random_state: int,
+    n_jobs: int,
 ) -> _Parts:
     """Cut each cluster where the types of its cells meet."""
     components = adata.obsm[keys.HARMONY if keys.HARMONY in adata.obsm else keys.PCA]
-    fine = fine_groups(components, random_state=random_state)
+    fine = fine_groups(components, random_state=random_state, n_jobs=n_jobs)
     calls, top = call_cells(
         values.expression,
         values.counts,

@@ -94,7 +94,8 @@ def write_table(
             }
         )
     parts = [frame.iloc[i : i + _ROWS] for i in range(0, max(len(frame), 1), _ROWS)]
-    texts = spread(_text, [(part, i == 0) for i, part in enumerate(parts)], n_jobs=n_jobs)
+    calls = [(part, i == 0) for i, part in enumerate(parts)]
+    texts = spread(_text, calls, n_jobs=n_jobs) if n_jobs > 1 else [_text(*one) for one in calls]
     with (
         atomic_path(path) as temporary,
         temporary.open("w", encoding="utf-8", newline="\n") as file,

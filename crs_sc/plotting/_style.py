@@ -112,6 +112,8 @@ _RC: dict[str, Any] = {
     "lines.linewidth": 1.2,
     "savefig.bbox": "tight",
     "svg.hashsalt": "crs_sc",
+    # Text of the size that it has in the SVG.
+    "text.hinting": "none",
 }
 
 
