@@ -4,8 +4,9 @@
 temporary folder; `--folder` keeps it), analyses it by `crs-sc run`, by the plain scanpy pipeline,
 and prints seconds, seconds of processor and peak memory of each step, their ratio, and what the
 two agree on: doublets against the planted ones, neighbours against the exact ones, clusters.
-`crs-sc run` is run three times, and the one in the middle counts. Each way is a process of its own. On a machine with other work the seconds of processor are what to
-compare. `--only ours` leaves scanpy out, which takes most of the time.
+`crs-sc run` is run three times, and the one in the middle counts. Each way is a process of its
+own. On a machine with other work the seconds of processor are what to compare. `--only ours`
+leaves scanpy out, which takes most of the time.
 """
 
 from __future__ import annotations
