@@ -74,10 +74,7 @@ class Results:
         return adata
 
     def keep(self, stage: str, adata: AnnData) -> Path:
-        """Write the cohort of a stage: whole after the sources, before them without the matrix.
-
-        QC has already written it.
-        """
+        """Write the cohort of a stage: whole after the sources, else what it adds to QC's files."""
         import anndata as ad
 
         self._cohort = (stage, adata)

@@ -51,11 +51,11 @@ def rank_scores(
         without meaning is expected to have.
     """
     n_cells, n_genes = counts.shape
-    size = np.array([len(np.unique(genes)) for genes in sets], dtype=np.float64)
     # For each gene the sets that it is in, one after the other.
     pairs = sorted({(int(gene), i) for i, genes in enumerate(sets) for gene in genes})
     gene_of_pair, set_of_pair = np.array(pairs, dtype=np.int64).reshape(-1, 2).T.copy()
     first = np.searchsorted(gene_of_pair, np.arange(n_genes + 1))
+    size = np.bincount(set_of_pair, minlength=len(sets)).astype(np.float64)
     gain, total = np.zeros((n_cells, len(sets))), np.zeros(n_cells)
     compiled(_add_gains)(
         counts.data, counts.indices, counts.indptr, first, set_of_pair, float(max_rank), gain, total
@@ -96,20 +96,12 @@ def _add_gains(
     by_count = np.empty(_SMALL + 1)
     for cell in range(len(total)):
         start, stop = indptr[cell], indptr[cell + 1]
+        own = data[start:stop]
+        large = np.sort(own[own > _SMALL])
         often[:] = 0
-        n_large = 0
-        for j in range(start, stop):
-            if data[j] > _SMALL:
-                n_large += 1
-            else:
-                often[int(data[j])] += 1
-        large = np.empty(n_large, dtype=data.dtype)
-        above = 0
-        for j in range(start, stop):
-            if data[j] > _SMALL:
-                large[above] = data[j]
-                above += 1
-        large.sort()
+        for count in own[own <= _SMALL]:
+            often[int(count)] += 1
+        above = len(large)
         # Of a stored 0 the gene has no count.
         by_count[0] = 0.0
         for count in range(_SMALL, 0, -1):
@@ -122,8 +114,8 @@ def _add_gains(
                 continue
             if is_large:
                 # Those with the same count share their mean rank.
-                higher = n_large - np.searchsorted(large, data[j], side="right")
-                others = n_large - higher - np.searchsorted(large, data[j], side="left")
+                higher = len(large) - np.searchsorted(large, data[j], side="right")
+                others = len(large) - higher - np.searchsorted(large, data[j], side="left")
                 value = max(0.0, max_rank + 1 - (higher + (others + 1) / 2))
                 total[cell] += value
             else:

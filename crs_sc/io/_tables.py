@@ -94,6 +94,7 @@ def write_table(
             }
         )
     parts = [frame.iloc[i : i + _ROWS] for i in range(0, max(len(frame), 1), _ROWS)]
+    # Not over a cluster, where the table would travel for less than its way takes.
     calls = [(part, i == 0) for i, part in enumerate(parts)]
     texts = spread(_text, calls, n_jobs=n_jobs) if n_jobs > 1 else [_text(*one) for one in calls]
     with (

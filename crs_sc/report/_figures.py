@@ -74,8 +74,10 @@ def write_figures(
     """
     filled = _filled(tables)
     arms = _arms(adata, filled, contrasts)
-    sent = [item.name for item in _table_figures(filled, arms)] if n_jobs > 1 else []
-    calls = [(filled, arms, name, folder, dpi) for name in sent]
+    # The longest table does not travel; its figures are drawn here.
+    light = {name: table for name, table in filled.items() if name != "expression"}
+    sent = [item.name for item in _table_figures(light, arms)] if n_jobs > 1 else []
+    calls = [(light, arms, name, folder, dpi) for name in sent]
     drawn = begin(_save_of_tables, calls, n_jobs=n_jobs)
     items = key_figures(
         adata,
