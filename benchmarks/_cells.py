@@ -16,7 +16,7 @@ from crs_sc.datasets import simulate_cohort
 
 
 def cell_cohort(seed: int, *, n: int = 4, effect: float, paired: bool = False) -> ad.AnnData:
-    """Simulate cells without soup, doublets and debris, of two arms."""
+    """Simulate cells without ambient RNA, doublets and debris, of two arms."""
     cohort = simulate_cohort(
         arms=("vehicle", "CART"),
         n_subjects_per_arm=n,

@@ -1,7 +1,7 @@
 """Attribution alone, from disk: seconds and memory beside those of reading the file's arrays.
 
 `python benchmarks/attribution.py` writes a simulated cohort of 1,000,000 cells x 20,000 genes in 16
-samples with labels and soup (4 GB, in a temporary folder; two minutes) and computes what
+samples with labels and ambient RNA (4 GB, in a temporary folder; two minutes) and computes what
 `crs-sc attribute` does: producers, production, receivers, ledger, decomposition and shifts. Reading
 and attribution are each done twice in a process of their own: with the file on disk only (cold; its
 pages are given back to the system before) and in the system's cache (warm). `--file PATH` keeps the
@@ -31,8 +31,8 @@ import scipy.stats  # noqa: F401
 from pseudobulk import CONTRASTS, peak, write_cohort
 
 from crs_sc import keys
-from crs_sc._attribute import attribution_tables, open_labelled
-from crs_sc.config import RunConfig
+from crs_sc.run.attribute import attribution_tables, open_labelled
+from crs_sc.run.config import RunConfig
 
 BLOCK = 1 << 22
 MEDIAN_UMI = 560

@@ -113,7 +113,7 @@ def write_frames(
     profiles: np.ndarray,
     genes: list[str],
 ) -> None:
-    """Write obs, var, the profile of the soup and its share."""
+    """Write obs, var, the profile of ambient RNA and its share."""
     samples = [f"s{i:02d}" for i in range(subject.max() + 1)]
     arms = [ARMS[i % len(ARMS)] for i in range(len(samples))]
     names = [f"population {k + 1:02d}" for k in range(N_POPULATIONS)]

@@ -2,7 +2,7 @@
 
 `python benchmarks/sources.py` takes about ten minutes on two cores; `--cohorts N` changes how many
 cohorts are simulated, `--scale` measures time and memory on 200,000 cells x 20,000 genes instead.
-Populations are the planted ones, so that the figures are those of soup, producers and ledger alone.
+Populations are the planted ones, so that the figures are those of ambient RNA, producers and ledger alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pandas as pd
 from scipy import sparse, stats
 
 from crs_sc import keys, pp, read, tl
-from crs_sc._soup import take_counts
+from crs_sc.core.ambient import take_counts
 from crs_sc.datasets import SimulatedCohort, simulate_cohort
 
 GENES = ["IL1B", "IL6"]
@@ -44,7 +44,7 @@ def settings_of(cohort: int) -> dict:
 
 
 def analysed(cohort: SimulatedCohort, folder: Path) -> tuple[ad.AnnData, ad.AnnData]:
-    """Good human singlets with planted populations and estimated soup, and all droplets."""
+    """Good human singlets with planted populations and estimated ambient RNA, and all droplets."""
     path = folder / "cohort.h5ad"
     cohort.adata.write_h5ad(path)
     columns = {"sample": "lib", "subject": "mouse", "condition": "arm"}
@@ -63,7 +63,7 @@ def analysed(cohort: SimulatedCohort, folder: Path) -> tuple[ad.AnnData, ad.AnnD
 def with_true_soup(
     adata: ad.AnnData, cohort: SimulatedCohort, everything: ad.AnnData
 ) -> ad.AnnData:
-    """Give the same cells the soup that was planted: profile and share, of human genes."""
+    """Give the same cells ambient RNA that was planted: profile and share, of human genes."""
     oracle = adata.copy()
     soup = cohort.truth["soup"].copy()
     soup["symbol"] = soup["gene"].str.replace(r"^(GRCh38_|mm10___)", "", regex=True)
@@ -77,7 +77,7 @@ def with_true_soup(
     human_umi = np.asarray(counts[:, is_human].sum(axis=1)).ravel()
     mouse_umi = np.asarray(counts[:, ~is_human].sum(axis=1)).ravel()
     sums = pd.DataFrame(
-        {"soup": cells["n_soup_umi"].to_numpy() - mouse_umi, "umi": human_umi,
+        {"soup": cells["n_ambient_umi"].to_numpy() - mouse_umi, "umi": human_umi,
          "sample": adata.obs["sample"].astype(str).to_numpy()}
     ).groupby("sample").sum()  # fmt: skip
     fraction = sums["soup"] / sums["umi"]

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from crs_sc import plotting as pl
     from crs_sc import preprocessing as pp
     from crs_sc.comparison import Contrast
-    from crs_sc.config import RunConfig, load_config
     from crs_sc.io import read, write_h5ad, write_table
-    from crs_sc.steps import Run
+    from crs_sc.run.config import RunConfig, load_config
+    from crs_sc.run.runner import Run
 
 __all__ = [
     "Contrast",
@@ -51,9 +51,9 @@ _MODULES = {
 }
 _OBJECTS = {
     "Contrast": "crs_sc.comparison",
-    "Run": "crs_sc.steps",
-    "RunConfig": "crs_sc.config",
-    "load_config": "crs_sc.config",
+    "Run": "crs_sc.run.runner",
+    "RunConfig": "crs_sc.run.config",
+    "load_config": "crs_sc.run.config",
     "read": "crs_sc.io",
     "write_h5ad": "crs_sc.io",
     "write_table": "crs_sc.io",

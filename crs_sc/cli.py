@@ -13,8 +13,8 @@ import click
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from crs_sc.config import RunConfig
-    from crs_sc.steps import Run
+    from crs_sc.run.config import RunConfig
+    from crs_sc.run.runner import Run
 
 __all__ = ["main"]
 
@@ -28,7 +28,7 @@ _JOBS = click.option(
 
 
 def _processors() -> int:
-    from crs_sc._threads import thread_count
+    from crs_sc.core.threads import thread_count
 
     return thread_count()
 
@@ -106,7 +106,7 @@ def _only_own_warnings() -> None:
 
 
 def _config(path: Path, memory: float | None) -> RunConfig:
-    from crs_sc.config import load_config
+    from crs_sc.run.config import load_config
 
     config = load_config(path)
     return config if memory is None else config.model_copy(update={"memory_limit": memory})
@@ -120,17 +120,17 @@ def _run(
     force: bool = False,
     memory: float | None = None,
 ) -> Run:
-    from crs_sc.steps import Run
+    from crs_sc.run.runner import Run
 
     return Run(_config(config, memory), out, n_jobs=jobs, force=force)
 
 
 def _started(jobs: int) -> AbstractContextManager[None]:
     """Start other processes; they import what the stages need while this one goes on."""
-    from crs_sc._spread import started
+    from crs_sc.core.parallel import started
 
     libraries = ("faiss", "igraph", "sklearn.metrics", "matplotlib.pyplot", "pydeseq2.ds")
-    return started(("crs_sc.steps", "crs_sc.report", *libraries), n_jobs=jobs)
+    return started(("crs_sc.run.runner", "crs_sc.report", *libraries), n_jobs=jobs)
 
 
 @main.command()
@@ -161,7 +161,7 @@ def run(
     *, config: Path, out: Path, jobs: int, memory: float | None, force: bool, dask: str | None
 ) -> None:
     """Analyse the cohort of CONFIG: all stages, from the files to the report."""
-    from crs_sc._spread import over_dask
+    from crs_sc.core.parallel import over_dask
 
     jobs = 1 if dask else jobs
     with over_dask(dask) if dask else _started(jobs):
@@ -175,7 +175,7 @@ def run(
 @click.option("--force", is_flag=True, help="Write over an existing config.")
 def init(*, files: tuple[Path, ...], out: Path, force: bool) -> None:
     """Look at FILES and write a commented config with the best guesses."""
-    from crs_sc._guess import write_guessed_config
+    from crs_sc.run.init import write_guessed_config
 
     _print([write_guessed_config(list(files), out, overwrite=force)])
 
@@ -185,7 +185,7 @@ def init(*, files: tuple[Path, ...], out: Path, force: bool) -> None:
 @_MEMORY
 def check(*, config: Path, memory: float | None) -> None:
     """Say whether input and design are sound; changes nothing."""
-    from crs_sc._check_run import check_report
+    from crs_sc.run.check import check_report
 
     text, is_sound = check_report(_config(config, memory))
     click.echo(text)
@@ -212,7 +212,7 @@ def simulate(*, out: Path, settings: Path | None, seed: int | None) -> None:
 @_FORCE
 @click.option("--sample", help="Only this sample.")
 def qc(*, config: Path, out: Path, force: bool, sample: str | None) -> None:
-    """Stage 1, by sample: species, quality, soup, doublets."""
+    """Stage 1, by sample: species, quality, ambient RNA, doublets."""
     run = _run(config, out, force=force)
     names = run.samples() if sample is None else [sample]
     _print([run.qc(name) for name in names])
@@ -271,7 +271,7 @@ def attribute(*, config: Path, out: Path, memory: float | None) -> None:
     """Attribution alone, for one h5ad with labels: its counts are gone over once, on disk."""
     from threadpoolctl import threadpool_limits
 
-    from crs_sc._attribute import attribute as attribute_file
+    from crs_sc.run.attribute import attribute as attribute_file
 
     with threadpool_limits(limits=1):
         _print(attribute_file(_config(config, memory), out))
@@ -282,7 +282,7 @@ def schema() -> None:
     """Print the JSON schema of a CONFIG, for editors that complete and check YAML."""
     import json
 
-    from crs_sc._schema import config_schema
+    from crs_sc.run.schema import config_schema
 
     click.echo(json.dumps(config_schema(), indent=2))
 

@@ -151,7 +151,7 @@ PRODUCER_CALLS = "producer_calls"
 COVERAGE = "coverage"
 ORGANISM = "organism"
 SPECIES_CALL = "species_call"
-SPECIES_SOUP = "species_soup"
+SPECIES_AMBIENT = "species_soup"
 DROPLETS = "droplets"
 # Of a pseudobulk: rows that are too small to stand for a subject.
 EXCLUSIONS = "exclusions"
@@ -313,7 +313,7 @@ ALL_KEYS: tuple[KeySpec, ...] = (
         "(n_cells,)",
         "",
         "tl.call_transgene",
-        "detected or not_detected, above the sample's soup.",
+        "detected or not_detected, above the sample's ambient RNA.",
     ),
     KeySpec("var", GENE_ID, "str", "(n_genes,)", "", "read", "Ensembl id where the file has it."),
     KeySpec("var", ORIGINAL_NAME, "str", "(n_genes,)", "", "read", "Name of the gene in the file."),
@@ -351,7 +351,7 @@ ALL_KEYS: tuple[KeySpec, ...] = (
         "(n_genes, n_samples)",
         "share of UMI",
         "pp.estimate_ambient",
-        "Share of each gene in the soup of each sample.",
+        "Share of each gene in ambient RNA of each sample.",
     ),
     KeySpec("obsm", PCA, "float32", "(n_cells, n_comps)", "", "tl.embed", "Principal components."),
     KeySpec(
@@ -442,7 +442,7 @@ CONFOUNDED = "confounded"
 NOT_MEASURED = "not_measured"
 NOT_DETECTED = "not_detected"
 TOO_FEW_GENES = "too_few_genes"
-ABOVE_SOUP = "above_soup"
+ABOVE_AMBIENT = "above_soup"
 STABLE = "stable"
 DOUBTFUL = "doubtful"
 UNSTABLE = "unstable"
@@ -536,7 +536,7 @@ QC_TABLE = TableSpec(
         ),
         Column("n_other_species", "int", "Left out: cells of the other species."),
         Column("n_cross_species", "int", "Left out: droplets with cells of both species."),
-        Column("ambient_fraction", "float", "Share of a cell's UMI that came from the soup."),
+        Column("ambient_fraction", "float", "Share of a cell's UMI that came from ambient RNA."),
         Column("ambient_upper", "float", "Upper 95 % bound of ambient_fraction."),
         Column("ambient_source", "str", "Where profile and fraction come from."),
         Column("min_umi", "float", "Threshold that was used."),
@@ -740,16 +740,16 @@ PRODUCERS_TABLE = TableSpec(
         _POPULATION,
         *_SAMPLE,
         _N_CELLS,
-        Column("n_producers", "int", "Cells with more UMI than the soup explains."),
-        Column("n_ambient_compatible", "int", "Cells with UMI that the soup can explain."),
+        Column("n_producers", "int", "Cells with more UMI than ambient RNA explains."),
+        Column("n_ambient_compatible", "int", "Cells with UMI that ambient RNA can explain."),
         Column("n_undetermined", "int", "Cells without UMI, too shallow to exclude a producer."),
         Column("producer_fraction", "float", "n_producers over n_cells."),
         *_ESTIMATE,
         Column("umi", "int", "UMI of the gene in the population."),
-        Column("expected_ambient_umi", "float", "UMI that the soup is expected to add."),
+        Column("expected_ambient_umi", "float", "UMI that ambient RNA is expected to add."),
         Column("power", "float", "Probability that a typical producer would have been called."),
         Column("n_producers_upper", "float", "Upper 95 % bound of the producers, missed ones too."),
-        Column("largest_ambient_umi", "float", "Soup at the contamination's upper bound."),
+        Column("largest_ambient_umi", "float", "Ambient RNA at the contamination's upper bound."),
     ),
     ("gene", "population", "sample"),
     "Cells that make a cytokine, by population and sample; the interval is Wilson's.",
@@ -762,17 +762,17 @@ PRODUCTION_TABLE = TableSpec(
         Column("condition", "str", "Arm."),
         Column("n_subjects", "int", "Subjects with cells of the population."),
         _N_CELLS,
-        Column("n_producers", "int", "Cells with more UMI than the soup explains."),
+        Column("n_producers", "int", "Cells with more UMI than ambient RNA explains."),
         Column("umi", "int", "UMI of the gene in the population."),
-        Column("expected_ambient_umi", "float", "UMI that the soup is expected to add."),
+        Column("expected_ambient_umi", "float", "UMI that ambient RNA is expected to add."),
         Column("largest_ambient_umi", "float", "The same at the contamination's upper bound."),
-        Column("pvalue", "float", "Poisson p of the UMI under the largest soup."),
+        Column("pvalue", "float", "Poisson p of the UMI under the largest ambient RNA."),
         Column("padj", "float", "Benjamini-Hochberg over the whole table."),
         Column("power", "float", "Probability that a typical producer would have been called."),
         Column("state", "str", "producer, ambient_compatible, undetermined or negative."),
     ),
     ("gene", "population", "condition"),
-    "Is there any production beyond the soup, over the samples of an arm.",
+    "Is there any production beyond ambient RNA, over the samples of an arm.",
 )
 LEDGER_TABLE = TableSpec(
     "ledger",
@@ -785,7 +785,7 @@ LEDGER_TABLE = TableSpec(
         Column(
             "ambient_umi",
             "float",
-            "UMI taken for soup: what it is expected to add, or all if it can explain the arm's.",
+            "UMI taken for ambient RNA: what it is expected to add, or all if it can explain the arm's.",
         ),
         Column("corrected_umi", "float", "max(0, umi - ambient_umi)."),
         Column(
@@ -819,12 +819,14 @@ IL1_TONE_TABLE = TableSpec(
         _POPULATION,
         *_SAMPLE,
         _N_CELLS,
-        Column("agonist_umi", "float", "UMI of IL1A and IL1B beyond the soup."),
-        Column("antagonist_umi", "float", "UMI of IL1RN and IL1R2 beyond the soup."),
+        Column("agonist_umi", "float", "UMI of IL1A and IL1B beyond ambient RNA."),
+        Column("antagonist_umi", "float", "UMI of IL1RN and IL1R2 beyond ambient RNA."),
         Column("log2_ratio", "float", "log2 of agonist_umi over antagonist_umi."),
         Column("ci_low", "float", "Lower end of its 95 % interval; empty where there is none."),
         Column("ci_high", "float", "Upper end of its 95 % interval; empty where there is none."),
-        Column("release", "float", "Mean log2(CPM + 1) of NLRP3, CASP1 and GSDMD, soup-corrected."),
+        Column(
+            "release", "float", "Mean log2(CPM + 1) of NLRP3, CASP1 and GSDMD, ambient-corrected."
+        ),
         Column("n_release", "int", "How many of these three are in the data."),
         Column(
             "status",
@@ -846,11 +848,15 @@ RECEIVERS_TABLE = TableSpec(
         Column("n_subjects", "int", "Subjects with enough cells of the population."),
         _N_CELLS,
         Column("umi", "int", "UMI of the gene in the population."),
-        Column("corrected_umi", "float", "max(0, umi less what the soup is expected to add)."),
-        Column("fraction", "float", "Cells above the soup over all cells, mean over subjects."),
-        Column("cpm", "float", "Soup-corrected UMI per million, mean over subjects."),
+        Column("corrected_umi", "float", "max(0, umi less what ambient RNA is expected to add)."),
+        Column("fraction", "float", "Cells above ambient RNA over all cells, mean over subjects."),
+        Column("cpm", "float", "Ambient RNA-corrected UMI per million, mean over subjects."),
         *_ESTIMATE,
-        Column("padj", "float", "UMI beyond the largest soup; Benjamini-Hochberg over the table."),
+        Column(
+            "padj",
+            "float",
+            "UMI beyond the largest ambient RNA; Benjamini-Hochberg over the table.",
+        ),
         Column(
             "state", "str", "above_soup, ambient_compatible, not_detected, too_few_cells or empty."
         ),

@@ -9,7 +9,11 @@ import pytest
 from scipy import sparse
 
 from crs_sc import keys, load_config
-from crs_sc._stages import (
+from crs_sc.datasets import simulate_cohort, write_cohort
+from crs_sc.io import empty_droplet_profile
+from crs_sc.preprocessing import merge_samples
+from crs_sc.report import source_answers
+from crs_sc.run.stages import (
     annotate_cohort,
     attribute_sources,
     cluster_cohort,
@@ -17,10 +21,6 @@ from crs_sc._stages import (
     raw_matrices,
     read_input,
 )
-from crs_sc.datasets import simulate_cohort, write_cohort
-from crs_sc.io import empty_droplet_profile
-from crs_sc.preprocessing import merge_samples
-from crs_sc.report import source_answers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from crs_sc.config import RunConfig
     from crs_sc.datasets import SimulatedCohort
+    from crs_sc.run.config import RunConfig
 
 IL1_IL6 = ("IL1B", "IL6")
 GENES = (*IL1_IL6, "IFNG")
@@ -83,7 +83,7 @@ def simulated(cohort: SimulatedCohort, folder: Path) -> Analysed:
 
 
 def add_soup(cohort: SimulatedCohort, gene: str, share: float, *, seed: int) -> None:
-    """Add a transcript to the soup, as of a source that is in no droplet whole."""
+    """Add a transcript to ambient RNA, as of a source that is in no droplet whole."""
     rng = np.random.default_rng(seed)
     column = cohort.adata.var_names.get_loc(f"GRCh38_{gene}")
     contamination = cohort.truth["samples"].set_index("sample")["contamination"]
@@ -145,13 +145,13 @@ def test_silent_monocytes_are_not_named_beside_real_producers(tmp_path: Path) ->
         contamination=0.1,
         lysis={"DC": 10},
         n_empty_droplets=3000,
-        # A missed doublet of a monocyte and a cDC2 does hold IL1B; here it is about the soup.
+        # A missed doublet of a monocyte and a cDC2 does hold IL1B; here it is about ambient RNA.
         doublet_rate=0.0,
         random_state=0,
     )
     found = simulated(cohort, tmp_path)
     states = found.states()
-    # cDC2 make the IL1B of this cohort and lyse easily; their soup is in the monocytes.
+    # cDC2 make the IL1B of this cohort and lyse easily; their ambient RNA is in the monocytes.
     cart = states[(states["gene"] == "IL1B") & (states["condition"] == "CART")]
     cart = cart.set_index("population")
     assert cart.loc["cDC2", "state"] == keys.PRODUCER
@@ -192,7 +192,7 @@ def test_monocytic_blasts_are_not_called_monocytes(
     assert (blasts["confidence"] > 0.5).all()
     # And what speaks for them: granules, which no monocyte of blood makes.
     assert blasts["markers"].str.contains("MPO|AZU1|ELANE|PRTN3|CTSG").all()
-    # Their IL1B and IL6 is soup.
+    # Their IL1B and IL6 is ambient RNA.
     made = found.states()
     assert not (made.loc[made["population"] == "AML blast", "state"] == keys.PRODUCER).any()
 

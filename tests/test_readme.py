@@ -10,7 +10,7 @@ import anndata as ad
 import yaml
 
 from crs_sc import keys
-from crs_sc.config import parse_config
+from crs_sc.run.config import parse_config
 
 if TYPE_CHECKING:
     import pytest

@@ -1,4 +1,4 @@
-"""Soup of real PBMC (10x 4k, the example of SoupX): what is known of it comes out."""
+"""Ambient RNA of real PBMC (10x 4k, the example of SoupX): what is known of it comes out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from crs_sc import genesets, keys
-from crs_sc._soup import soup_rejections, take_counts
+from crs_sc.core.ambient import ambient_rejections, take_counts
 from crs_sc.preprocessing import estimate_ambient
 from crs_sc.sources import call_producers, producers, production
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-# Constant chains, of which the soup holds enough to be seen in every population.
+# Constant chains, of which ambient RNA holds enough to be seen in every population.
 IMMUNOGLOBULIN = ("IGKC", "IGLC2", "IGLC3", "IGHM", "IGHD")
 T_CELLS = ("CD4 T", "CD8 T")
 
 
 @pytest.fixture(scope="module")
 def pbmc(shared_data: Path) -> AnnData:
-    """Cells with the published labels and the soup of the published empty droplets."""
+    """Cells with the published labels and ambient RNA of the published empty droplets."""
     adata = ad.read_h5ad(shared_data / "pbmc4k_soupx_2170.h5ad")
     adata.layers[keys.COUNTS] = adata.X
     for column in (keys.SAMPLE, keys.SUBJECT, keys.CONDITION):
@@ -48,12 +48,12 @@ def test_immunoglobulin_outside_b_cells_is_soup(pbmc: AnnData) -> None:
     cells = take_counts(pbmc, IMMUNOGLOBULIN, sample_key=keys.SAMPLE, layer=keys.COUNTS)
     population = pbmc.obs[keys.POPULATION].to_numpy()
     in_t = np.isin(population, T_CELLS)
-    # What T cells show of it, the soup was expected to add, over all chains together.
+    # What T cells show of it, ambient RNA was expected to add, over all chains together.
     seen, expected = cells.umi[in_t].sum(), cells.expected[in_t].sum()
     assert seen > 300
     assert seen / expected == pytest.approx(1.0, abs=0.25)
     for column, gene in enumerate(cells.genes):
-        beyond = soup_rejections(
+        beyond = ambient_rejections(
             cells.umi[:, column], cells.expected[:, column], cells.sample_codes, alpha=0.05
         )
         assert beyond[in_t].mean() < 0.01, gene
@@ -76,10 +76,10 @@ def test_haemoglobin_is_in_red_cells_alone(pbmc: AnnData) -> None:
     totals = np.asarray(pbmc.X[:, is_haemoglobin].sum(axis=1)).ravel()
     genes = pbmc.var_names[is_haemoglobin & (pbmc.var["soup_est"].to_numpy() > 0)]
     cells = take_counts(pbmc, list(genes), sample_key=keys.SAMPLE, layer=keys.COUNTS)
-    beyond = soup_rejections(
+    beyond = ambient_rejections(
         cells.umi.sum(axis=1), cells.expected.sum(axis=1), cells.sample_codes, alpha=0.05
     )
-    # Two droplets hold a red cell beside another; a UMI in others is soup.
+    # Two droplets hold a red cell beside another; a UMI in others is ambient RNA.
     assert 1 <= beyond.sum() <= 3
     assert totals[beyond].sum() > 0.8 * totals.sum()
     assert ((totals > 0) & ~beyond).sum() >= 2

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from scipy import sparse, stats
 
-from crs_sc._arrays import group_sums, row_chunks
 from crs_sc.annotation._marker_scores import panel_scores, relative_to
 from crs_sc.annotation._mixtures import foreign_markers
 from crs_sc.annotation._neighbourhood import mean_around, shares, spread, with_neighbours
@@ -21,6 +20,7 @@ from crs_sc.annotation._own_counts import (
 )
 from crs_sc.annotation._panels import compartments
 from crs_sc.annotation._whole_cell import cloud_likelihood
+from crs_sc.core.arrays import group_sums, row_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,7 +132,7 @@ def call_cells(
     groups
         Fine group of each cell, from 0, in several rounds.
     native
-        Share of the expression that the soup does not explain, shape `(n_groups, n_genes)`, in
+        Share of the expression that ambient RNA does not explain, shape `(n_groups, n_genes)`, in
         each round.
     panels
         Cell types.

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._checks import add_note
+from crs_sc.core.checks import add_note
 from crs_sc.errors import listing
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from crs_sc import _spread
-from crs_sc._arrays import compiled, row_chunks
+from crs_sc.core import parallel
+from crs_sc.core.arrays import compiled, row_chunks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -155,7 +155,7 @@ def fine_groups(
         if len(components) > max_cells:
             sample = np.sort(rng.choice(len(components), max_cells, replace=False))
         rounds.append((components, sample, n_groups, seed))
-    return _spread.spread(_groups_of, rounds, n_jobs=n_jobs)
+    return parallel.parallel_map(_groups_of, rounds, n_jobs=n_jobs)
 
 
 def _groups_of(

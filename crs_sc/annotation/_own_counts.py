@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crs_sc._arrays import row_chunks
+from crs_sc.core.arrays import row_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -173,7 +173,7 @@ def most_likely(
     panels
         One a type.
     stray
-        A gene that a type must not have is there by soup and strays: at most this share of the
+        A gene that a type must not have is there by ambient RNA and strays: at most this share of the
         rate in the type that has most of it.
 
     Returns

@@ -1,4 +1,4 @@
-"""What the annotation reads of the cells: their panel genes, and the soup in them."""
+"""What the annotation reads of the cells: their panel genes, and ambient RNA in them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._arrays import FewColumns, group_sums
-from crs_sc._chunks import columns_of, pass_over
-from crs_sc._soup import has_soup, soup_of
+from crs_sc.core.ambient import ambient_of, has_ambient
+from crs_sc.core.arrays import FewColumns, group_sums
+from crs_sc.core.blocks import columns_of, pass_over
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,7 +23,7 @@ __all__ = ["PanelValues", "panel_values"]
 
 @dataclass(frozen=True)
 class PanelValues:
-    """Expression, counts and soup of the panel genes.
+    """Expression, counts and ambient RNA of the panel genes.
 
     Attributes
     ----------
@@ -33,9 +33,9 @@ class PanelValues:
         Counts of all genes, shape `(n_cells,)`.
     sample
         Sample of each cell, shape `(n_cells,)`.
-    soup
-        Share of a cell's counts that the soup adds to each gene, shape `(n_samples, n_genes)`;
-        None where no soup is known.
+    ambient RNA
+        Share of a cell's counts that ambient RNA adds to each gene, shape `(n_samples, n_genes)`;
+        None where no ambient RNA is known.
     """
 
     expression: sparse.csr_matrix
@@ -45,13 +45,13 @@ class PanelValues:
     soup: NDArray[np.float64] | None
 
     def profile(self, codes: NDArray[np.integer], n_groups: int) -> NDArray[np.float64]:
-        """Mean expression by group without what the soup explains, `(n_groups, n_genes)`."""
+        """Mean expression by group without what ambient RNA explains, `(n_groups, n_genes)`."""
         sums = group_sums(self.expression, codes, n_groups)
         mean = sums / np.maximum(np.bincount(codes, minlength=n_groups), 1)[:, None]
         return np.asarray(mean * self.native_share(codes, n_groups))
 
     def native_share(self, codes: NDArray[np.integer], n_groups: int) -> NDArray[np.float64]:
-        """Share of the UMI that the soup does not explain, 1 where no soup is known."""
+        """Share of the UMI that ambient RNA does not explain, 1 where no ambient RNA is known."""
         if self.soup is None:
             return np.ones((n_groups, self.counts.shape[1]))
         depth = np.zeros((n_groups, len(self.soup)))
@@ -76,9 +76,9 @@ def panel_values(adata: AnnData, columns: NDArray[np.intp]) -> PanelValues:
     pass_over(adata, taken)
     counts, rest = taken.result()
     sample, soup = np.zeros(adata.n_obs, dtype=np.intp), None
-    if has_soup(adata):
+    if has_ambient(adata):
         sample, names = pd.factorize(adata.obs[keys.SAMPLE].astype(str), sort=True)
-        fraction, profile = soup_of(adata, list(names))
+        fraction, profile = ambient_of(adata, list(names))
         shares = profile.to_numpy(dtype=np.float64).T[:, columns]
         soup = np.nan_to_num(fraction[:, None] * shares)
     return PanelValues(

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import genesets
-from crs_sc._checks import add_note
 from crs_sc.annotation._marker_scores import Panel
+from crs_sc.core.checks import add_note
 from crs_sc.errors import InputError, listing
 
 if TYPE_CHECKING:

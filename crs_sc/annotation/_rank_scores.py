@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crs_sc._arrays import compiled
+from crs_sc.core.arrays import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

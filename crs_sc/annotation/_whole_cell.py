@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crs_sc._arrays import row_chunks
+from crs_sc.core.arrays import row_chunks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

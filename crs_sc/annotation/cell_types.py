@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import genesets, keys
-from crs_sc._arrays import as_csr
-from crs_sc._checks import add_note, check_fraction, check_obs, store
 from crs_sc.annotation._cell_calls import NONE_SHARE, call_cells
 from crs_sc.annotation._evidence import cell_evidence, marker_evidence, n_shown
 from crs_sc.annotation._marker_scores import panel_scores, relative_to, resampled_scores
 from crs_sc.annotation._neighbourhood import fine_groups
 from crs_sc.annotation._panel_values import panel_values
 from crs_sc.annotation._panels import make_panels
+from crs_sc.core.arrays import as_csr
+from crs_sc.core.checks import add_note, check_fraction, check_obs, store
 from crs_sc.errors import MissingKeyError, listing
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def annotate(
     """Name the cell types by marker panels, and split the clusters that hold several.
 
     The score of a type is the mean relative expression of its markers less that of its negative
-    markers; of the expression, only the share that the soup does not explain counts, where the
-    soup is known. Lineage comes first, markers of its own siblings not held against it (a T cell
+    markers; of the expression, only the share that ambient RNA does not explain counts, where the
+    ambient RNA is known. Lineage comes first, markers of its own siblings not held against it (a T cell
     with CD4 and CD8A is a T cell), then the type within the lineage by the whole panel.
 
     With a neighbour graph, the scores are those of each cell and its neighbours, settled by label
@@ -186,7 +186,7 @@ class _Parts:
     codes
         Part of each cell, shape `(n_cells,)`.
     profile
-        Mean expression of the panel genes without the soup, shape `(n_parts, n_genes)`.
+        Mean expression of the panel genes without ambient RNA, shape `(n_parts, n_genes)`.
     top
         Highest expression of each gene, shape `(n_genes,)`.
     best

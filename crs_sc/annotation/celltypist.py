@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._checks import check_fraction
-from crs_sc._chunks import matrix_chunks
 from crs_sc.annotation.opinions import add_opinion
+from crs_sc.core.blocks import matrix_chunks
+from crs_sc.core.checks import check_fraction
 from crs_sc.errors import InputError, MissingExtraError, MissingKeyError
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from crs_sc import keys
-from crs_sc._checks import check_obs
 from crs_sc.annotation.cell_types import annotate
 from crs_sc.annotation.opinions import add_opinion, compare_opinions
+from crs_sc.core.checks import check_obs
 from crs_sc.errors import MissingKeyError
 
 if TYPE_CHECKING:

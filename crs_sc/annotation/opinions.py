@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import genesets, keys
-from crs_sc._checks import check_obs
+from crs_sc.core.checks import check_obs
 from crs_sc.errors import InputError, listing
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._checks import add_note, gene_positions
-from crs_sc._chunks import count_chunks
 from crs_sc.annotation._rank_scores import rank_scores
+from crs_sc.core.blocks import count_chunks
+from crs_sc.core.checks import add_note, gene_positions
 from crs_sc.errors import InputError, listing
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import genesets, keys
-from crs_sc._checks import add_note, check_fraction, check_obs
-from crs_sc._chunks import count_chunks, counts_matrix
 from crs_sc.annotation._transfer import fit_labels, log_normalised, telling_genes
 from crs_sc.annotation.opinions import add_opinion
+from crs_sc.core.blocks import count_chunks, counts_matrix
+from crs_sc.core.checks import add_note, check_fraction, check_obs
 from crs_sc.errors import InputError, listing
 
 if TYPE_CHECKING:

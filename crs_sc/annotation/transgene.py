@@ -1,4 +1,4 @@
-"""The CAR transgene, against the soup and against samples that cannot have it."""
+"""The CAR transgene, against ambient RNA and against samples that cannot have it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pandas as pd
 from scipy import stats
 
 from crs_sc import keys
-from crs_sc._checks import add_note, check_obs, store
-from crs_sc._soup import soup_rejections, take_counts
+from crs_sc.core.ambient import ambient_rejections, take_counts
+from crs_sc.core.checks import add_note, check_obs, store
 from crs_sc.errors import InputError, listing
 
 if TYPE_CHECKING:
@@ -44,14 +44,14 @@ def call_transgene(
     Parameters
     ----------
     adata
-        Cells x genes after :func:`annotate`, with the soup of each sample.
+        Cells x genes after :func:`annotate`, with ambient RNA of each sample.
     transgene
         Features of the construct.
     before
         Conditions or time points without the product. Without any, the rate of false positives
         is not known.
     alpha
-        False discovery rate of the call against the soup.
+        False discovery rate of the call against ambient RNA.
     sample_key
         Column of `obs` with the library.
     layer
@@ -60,7 +60,7 @@ def call_transgene(
     Returns
     -------
     None. Writes `obs["transgene"]` and `uns["crs_sc"]["transgene"]` (a row for each sample: T
-    cells, those with UMI of the transgene, those expected from the soup alone, those that pass
+    cells, those with UMI of the transgene, those expected from ambient RNA alone, those that pass
     the test, and whether the sample is without the product), and changes `obs["population"]`.
 
     Raises
@@ -82,7 +82,7 @@ def call_transgene(
     is_t = (adata.obs[keys.LINEAGE] == "T").to_numpy()
     passes = np.zeros(adata.n_obs, dtype=bool)
     for family in (np.flatnonzero(is_t), np.flatnonzero(~is_t)):
-        passes[family] = soup_rejections(
+        passes[family] = ambient_rejections(
             umi[family], expected[family], cells.sample_codes[family], alpha=alpha
         )
     store(

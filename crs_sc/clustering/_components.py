@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crs_sc._arrays import compiled
-from crs_sc._threads import thread_count
+from crs_sc.core.arrays import compiled
+from crs_sc.core.threads import thread_count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

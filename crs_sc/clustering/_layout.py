@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crs_sc._arrays import jitted
+from crs_sc.core.arrays import jitted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from crs_sc._spread import spread
+from crs_sc.core.parallel import parallel_map
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,7 +145,7 @@ def run_subsamples(
     ]
     parts = [adjacency, *(sparse.csr_matrix(adjacency[cells][:, cells]) for cells in drawn)]
     calls = [(part, tuple(resolutions), random_state + i) for i, part in enumerate(parts)]
-    labels, *found = spread(_at_resolutions, calls, n_jobs=n_jobs)
+    labels, *found = parallel_map(_at_resolutions, calls, n_jobs=n_jobs)
     return Trials(labels, list(zip(drawn, found, strict=True)))
 
 

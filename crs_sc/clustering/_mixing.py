@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crs_sc._neighbours import nearest_neighbours
 from crs_sc.clustering._graph import without_self
+from crs_sc.core.neighbours import nearest_neighbours
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

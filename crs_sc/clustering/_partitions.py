@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crs_sc._threads import thread_count
 from crs_sc.clustering._components import cross_products, leading, projected
 from crs_sc.clustering._graph import fuzzy_graph
 from crs_sc.clustering._leiden import Graph
 from crs_sc.clustering._mixing import neighbours_of
+from crs_sc.core.threads import thread_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

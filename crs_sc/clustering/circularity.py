@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import genesets, keys
-from crs_sc._checks import check_obs
-from crs_sc._chunks import rows_of
 from crs_sc.clustering._leiden import agreement
 from crs_sc.clustering._partitions import element_agreement, like_columns, partitions_of
+from crs_sc.core.blocks import rows_of
+from crs_sc.core.checks import check_obs
 from crs_sc.errors import InputError, MissingKeyError
 
 if TYPE_CHECKING:

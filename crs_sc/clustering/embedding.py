@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crs_sc import keys
-from crs_sc._chunks import columns_of
-from crs_sc._neighbours import nearest_neighbours
-from crs_sc._threads import thread_count
 from crs_sc.clustering._components import components_of
 from crs_sc.clustering._graph import distance_matrix, fuzzy_graph, without_self
 from crs_sc.clustering.integration import represent
+from crs_sc.core.blocks import columns_of
+from crs_sc.core.neighbours import nearest_neighbours
+from crs_sc.core.threads import thread_count
 from crs_sc.errors import InputError, MissingKeyError
 
 if TYPE_CHECKING:

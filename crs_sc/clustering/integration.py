@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._checks import add_note, check_obs
 from crs_sc.clustering._graph import fuzzy_graph
 from crs_sc.clustering._leiden import Graph
 from crs_sc.clustering._mixing import (
@@ -17,6 +16,7 @@ from crs_sc.clustering._mixing import (
     neighbours_of,
     same_label_share,
 )
+from crs_sc.core.checks import add_note, check_obs
 from crs_sc.errors import CrsWarning, MissingKeyError
 
 if TYPE_CHECKING:

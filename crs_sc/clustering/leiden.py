@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._arrays import as_csr
-from crs_sc._checks import add_note, check_fraction, check_obs, store
 from crs_sc.clustering._graph import fuzzy_graph
 from crs_sc.clustering._leiden import Graph, Trials, agreement, best_matches, run_subsamples
 from crs_sc.clustering._mixing import neighbours_of
+from crs_sc.core.arrays import as_csr
+from crs_sc.core.checks import add_note, check_fraction, check_obs, store
 from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._checks import add_note, check_obs, gene_positions, store
-from crs_sc._chunks import columns_of
 from crs_sc.clustering._components import components_of
 from crs_sc.clustering._graph import fuzzy_graph
 from crs_sc.clustering._mixing import neighbours_of
 from crs_sc.clustering.leiden import cluster
+from crs_sc.core.blocks import columns_of
+from crs_sc.core.checks import add_note, check_obs, gene_positions, store
 from crs_sc.errors import InputError, MissingKeyError
 
 if TYPE_CHECKING:

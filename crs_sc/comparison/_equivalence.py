@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._stats import benjamini_hochberg
 from crs_sc.comparison._fit import CAUTION
 from crs_sc.comparison._linear import moderate
+from crs_sc.core.stats import benjamini_hochberg
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

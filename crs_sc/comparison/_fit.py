@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._stats import benjamini_hochberg
 from crs_sc.comparison._linear import expected_variance, fit_arm, is_estimable, moderate
 from crs_sc.comparison._permutation import permutation_test, smallest_p
 from crs_sc.comparison.design import REFERENCE, TREATED, model_matrix, permutation_blocks
+from crs_sc.core.stats import benjamini_hochberg
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

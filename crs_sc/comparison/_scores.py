@@ -67,7 +67,7 @@ def expressed_scores(
     """
     own = data.expressed(units, population, min_count=min_count)
     genes = data.genes[units, population] * own
-    # Missing are features that are not measured, and units all of whose UMI the soup explains.
+    # Missing are features that are not measured, and units all of whose UMI ambient RNA explains.
     with_zeros = np.nan_to_num(score(genes, data.umi[units, population], features))
     share = features.weights.T @ own
     weights = np.divide(features.weights * own[:, None], share, where=share > 0,

@@ -147,7 +147,7 @@ def jackknife_variance(left_out: Floats) -> Floats:
 def expansion(variances: list[Floats], sizes: list[int], *, level: float = 0.95) -> Floats:
     """Factor by which the bootstrap of few subjects is too narrow.
 
-    As `crs_sc._stats.bootstrap_expansion` (Hesterberg 2015), for arms whose spread differs:
+    As `crs_sc.core.stats.bootstrap_expansion` (Hesterberg 2015), for arms whose spread differs:
     resampling n subjects gives (n - 1) / n of the variance that their arm adds, and the tails are
     those of t with the degrees of freedom of Welch and Satterthwaite.
 

@@ -10,9 +10,9 @@ import pandas as pd
 from scipy import stats
 
 from crs_sc import keys
-from crs_sc._arrays import as_csr, group_sums
-from crs_sc._checks import gene_positions
 from crs_sc.comparison.design import BASELINE, REFERENCE, TREATED, arms_of
+from crs_sc.core.arrays import as_csr, group_sums
+from crs_sc.core.checks import gene_positions
 from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Features",
     "UnitData",
-    "above_soup",
+    "above_ambient",
     "check_bulk",
     "check_min_cells",
     "find_features",
@@ -78,7 +78,7 @@ class UnitData:
     umi
         Corrected UMI of the population over all genes, `(n_units, n_pop)`.
     genes, raw, ambient
-        Corrected UMI, UMI and expected soup UMI of the wanted genes, `(n_units, n_pop, n_columns)`.
+        Corrected UMI, UMI and expected ambient UMI of the wanted genes, `(n_units, n_pop, n_columns)`.
     """
 
     units: pd.DataFrame
@@ -97,7 +97,7 @@ class UnitData:
         """Genes that a population makes itself and in numbers that can be compared, `(n_columns,)`.
 
         That is `min_count` corrected UMI in as many units as the smallest arm has, and more over
-        all units than the soup explains. Neither asks which arm, so that permuting stays exact. At
+        all units than ambient RNA explains. Neither asks which arm, so that permuting stays exact. At
         a few UMI log2(CPM + 1) jumps by several units for one UMI more.
         """
         if not len(units):
@@ -105,10 +105,10 @@ class UnitData:
         smallest = int(self.units["arm"].iloc[units].value_counts().min())
         enough = (np.rint(self.genes[units, population]) >= min_count).sum(axis=0) >= smallest
         raw, ambient = self.raw[units, population], self.ambient[units, population]
-        return np.asarray(enough & above_soup(raw.sum(axis=0), ambient.sum(axis=0)))
+        return np.asarray(enough & above_ambient(raw.sum(axis=0), ambient.sum(axis=0)))
 
 
-def above_soup(
+def above_ambient(
     counts: NDArray[np.float64],
     ambient: NDArray[np.float64],
     *,
@@ -117,19 +117,19 @@ def above_soup(
 ) -> NDArray[np.bool_]:
     """Whether a population makes a gene itself, judged on all units of a test together.
 
-    max(0, counts - ambient) keeps the upward half of the noise of the soup. In a population that
-    does not make the gene that is a shift wherever an arm has more of it in the soup, and a
+    max(0, counts - ambient) keeps the upward half of the noise of ambient RNA. In a population that
+    does not make the gene that is a shift wherever an arm has more of it in ambient RNA, and a
     signature adds it up over its genes. Arms are not told apart here, so that permuting them stays
     exact.
 
     Parameters
     ----------
     counts, ambient
-        UMI and expected soup UMI, summed over the units, shape `(n_genes,)`.
+        UMI and expected ambient UMI, summed over the units, shape `(n_genes,)`.
     margin
-        By how much the soup may be underestimated.
+        By how much ambient RNA may be underestimated.
     alpha
-        Largest probability that soup of (1 + margin) x `ambient` reaches the counts.
+        Largest probability that ambient RNA of (1 + margin) x `ambient` reaches the counts.
     """
     return np.asarray(stats.poisson.sf(counts - 1, (1 + margin) * ambient) < alpha)
 

@@ -46,7 +46,7 @@ def decompose(
     The output of population k in a subject is `O = p f m`, in corrected UMI per sampled cell: its
     share of the cells, the share of producers among them, and the corrected UMI per producer.
     Samples of one subject in one arm are pooled. In a subject without a called producer O is 0:
-    the UMI that are left there cannot be told from soup.
+    the UMI that are left there cannot be told from ambient RNA.
 
     Subjects weigh the same. The factors of an arm are `P = mean(p)`, `F = mean(p f) / P` and
     `M = mean(p f m) / mean(p f)`, whose product is the mean output exactly. The parts are the

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._spread import spread
-from crs_sc._stats import benjamini_hochberg
 from crs_sc.comparison._prerank import prerank
 from crs_sc.comparison._tables import as_table
+from crs_sc.core.parallel import parallel_map
+from crs_sc.core.stats import benjamini_hochberg
 from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def enrichment(
     for (contrast, population), rows in grouped:
         names.append({"contrast": contrast, "population": population})
         rankings.append(rows[["gene", "statistic", "status"]])
-    found = spread(
+    found = parallel_map(
         _of_ranking,
         [(rows, gene_sets, n_permutations, min_genes, random_state) for rows in rankings],
         n_jobs=n_jobs,

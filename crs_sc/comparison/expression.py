@@ -8,8 +8,6 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._spread import spread
-from crs_sc._stats import benjamini_hochberg
 from crs_sc.comparison._deseq import WaldTests, full_rank, wald_tests
 from crs_sc.comparison._linear import is_estimable
 from crs_sc.comparison._tables import as_table
@@ -27,6 +25,8 @@ from crs_sc.comparison.design import (
     expand_contrasts,
     model_matrix,
 )
+from crs_sc.core.parallel import parallel_map
+from crs_sc.core.stats import benjamini_hochberg
 from crs_sc.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def expression(
     min_count: int = 10,
     n_jobs: int = 1,
 ) -> pd.DataFrame:
-    """Test every gene in every population with PyDESeq2 on soup-corrected pseudobulks.
+    """Test every gene in every population with PyDESeq2 on ambient-corrected pseudobulks.
 
     Fold changes, their standard errors and the Wald statistic are PyDESeq2's. Its p is
     `pvalue_wald`: it takes the dispersion as known, and at a few subjects an arm its tail is far
@@ -69,8 +69,8 @@ def expression(
         A unit with fewer cells of a population is not a replicate for it.
     min_count
         A gene is tested where it has this many UMI in as many units as the smaller arm has, and
-        more over all units of the contrast than the soup explains: what another population makes
-        and the soup carries over is no change in this one.
+        more over all units of the contrast than ambient RNA explains: what another population makes
+        and ambient RNA carries over is no change in this one.
     n_jobs
         Processes over which the populations are spread; with 1, `joblib.parallel_config` decides.
 
@@ -101,7 +101,7 @@ def expression(
     arms = [_arms(bulk, comparison, min_cells, min_count) for comparison in comparisons]
     populations = list(enumerate(population_names(bulk)))
     fits = [(members, k, name) for members in _groups(comparisons) for k, name in populations]
-    fitted = spread(
+    fitted = parallel_map(
         _fit_population, [([arms[i][k] for i in members],) for members, k, _ in fits], n_jobs=n_jobs
     )
     blocks: dict[tuple[int, int], dict[str, Any]] = {}
@@ -150,7 +150,7 @@ def _arms(bulk: AnnData, comparison: Comparison, min_cells: int, min_count: int)
     units[keys.CONDITION] = units["arm"].map(conditions)
     result = []
     for k in range(len(data.populations)):
-        # Cells without any UMI left above the soup are as good as none.
+        # Cells without any UMI left above ambient RNA are as good as none.
         n_cells = np.where(data.umi[tested, k] > 0, data.n_cells[tested, k], 0)
         used, status = select_units(units, n_cells, paired=paired, min_cells=min_cells)
         if comparison.status != keys.OK:

@@ -11,7 +11,7 @@ from scipy import stats
 
 from crs_sc import keys
 from crs_sc.comparison._times import time_order, time_values
-from crs_sc.comparison._units import above_soup
+from crs_sc.comparison._units import above_ambient
 from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def trajectories(
     DataFrame, one row a gene, condition, subject and time point, samples pooled, sorted like that
     with time points in the order of time: gene, condition, subject, timepoint, time (days where
     all time points carry a number, else 0, 1, 2, ...), n_cells, umi, ambient_umi, output
-    (max(0, umi less ambient_umi) per 1,000 cells), above_soup (more UMI than half as much soup
+    (max(0, umi less ambient_umi) per 1,000 cells), above_soup (more UMI than half as much ambient RNA
     again explains, Poisson p 0.01).
 
     Raises
@@ -113,7 +113,7 @@ def onset(
     """Find the cytokine that set in first in each subject, and test that over the subjects.
 
     The onset is the first time point at which the output per cell (of all cells of the subject,
-    the soup taken out) is at least `fraction` of the subject's own highest, and more than the soup
+    ambient RNA taken out) is at least `fraction` of the subject's own highest, and more than ambient RNA
     explains. Only the subject's own course is looked at: neither arm nor other subjects have a say.
     With few UMI a course crosses the fraction by chance where one with many does not, so the more
     abundant cytokine is thinned to the UMI of the rarer before the two are compared; states and
@@ -128,7 +128,7 @@ def onset(
     fraction
         Of the highest output.
     min_count
-        The highest output must rest on this many UMI beyond the soup.
+        The highest output must rest on this many UMI beyond ambient RNA.
     random_state
         Seed of the thinning, which is drawn for each subject by itself.
 
@@ -141,7 +141,7 @@ def onset(
     - `at_first_sampling`: it was there when the subject was first sampled, and fell below the
       fraction later: the onset is that time point or earlier;
     - `always`: never below the fraction at any time: no onset that could be seen;
-    - `never`: no output in numbers beyond the soup at any time;
+    - `never`: no output in numbers beyond ambient RNA at any time;
     - `not_followed`: the subject was sampled at fewer than two time points.
 
     The order is unknown unless both have an onset at equal depth: a cytokine that was never seen
@@ -227,17 +227,17 @@ def _onsets(
 
 
 def _thinned(course: pd.DataFrame, share: float, rng: np.random.Generator) -> pd.DataFrame:
-    """Keep each UMI of a course with probability `share`, and that share of the soup."""
+    """Keep each UMI of a course with probability `share`, and that share of ambient RNA."""
     umi = rng.binomial(np.rint(course["umi"]).astype(np.int64), share)
     return _measured(course.assign(umi=umi, ambient_umi=course["ambient_umi"] * share))
 
 
 def _measured(course: pd.DataFrame) -> pd.DataFrame:
-    """Add output by cell, and whether it is more than the soup explains."""
+    """Add output by cell, and whether it is more than ambient RNA explains."""
     beyond = np.maximum(0.0, course["umi"] - course["ambient_umi"])
     return course.assign(
         output=1000 * beyond / course["n_cells"].where(course["n_cells"] > 0),
-        above_soup=above_soup(course["umi"].to_numpy(), course["ambient_umi"].to_numpy()),
+        above_soup=above_ambient(course["umi"].to_numpy(), course["ambient_umi"].to_numpy()),
     )
 
 

@@ -10,12 +10,12 @@ import pandas as pd
 from scipy import sparse
 
 from crs_sc import keys
-from crs_sc._arrays import GroupSums, row_chunks, string_codes
-from crs_sc._checks import add_note, check_obs, sample_table, store
-from crs_sc._chunks import pass_over
-from crs_sc._soup import has_soup, soup_of
 from crs_sc.comparison._covariates import numbers_or_names
 from crs_sc.comparison._units import check_bulk, check_min_cells
+from crs_sc.core.ambient import ambient_of, has_ambient
+from crs_sc.core.arrays import GroupSums, row_chunks, string_codes
+from crs_sc.core.blocks import pass_over
+from crs_sc.core.checks import add_note, check_obs, sample_table, store
 from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
@@ -50,14 +50,14 @@ def pseudobulk(
     covariates: Sequence[str] = (),
     min_cells: int = 10,
 ) -> AnnData:
-    """Sum the counts of each population of each subject, and what the soup adds to them.
+    """Sum the counts of each population of each subject, and what ambient RNA adds to them.
 
     One pass over the counts in chunks of cells, in memory or on disk, with the same result.
 
     Parameters
     ----------
     adata
-        Cells x genes with raw counts, in memory or from `io.open_h5ad`; the soup
+        Cells x genes with raw counts, in memory or from `io.open_h5ad`; ambient RNA
         (`varm["ambient_profile"]` and the contamination) where it was estimated.
     sample_key, subject_key, condition_key, population_key
         Columns of `obs`. `timepoint`, `batch` and `sampling_weight` are used where they exist.
@@ -79,9 +79,9 @@ def pseudobulk(
     - `obs`: subject, condition, timepoint and batch (where they exist; several batches of a unit
       are joined by "+"), population, the covariates, n_cells, n_cells_total (of the unit), weight
       and weight_total (the same by sampling weight), cell_share = weight / weight_total.
-    - `layers["counts"]`: summed UMI; `layers["ambient"]`: UMI that the soup is expected to add,
+    - `layers["counts"]`: summed UMI; `layers["ambient"]`: UMI that ambient RNA is expected to add,
       the sum over samples of contamination x profile x UMI of the population (zero and a note
-      where the soup is not known); `X`: max(0, counts - ambient). CSR, float64.
+      where ambient RNA is not known); `X`: max(0, counts - ambient). CSR, float64.
     - `uns["crs_sc"]["exclusions"]`: DataFrame, one row for each row of the grid that is too
       small: the columns of `obs` that name it, n_cells, and reason (`no_cells`, `too_few_cells`).
 
@@ -151,14 +151,14 @@ class PseudobulkPass:
         import anndata as ad
 
         n_populations = len(self._populations)
-        # The soup differs by sample, so the depth is kept by sample.
+        # Ambient RNA differs by sample, so the depth is kept by sample.
         umi = np.zeros((len(self._samples), n_populations))
         np.add.at(umi, (self._sample_codes, self._population_codes), self._sums.row_sums)
 
         obs = _grid(self._units, self._populations)
         _count_cells(obs, self._cell_codes, _weights(self._adata), n_populations)
         bulk = ad.AnnData(obs=obs, var=self._adata.var.copy(), shape=self._sums.sums.shape)
-        mixing, profile, note = _soup(
+        mixing, profile, note = _ambient(
             self._adata, self._samples.index, self._unit_of_sample, umi, len(self._units)
         )
         _fill(bulk, self._sums.sums, mixing, profile)
@@ -181,7 +181,7 @@ def export_counts(bulk: AnnData, *, min_cells: int = 10) -> AnnData:
     Returns
     -------
     New AnnData: `X` and `layers["counts"]` the summed raw UMI, dense int64, not corrected for the
-    soup (count models need whole counts); `obs` as in `bulk`, with `psbulk_cells` and
+    ambient RNA (count models need whole counts); `obs` as in `bulk`, with `psbulk_cells` and
     `psbulk_counts` (cells and UMI of the row) as decoupler names them; `uns` as in `bulk`, its
     table of exclusions that of this `min_cells`. Take one population at a time:
     `DeseqDataSet(adata=export[export.obs["population"] == "NK"].copy(), design="~condition")`.
@@ -338,14 +338,14 @@ def _from_rows(
     return sparse.csr_matrix((data, indices, indptr), shape=shape)
 
 
-def _soup(
+def _ambient(
     adata: AnnData,
     samples: pd.Index[Any],
     unit_of_sample: NDArray[np.integer],
     umi: NDArray[np.float64],
     n_units: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], str]:
-    """Soup UMI of each unit and population as a mix of the samples' profiles.
+    """Ambient UMI of each unit and population as a mix of the samples' profiles.
 
     Parameters
     ----------
@@ -363,19 +363,19 @@ def _soup(
     Returns
     -------
     mixing
-        Soup UMI that a sample gives to a unit and population, `(n_units * n_populations,
+        Ambient UMI that a sample gives to a unit and population, `(n_units * n_populations,
         n_samples)`.
     profile
-        Share of each gene in the soup of each sample, `(n_genes, n_samples)`.
+        Share of each gene in ambient RNA of each sample, `(n_genes, n_samples)`.
     note
-        Where the soup is not known; empty where it is.
+        Where ambient RNA is not known; empty where it is.
     """
     n_populations = umi.shape[1]
     mixing = np.zeros((n_units * n_populations, len(samples)))
-    if not has_soup(adata):
-        note = "pseudobulk: the soup is not known; counts are not corrected for it"
+    if not has_ambient(adata):
+        note = "pseudobulk: ambient RNA is not known; counts are not corrected for it"
         return mixing, np.zeros((adata.n_vars, len(samples))), note
-    fraction, profile = soup_of(adata, list(samples))
+    fraction, profile = ambient_of(adata, list(samples))
     unknown = [str(s) for s in samples[~np.isfinite(fraction)]]
     for s, unit in enumerate(unit_of_sample):
         rows = slice(unit * n_populations, (unit + 1) * n_populations)

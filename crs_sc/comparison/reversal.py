@@ -68,8 +68,8 @@ def reversal(
     min_cells
         A unit with fewer cells of a population is not a replicate for it.
     min_count
-        A gene counts where it has this many UMI beyond the soup in as many units as the smallest
-        arm has, and more over all units than the soup explains.
+        A gene counts where it has this many UMI beyond ambient RNA in as many units as the smallest
+        arm has, and more over all units than ambient RNA explains.
     min_genes
         As in `shifts`; with fewer there is a ratio and no interval (`too_few_genes`).
 

@@ -8,8 +8,6 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._arrays import as_csr
-from crs_sc._checks import check_fraction
 from crs_sc.comparison._equivalence import add_equivalence
 from crs_sc.comparison._fit import TESTED, finish, test_arm, withhold
 from crs_sc.comparison._scores import expressed_scores, has_too_few_genes
@@ -25,6 +23,8 @@ from crs_sc.comparison._units import (
 )
 from crs_sc.comparison.design import BASELINE, expand_contrasts
 from crs_sc.comparison.power import add_detectable
+from crs_sc.core.arrays import as_csr
+from crs_sc.core.checks import check_fraction
 from crs_sc.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def signature_scores(
 ) -> pd.DataFrame:
     """Score signatures and genes in each row of a pseudobulk.
 
-    The mean over the genes that are in the data of log2(CPM + 1), CPM over the soup-corrected UMI
+    The mean over the genes that are in the data of log2(CPM + 1), CPM over the ambient-corrected UMI
     of the row. No other row has a say in it, so scores do not move when samples join.
 
     Parameters
@@ -105,8 +105,8 @@ def shifts(
     min_cells
         A unit with fewer cells of a population is not a replicate for it.
     min_count
-        A gene counts where it has this many UMI beyond the soup in as many units as the smaller
-        arm has, and more over all units than the soup explains; arms are not told apart in that.
+        A gene counts where it has this many UMI beyond ambient RNA in as many units as the smaller
+        arm has, and more over all units than ambient RNA explains; arms are not told apart in that.
     min_genes
         A signature is tested if so many of its genes count, or all where it has fewer: one or two
         genes speak for themselves (`genes`) and not for a response.

@@ -107,11 +107,11 @@ class Book:
             ],
             names=["gene", "population"],
         )
-        names = ["n_cells", "umi", "native_umi", "n_producers", "n_soup_only"]
+        names = ["n_cells", "umi", "native_umi", "n_producers", "n_ambient_only"]
         self._sums.append(pd.DataFrame(0, index=index, columns=names))
-        soup = genes.reset_index()[["gene", "symbol", "species"]]
-        soup.insert(0, "sample", identity["sample"])
-        return {"soup": soup.assign(share=sample.soup)}
+        ambient = genes.reset_index()[["gene", "symbol", "species"]]
+        ambient.insert(0, "sample", identity["sample"])
+        return {"soup": ambient.assign(share=sample.ambient_umi)}
 
     def add(self, part: Part, sample: Sample) -> dict[str, pd.DataFrame]:
         """Add up a part of the sample opened last; return its rows of the tables of cells."""
@@ -155,10 +155,12 @@ class Book:
         return tables
 
     def _analysed(self, sample: Sample) -> float:
-        """Share of soup among the UMI of the analysed species in a cell of that species."""
+        """Share of ambient RNA among the UMI of the analysed species in a cell of that species."""
         species = self._world.profiles.genes["species"].to_numpy()
-        soup = sample.contamination * sample.soup[species == self._world.cohort.species].sum()
-        return float(soup / (1 - sample.contamination + soup))
+        ambient = (
+            sample.contamination * sample.ambient_umi[species == self._world.cohort.species].sum()
+        )
+        return float(ambient / (1 - sample.contamination + ambient))
 
     def _batches(self) -> pd.DataFrame:
         """Effect of each batch on each gene, natural log."""

@@ -69,7 +69,7 @@ class Cohort:
         )
 
     def lysis_weights(self, lysis: dict[str, float]) -> NDArray[np.float64]:
-        """Weight of each population in the soup, by its name or else its lineage."""
+        """Weight of each population in ambient RNA, by its name or else its lineage."""
         return np.array([lysis.get(p.name, lysis.get(p.lineage, 1.0)) for p in self.populations])
 
 

@@ -10,10 +10,10 @@ import pandas as pd
 
 from crs_sc import genesets, keys
 from crs_sc.comparison import onset, shifts
-from crs_sc.comparison._units import above_soup
+from crs_sc.comparison._units import above_ambient
 from crs_sc.comparison.design import expand_contrasts
 from crs_sc.datasets._cohort import producers_of, shares
-from crs_sc.datasets._kernels import soup_profile
+from crs_sc.datasets._kernels import ambient_profile_of
 from crs_sc.datasets._planted import ARMS
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def shifts_truth(
     over genes of the signature, treated less reference: what the analysis estimates from
     pseudobulks, and over the genes that the analysis can count at this depth. A gene counts in a
     population that is expected to have `min_count` native UMI of it (the default of `shifts`) in a
-    sample of one of the arms, and more than the soup explains. That is a line through an
+    sample of one of the arms, and more than ambient RNA explains. That is a line through an
     expectation: of genes near to it, the analysis finds some and not others.
 
     The shift is not quite that of the planted genes, because genes that rise lower the CPM of all
@@ -109,12 +109,12 @@ class _Expected(NamedTuple):
 
     log_cpm: NDArray[np.float64]
     native: NDArray[np.float64]
-    soup: NDArray[np.float64]
+    ambient: NDArray[np.float64]
     present: NDArray[np.bool_]
 
 
 def _expect(world: World, arm: int, *, effect: Effect) -> _Expected:
-    """Compute the expected UMI of the good singlets of a sample, and the soup among them."""
+    """Compute the expected UMI of the good singlets of a sample, and ambient RNA among them."""
     plan, cohort, profiles = world.plan, world.cohort, world.profiles
     by_response = np.array([effect.on(name) for name in cohort.responses])
     mean = profiles.rates * np.exp2(profiles.gene_shift(by_response * profiles.shift[arm]))
@@ -131,9 +131,9 @@ def _expect(world: World, arm: int, *, effect: Effect) -> _Expected:
     n_cells *= np.where(cohort.analysed, 1 - other - bad, other)
     native = n_cells[:, None] * mean
     lysed = cohort.lysis_weights(plan.lysis) @ native
-    soup = soup_profile(lysed, extra=plan.erythroid_soup * profiles.erythroid)
+    ambient = ambient_profile_of(lysed, extra=plan.erythroid_soup * profiles.erythroid)
     contamination = float(np.mean(plan.contamination))
-    added = contamination / (1 - contamination) * native.sum(axis=1, keepdims=True) * soup
+    added = contamination / (1 - contamination) * native.sum(axis=1, keepdims=True) * ambient
     log_cpm = np.log2(1e6 * mean / mean.sum(axis=1, keepdims=True) + 1)
     return _Expected(np.asarray(log_cpm), native, added, share_of_cells > 0)
 
@@ -142,8 +142,8 @@ def _countable(world: World, treated: _Expected, reference: _Expected) -> NDArra
     """Genes that `shifts` would count in each population, `(n_populations, n_genes)`."""
     enough = np.maximum(treated.native, reference.native) >= _default("min_count")
     native = world.plan.n_subjects_per_arm * (treated.native + reference.native)
-    soup = world.plan.n_subjects_per_arm * (treated.soup + reference.soup)
-    return np.asarray(enough & above_soup(native + soup, soup))
+    ambient = world.plan.n_subjects_per_arm * (treated.ambient + reference.ambient)
+    return np.asarray(enough & above_ambient(native + ambient, ambient))
 
 
 def _default(name: str) -> int:
@@ -181,7 +181,7 @@ def onset_truth(world: World, *, rates: pd.DataFrame, samples: pd.DataFrame) -> 
     """Which of IL-1 and IL-6 was planted to set in first in each subject.
 
     The answer of `onset`, with its defaults, to the expected output of ten million cells a sample
-    without soup: the planted composition, and the production rates of the very sample.
+    without ambient RNA: the planted composition, and the production rates of the very sample.
 
     Parameters
     ----------

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from crs_sc._arrays import row_chunks
+from crs_sc.core.arrays import row_chunks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "ambient_counts",
+    "ambient_profile_of",
+    "ambient_umi_of",
     "draw_native",
     "gamma_poisson",
     "producer_counts",
     "shifted_probability",
-    "soup_counts",
-    "soup_profile",
-    "soup_umi",
 ]
 
 
@@ -98,17 +98,19 @@ def draw_native(
     return sparse.csr_matrix(sparse.vstack(blocks, format="csr"))
 
 
-def soup_profile(lysed: NDArray[np.floating], extra: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of each gene in the soup: lysed cells and a small share from elsewhere.
+def ambient_profile_of(
+    lysed: NDArray[np.floating], extra: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Share of each gene in ambient RNA: lysed cells and a small share from elsewhere.
 
     Parameters
     ----------
     lysed
-        Counts of the cells without soup, each weighted by how easily it lyses and added up, shape
+        Counts of the cells without ambient RNA, each weighted by how easily it lyses and added up, shape
         `(n_genes,)`.
     extra
-        Share of the soup that other cells leave in each gene, shape `(n_genes,)`; its sum is the
-        share of the soup that does not come from `lysed`.
+        Share of ambient RNA that other cells leave in each gene, shape `(n_genes,)`; its sum is the
+        share of ambient RNA that does not come from `lysed`.
 
     Returns
     -------
@@ -117,18 +119,18 @@ def soup_profile(lysed: NDArray[np.floating], extra: NDArray[np.float64]) -> NDA
     return np.asarray(lysed / lysed.sum() * (1 - extra.sum()) + extra)
 
 
-def soup_umi(
+def ambient_umi_of(
     native_umi: NDArray[np.integer], *, contamination: float, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """UMI of the soup in each droplet.
+    """UMI of ambient RNA in each droplet.
 
     They are Poisson with mean `contamination / (1 - contamination)` times the native UMI, so that
-    the soup is expected to be a share `contamination` of the droplet.
+    ambient RNA is expected to be a share `contamination` of the droplet.
 
     Parameters
     ----------
     native_umi
-        UMI of each droplet without soup, shape `(n_droplets,)`.
+        UMI of each droplet without ambient RNA, shape `(n_droplets,)`.
     contamination
         In [0, 1).
     rng
@@ -137,15 +139,15 @@ def soup_umi(
     return np.asarray(rng.poisson(contamination / (1 - contamination) * native_umi))
 
 
-def soup_counts(
+def ambient_counts(
     n_umi: NDArray[np.integer], profile: NDArray[np.float64], *, rng: np.random.Generator
 ) -> sparse.csr_matrix:
-    """Draw the genes of the soup's UMI.
+    """Draw the genes of ambient RNA's UMI.
 
     Parameters
     ----------
     n_umi
-        UMI of the soup in each droplet, shape `(n_droplets,)`.
+        UMI of ambient RNA in each droplet, shape `(n_droplets,)`.
     profile
         Share of each gene, shape `(n_genes,)`, sums to 1.
     rng

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, NamedTuple
 
-from crs_sc._checks import check_fraction
 from crs_sc.comparison import Contrast
+from crs_sc.core.checks import check_fraction
 from crs_sc.datasets._planted import ARMS, CONTRASTS, LEUKAEMIA
 from crs_sc.errors import InputError, listing
 

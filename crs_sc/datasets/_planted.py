@@ -46,7 +46,7 @@ class Population:
     name, lineage, species
         As in the marker table; `species` is human or mouse.
     umi
-        Mean UMI of a good cell, without the soup.
+        Mean UMI of a good cell, without ambient RNA.
     share
         Mean share among the cells of its species in a sample, by arm in the order of `ARMS`.
     roles

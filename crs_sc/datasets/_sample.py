@@ -1,4 +1,4 @@
-"""One simulated sample: which cells are in the droplets, what they express, what the soup adds."""
+"""One simulated sample: which cells are in the droplets, what they express, what ambient RNA adds."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy import sparse, special
 
-from crs_sc._arrays import row_chunks
+from crs_sc.core.arrays import row_chunks
 from crs_sc.datasets._cohort import producers_of, shares
 from crs_sc.datasets._kernels import (
+    ambient_counts,
+    ambient_profile_of,
+    ambient_umi_of,
     draw_native,
     producer_counts,
     shifted_probability,
-    soup_counts,
-    soup_profile,
-    soup_umi,
 )
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Part:
     counts
         What the sequencer sees, CSR of int32, `(n_droplets, n_genes)`.
     native
-        The part of `counts` that is not soup.
+        The part of `counts` that is not ambient RNA.
     """
 
     positions: range
@@ -195,7 +195,7 @@ class Sample:
     Attributes
     ----------
     contamination
-        Expected share of soup in a droplet.
+        Expected share of ambient RNA in a droplet.
     droplets
         What is in each droplet.
     probability, umi
@@ -230,19 +230,19 @@ class Sample:
         self._kept: _Cells | None = None
 
     @cached_property
-    def soup(self) -> NDArray[np.float64]:
-        """Share of each gene in the soup, `(n_genes,)`."""
+    def ambient_umi(self) -> NDArray[np.float64]:
+        """Share of each gene in ambient RNA, `(n_genes,)`."""
         plan, profiles = self._world.plan, self._world.profiles
         weights = self._world.cohort.lysis_weights(plan.lysis)
         lysed = np.zeros(len(profiles.genes))
         for part in range(len(self._rows)):
             cells = self._cells(part)
             lysed += weights[cells.population] @ cells.counts
-        return soup_profile(lysed, extra=plan.erythroid_soup * profiles.erythroid)
+        return ambient_profile_of(lysed, extra=plan.erythroid_soup * profiles.erythroid)
 
     def parts(self) -> Iterator[Part]:
         """Draw the droplets, some at a time."""
-        soup = self.soup
+        ambient = self.ambient_umi
         for part, rows in enumerate(self._rows):
             droplets, cells = self.droplets[rows], self._cells(part)
             # Each droplet's first cell comes in the order of the droplets, then the second cells.
@@ -254,16 +254,16 @@ class Sample:
             native = sparse.csr_matrix(cells.counts[:n] + partners)
             rng = np.random.default_rng(self._seeds[part][1])
             native_umi = np.asarray(native.sum(axis=1)).ravel()
-            n_soup = soup_umi(native_umi, contamination=self.contamination, rng=rng)
-            counts = sparse.csr_matrix(native + soup_counts(n_soup, soup, rng=rng))
+            n_ambient = ambient_umi_of(native_umi, contamination=self.contamination, rng=rng)
+            counts = sparse.csr_matrix(native + ambient_counts(n_ambient, ambient, rng=rng))
             yield Part(range(rows.start, rows.stop), droplets, counts, native)
 
     def empty_droplets(self) -> sparse.csr_matrix:
-        """Droplets with soup alone, CSR of int32."""
+        """Droplets with ambient RNA alone, CSR of int32."""
         rng = np.random.default_rng(self._empty_seed)
         n = self._world.plan.n_empty_droplets
         mean = EMPTY_UMI * rng.lognormal(-(EMPTY_SD**2) / 2, EMPTY_SD, size=n)
-        return soup_counts(rng.poisson(mean), self.soup, rng=rng)
+        return ambient_counts(rng.poisson(mean), self.ambient_umi, rng=rng)
 
     def _cells(self, part: int) -> _Cells:
         """Draw the cells of a part; a sample of one part is drawn once, a larger one each time."""

@@ -27,8 +27,8 @@ HUMAN_PREFIX = "GRCh38_"
 MOUSE_PREFIX = "mm10___"
 # Share of a cell's UMI in genes that every cell expresses.
 BUDGETS = {"mitochondrial": 0.05, "ribosomal": 0.22, "housekeeping": 0.23}
-# Genes that no population of the cohort makes natively: haemoglobin comes with the soup alone.
-ERYTHROID_SOUP = {
+# Genes that no population of the cohort makes natively: haemoglobin comes with ambient RNA alone.
+ERYTHROID_AMBIENT = {
     "human": {"HBB": 0.5, "HBA1": 0.25, "HBA2": 0.25},
     "mouse": {"Hbb-bs": 0.5, "Hba-a1": 0.25, "Hba-a2": 0.25},
 }
@@ -94,7 +94,7 @@ class Profiles:
     mitochondrial, female, male
         Masks over the genes; the latter two are expressed by one sex only.
     erythroid
-        Composition of the erythroid part of the soup, shape `(n_genes,)`, sums to 1.
+        Composition of the erythroid part of ambient RNA, shape `(n_genes,)`, sums to 1.
     """
 
     genes: pd.DataFrame
@@ -247,7 +247,7 @@ def make_profiles(cohort: Cohort, plan: Plan, *, rng: np.random.Generator) -> Pr
         ]
     )
     symbols = genes["symbol"].where(genes["species"] == cohort.species, "")
-    soup = ERYTHROID_SOUP[cohort.species]
+    ambient = ERYTHROID_AMBIENT[cohort.species]
     # Symbols of the two species differ in case.
     position = {symbol: column for column, symbol in enumerate(genes["symbol"])}
     return Profiles(
@@ -260,7 +260,7 @@ def make_profiles(cohort: Cohort, plan: Plan, *, rng: np.random.Generator) -> Pr
         mitochondrial=_has_role(genes, "mitochondrial"),
         female=(genes["symbol"] == "XIST").to_numpy(),
         male=(genes["symbol"] == "RPS4Y1").to_numpy(),
-        erythroid=np.array([soup.get(symbol, 0.0) for symbol in symbols]),
+        erythroid=np.array([ambient.get(symbol, 0.0) for symbol in symbols]),
     )
 
 

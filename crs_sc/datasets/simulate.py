@@ -59,8 +59,8 @@ class SimulatedCohort:
     truth
         Tables ledger, producers, decomposition and shifts (columns of `keys.TABLES`); cells (one
         row a droplet), producer_cells (one row a droplet and cytokine with native UMI), samples
-        (contamination: expected share of soup in a droplet; contamination_analysed: the same among
-        the UMI of the analysed species), soup (share of each gene, by sample), production_rates
+        (contamination: expected share of ambient RNA in a droplet; contamination_analysed: the same among
+        the UMI of the analysed species), ambient RNA (share of each gene, by sample), production_rates
         (probability that a cell is a producer and its mean UMI, by sample) and, where there are
         any, batches. With time points also courses (share of the planted effect of each cytokine
         and response, and on the composition) and onset (order of IL-1 and IL-6 in each subject,
@@ -90,9 +90,9 @@ class SimulatedSample:
     empty_droplets
         The same of droplets without a cell.
     contamination
-        Expected share of soup in a droplet.
-    soup
-        Share of each gene in the soup, `(n_genes,)`, sums to 1.
+        Expected share of ambient RNA in a droplet.
+    ambient RNA
+        Share of each gene in ambient RNA, `(n_genes,)`, sums to 1.
     cells, producer_cells
         As in the truth of :class:`SimulatedCohort`.
     """
@@ -102,7 +102,7 @@ class SimulatedSample:
     counts: sparse.csr_matrix
     empty_droplets: sparse.csr_matrix
     contamination: float
-    soup: np.ndarray[tuple[int], np.dtype[np.float64]]
+    ambient: np.ndarray[tuple[int], np.dtype[np.float64]]
     cells: pd.DataFrame
     producer_cells: pd.DataFrame
 
@@ -138,7 +138,7 @@ def simulate_cohort(
     Counts are negative binomial around a profile by population, arm and subject, on real gene
     symbols. Cytokines and the transgene are different: a cell is a producer or not (Bernoulli by
     population, arm and subject), a producer has at least one UMI and every other cell exactly none
-    of its own. The soup is a mixture of the sample's own cells. Monocytes are planted as the main
+    of its own. Ambient RNA is a mixture of the sample's own cells. Monocytes are planted as the main
     source of IL1B and IL6; anakinra undoes the response to IL-1, tocilizumab the response to IL-6
     and none of the production; nothing is planted in NK cells.
 
@@ -164,17 +164,17 @@ def simulate_cohort(
     cells_per_sample
         Droplets a library that hold a cell, good or bad, human or mouse.
     n_empty_droplets
-        Droplets a library with soup alone, of about 40 UMI each.
+        Droplets a library with ambient RNA alone, of about 40 UMI each.
     n_background_genes
         Human genes beside markers, signatures, cytokines and housekeeping genes; at most 1,080.
         With mouse macrophages also as many mouse genes, of the 1,000 or so there are.
     contamination
-        Share of soup in a droplet, or the smallest and the largest of it, uniform over the samples.
+        Share of ambient RNA in a droplet, or the smallest and the largest of it, uniform over the samples.
     lysis
-        How easily the cells of a population or lineage lyse into the soup, relative to 1 for those
+        How easily the cells of a population or lineage lyse into ambient RNA, relative to 1 for those
         that are not named. None: all alike.
     erythroid_soup
-        Share of the soup that is haemoglobin of red cells.
+        Share of ambient RNA that is haemoglobin of red cells.
     doublet_rate, cross_species_rate
         Share of the droplets with two cells of different populations of the analysed species, and
         with a cell of each species.
@@ -286,7 +286,7 @@ def iter_samples(settings: Mapping[str, Any] | None = None) -> Iterator[Simulate
             counts=sparse.csr_matrix(sparse.vstack(counts, format="csr")),
             empty_droplets=sample.empty_droplets().astype(np.float32),
             contamination=sample.contamination,
-            soup=sample.soup,
+            ambient=sample.ambient_umi,
             cells=pd.concat([t["cells"] for t in tables], ignore_index=True),
             producer_cells=pd.concat([t["producer_cells"] for t in tables], ignore_index=True),
         )

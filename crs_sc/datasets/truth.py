@@ -9,9 +9,9 @@ import pandas as pd
 from scipy import sparse
 
 from crs_sc import keys
-from crs_sc._arrays import group_sums
-from crs_sc._stats import wilson_interval
 from crs_sc.comparison.decomposition import decompose
+from crs_sc.core.arrays import group_sums
+from crs_sc.core.stats import wilson_interval
 from crs_sc.datasets._sample import DROPLETS, SINGLET
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def cells_table(part: Part, *, sample: Sample, cohort: Cohort) -> pd.DataFrame:
     DataFrame with the columns cell, sample, subject, condition (timepoint, batch), population,
     lineage, species (human, mouse or mixed), droplet (singlet, doublet, cross_species or
     low_quality), partner (population of the second cell, empty if there is none), contamination
-    (expected share of soup), n_umi and n_soup_umi.
+    (expected share of ambient RNA), n_umi and n_ambient_umi.
     """
     droplets = part.droplets
     names, identity = np.array(cohort.names), sample.library.identity
@@ -72,7 +72,7 @@ def cells_table(part: Part, *, sample: Sample, cohort: Cohort) -> pd.DataFrame:
             "partner": np.array([*cohort.names, ""])[droplets.partner],
             "contamination": sample.contamination,
             "n_umi": n_umi,
-            "n_soup_umi": n_umi - np.asarray(part.native.sum(axis=1)).ravel(),
+            "n_ambient_umi": n_umi - np.asarray(part.native.sum(axis=1)).ravel(),
         }
     )
 
@@ -148,7 +148,7 @@ def sample_sums(part: Part, *, cohort: Cohort, columns: NDArray[np.int64]) -> pd
     Returns
     -------
     DataFrame indexed by gene and population, columns n_cells, umi, native_umi, n_producers (cells
-    with at least one native UMI) and n_soup_only (cells whose UMI are all soup); every gene and
+    with at least one native UMI) and n_ambient_only (cells whose UMI are all ambient RNA); every gene and
     analysed population.
     """
     droplets, analysed = part.droplets, cohort.analysed
@@ -161,7 +161,7 @@ def sample_sums(part: Part, *, cohort: Cohort, columns: NDArray[np.int64]) -> pd
         "umi": group_sums(counts, codes, n),
         "native_umi": group_sums(native, codes, n),
         "n_producers": n_producers,
-        "n_soup_only": group_sums((counts > 0).astype(np.int64), codes, n) - n_producers,
+        "n_ambient_only": group_sums((counts > 0).astype(np.int64), codes, n) - n_producers,
     }
     n_cells = np.bincount(codes[good], minlength=n)
     own = np.flatnonzero(analysed)
@@ -184,7 +184,7 @@ def ledger_truth(sums: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame with the columns of `keys.LEDGER_TABLE`; `ambient_umi` is the soup that was added and
+    DataFrame with the columns of `keys.LEDGER_TABLE`; `ambient_umi` is ambient RNA that was added and
     `corrected_umi` the UMI that the cells made.
     """
     table = sums.copy()
@@ -209,11 +209,11 @@ def producers_truth(sums: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame with the columns of `keys.PRODUCERS_TABLE`: `n_producers` are the cells with at least
-    one native UMI, `n_ambient_compatible` those whose UMI are all soup, `expected_ambient_umi` the
-    soup that was added; nothing is undetermined.
+    one native UMI, `n_ambient_compatible` those whose UMI are all ambient RNA, `expected_ambient_umi` the
+    ambient RNA that was added; nothing is undetermined.
     """
     table = sums.copy()
-    table["n_ambient_compatible"] = table["n_soup_only"]
+    table["n_ambient_compatible"] = table["n_ambient_only"]
     table["n_undetermined"] = 0
     table["producer_fraction"] = (table["n_producers"] / table["n_cells"]).where(
         table["n_cells"] > 0

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from crs_sc import keys
-from crs_sc._checks import add_note, sample_table, store
+from crs_sc.core.checks import add_note, sample_table, store
 from crs_sc.errors import InputError, listing
 from crs_sc.io._formats import open_file
 from crs_sc.io._genes import Remarks, check_orientation, label_genes
@@ -318,7 +318,7 @@ class CohortFiles:
     def on_disk(self) -> AnnData:
         """Cells x genes whose counts stay in the file.
 
-        The soup comes with them where the file has it. One pass over the counts finds out whether
+        Ambient RNA comes with them where the file has it. One pass over the counts finds out whether
         they are sound (`_chunks.count_chunks`).
 
         Raises

@@ -12,7 +12,7 @@ from anndata.io import read_elem
 from scipy import sparse
 
 from crs_sc import keys
-from crs_sc._checks import store
+from crs_sc.core.checks import store
 from crs_sc.errors import InputError
 from crs_sc.io._kind import one_error
 
@@ -91,7 +91,7 @@ def leave_on_disk(
     codes: NDArray[np.integer],
     columns: NDArray[np.intp] | None,
 ) -> None:
-    """Set `layers["counts"]` to the counts in the file, and the soup to that of the file.
+    """Set `layers["counts"]` to the counts in the file, and ambient RNA to that of the file.
 
     Parameters
     ----------
@@ -125,10 +125,10 @@ def leave_on_disk(
         genes[slice(None) if columns is None else columns] = codes
         adata.layers[keys.COUNTS] = _MappedCounts(group, genes, adata.n_vars)
         if where != "raw.X":
-            _take_soup(adata, file, genes)
+            _take_ambient(adata, file, genes)
 
 
-def _take_soup(adata: AnnData, file: Any, genes: NDArray[np.int32]) -> None:
+def _take_ambient(adata: AnnData, file: Any, genes: NDArray[np.int32]) -> None:
     """Take over profile and contamination, where the file has both for all samples."""
     place, table = f"varm/{keys.AMBIENT_PROFILE}", f"uns/{keys.UNS}/{keys.CONTAMINATION}"
     if place not in file or table not in file:

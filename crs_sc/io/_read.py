@@ -171,7 +171,7 @@ def describe_file(path: str | os.PathLike[str]) -> FileDescription:
 def empty_droplet_profile(
     path: str | os.PathLike[str], *, max_umi: int = 100, organism: str = "human"
 ) -> pd.Series:
-    """Profile of the soup from the empty droplets of a raw (unfiltered) 10x matrix.
+    """Profile of ambient RNA from the empty droplets of a raw (unfiltered) 10x matrix.
 
     Parameters
     ----------

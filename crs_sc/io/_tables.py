@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._spread import spread
+from crs_sc.core.parallel import parallel_map
 from crs_sc.errors import InputError, listing
 from crs_sc.io._atomic import atomic_path
 
@@ -96,7 +96,9 @@ def write_table(
     parts = [frame.iloc[i : i + _ROWS] for i in range(0, max(len(frame), 1), _ROWS)]
     # Not over a cluster, where the table would travel for less than its way takes.
     calls = [(part, i == 0) for i, part in enumerate(parts)]
-    texts = spread(_text, calls, n_jobs=n_jobs) if n_jobs > 1 else [_text(*one) for one in calls]
+    texts = (
+        parallel_map(_text, calls, n_jobs=n_jobs) if n_jobs > 1 else [_text(*one) for one in calls]
+    )
     with (
         atomic_path(path) as temporary,
         temporary.open("w", encoding="utf-8", newline="\n") as file,

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from crs_sc._chunks import is_on_disk
+from crs_sc.core.blocks import is_on_disk
 from crs_sc.errors import InputError
 from crs_sc.io._atomic import atomic_path, check_space, full_disk_error
 from crs_sc.io._write_rows import can_be_copied, stored_size, write_by_rows

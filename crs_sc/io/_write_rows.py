@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from crs_sc._chunks import is_on_disk, matrix_chunks, parts_of
+from crs_sc.core.blocks import is_on_disk, matrix_chunks, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

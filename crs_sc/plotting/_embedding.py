@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._checks import check_obs
+from crs_sc.core.checks import check_obs
 from crs_sc.errors import MissingKeyError, listing
 from crs_sc.plotting._style import (
     SPECIES_COLOURS,

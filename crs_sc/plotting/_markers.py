@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import genesets, keys
-from crs_sc._arrays import group_sums
-from crs_sc._checks import check_obs
-from crs_sc._chunks import columns_of
+from crs_sc.core.arrays import group_sums
+from crs_sc.core.blocks import columns_of
+from crs_sc.core.checks import check_obs
 from crs_sc.errors import InputError
 from crs_sc.plotting._style import new_grid, outside_legend, population_order, styled
 
@@ -36,7 +36,7 @@ def marker_dotplot(
     """Expression of marker genes by population.
 
     Size is the share of cells with any UMI of the gene in `X`, colour the mean of `X` scaled so
-    that the highest population is 1. UMI of the soup are in both.
+    that the highest population is 1. UMI of ambient RNA are in both.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Which populations hold producers of each cytokine, and where the soup explains the UMI."""
+"""Which populations hold producers of each cytokine, and where ambient RNA explains the UMI."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def producer_dotplot(
 ) -> Figure:
     """Draw the producers of each cytokine by population, one panel an arm.
 
-    Size is the share of cells called producers, colour the soup-corrected UMI per cell; both are
-    means over subjects. A hollow dot has UMI that the soup explains, a small grey one no UMI but
+    Size is the share of cells called producers, colour the ambient-corrected UMI per cell; both are
+    means over subjects. A hollow dot has UMI that ambient RNA explains, a small grey one no UMI but
     cells too shallow to exclude producers. A dash means that the arm has no cell of the
     population.
 
@@ -122,7 +122,7 @@ def _dots(
     x = rows["gene"].map({gene: i for i, gene in enumerate(names)}).to_numpy()
     y = rows["population"].map({name: i for i, name in enumerate(populations)}).to_numpy()
     mark = rows["mark"].to_numpy(dtype=str)
-    made, soup = mark == "made", mark == "soup"
+    made, ambient = mark == "made", mark == "soup"
     filled = ax.scatter(
         x[made],
         y[made],
@@ -134,7 +134,9 @@ def _dots(
         linewidths=0.4,
         zorder=2,
     )
-    ax.scatter(x[soup], y[soup], s=22, facecolors="none", edgecolors="#777777", linewidths=0.9)
+    ax.scatter(
+        x[ambient], y[ambient], s=22, facecolors="none", edgecolors="#777777", linewidths=0.9
+    )
     for kind, marker, size in (("empty", "_", 16), ("shallow", ".", 8)):
         chosen = mark == kind
         ax.scatter(x[chosen], y[chosen], s=size, marker=marker, color="#AAAAAA", linewidths=0.9)
@@ -152,7 +154,7 @@ def _area(fraction: NDArray[np.float64], largest: float) -> NDArray[np.float64]:
 
 
 def _with_marks(table: pd.DataFrame, production: pd.DataFrame | None) -> pd.DataFrame:
-    """Say of each dot whether it is made, soup, shallow, empty or not drawn."""
+    """Say of each dot whether it is made, ambient RNA, shallow, empty or not drawn."""
     if production is None:
         mark = np.where(table["n_producers"] > 0, "made", np.where(table["umi"] > 0, "soup", ""))
     else:

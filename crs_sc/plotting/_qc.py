@@ -1,4 +1,4 @@
-"""What was left out and why, soup, species, and handling stress."""
+"""What was left out and why, ambient RNA, species, and handling stress."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._checks import check_obs
+from crs_sc.core.checks import check_obs
 from crs_sc.errors import InputError, MissingKeyError, listing
 from crs_sc.plotting._style import (
     arm_colours,
@@ -45,7 +45,7 @@ _REASONS = {
 
 @styled
 def qc_overview(qc: pd.DataFrame, *, conditions: Sequence[str] | None = None) -> Figure:
-    """Cells kept and left out, depth, and soup, one row a sample.
+    """Cells kept and left out, depth, and ambient RNA, one row a sample.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def qc_overview(qc: pd.DataFrame, *, conditions: Sequence[str] | None = None) ->
 
     Returns
     -------
-    The figure with three panels: cells by reason, median UMI, share of UMI from the soup with
+    The figure with three panels: cells by reason, median UMI, share of UMI from ambient RNA with
     its upper bound.
 
     Raises
@@ -79,7 +79,7 @@ def qc_overview(qc: pd.DataFrame, *, conditions: Sequence[str] | None = None) ->
         (10.2, 1.2 + 0.21 * (y.max() + 1)),
         share={"sharey": True, "width_ratios": [2.4, 1, 1]},
     )
-    cells, depth, soup = grid[0]
+    cells, depth, ambient = grid[0]
     left = np.zeros(len(rows))
     handles = []
     for column, (label, colour) in _REASONS.items():
@@ -105,12 +105,12 @@ def qc_overview(qc: pd.DataFrame, *, conditions: Sequence[str] | None = None) ->
     share = 100 * rows["ambient_fraction"].to_numpy(dtype=float)
     lower = 100 * rows["ambient_lower"].to_numpy(dtype=float)
     upper = 100 * rows["ambient_upper"].to_numpy(dtype=float)
-    soup.hlines(y, lower, upper, color="#999999", linewidth=1.0)
-    soup.scatter(share, y, s=20, c=tint, linewidths=0, zorder=3)
+    ambient.hlines(y, lower, upper, color="#999999", linewidth=1.0)
+    ambient.scatter(share, y, s=20, c=tint, linewidths=0, zorder=3)
     for end in (lower, upper):
-        soup.scatter(end, y, s=16, marker="|", color="#999999")
-    soup.set_xlim(left=0)
-    soup.set_xlabel("UMI from the soup (%)\nand 95 % interval")
+        ambient.scatter(end, y, s=16, marker="|", color="#999999")
+    ambient.set_xlim(left=0)
+    ambient.set_xlabel("UMI from ambient RNA (%)\nand 95 % interval")
     cells.set_yticks(y, list(positions))
     for ax in grid[0]:
         ax.set_ylim(y.max() + 0.7, y.min() - 0.7)

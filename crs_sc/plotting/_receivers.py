@@ -39,7 +39,7 @@ def producers_to_receivers(
     """Left who makes a cytokine, right who has its receptors, decoys and antagonists.
 
     A point is the mean of an arm over its subjects, the line its 95 % interval. Filled: above the
-    soup; hollow: the soup can explain the UMI. Without any UMI, or with too few cells, there is
+    ambient RNA; hollow: ambient RNA can explain the UMI. Without any UMI, or with too few cells, there is
     no point.
 
     Parameters
@@ -52,7 +52,7 @@ def producers_to_receivers(
         The table `ledger_by_condition`, for the shares of the producers. Without a row of the
         cytokine the left panel is left out.
     production
-        The table `production`, for what is above the soup on the left; every share above zero is
+        The table `production`, for what is above ambient RNA on the left; every share above zero is
         filled if None.
     conditions
         Arms in order; the first is the reference and grey.
@@ -71,8 +71,8 @@ def producers_to_receivers(
     check_table(heard, ["gene"], name=f"receivers of {cytokine}")
     made = ledger_by_condition.loc[ledger_by_condition["gene"] == cytokine]
     makers = _makers(made, production)
-    hearers = heard.assign(filled=heard["state"] == keys.ABOVE_SOUP)
-    hearers = hearers.loc[hearers["state"].isin([keys.ABOVE_SOUP, keys.AMBIENT_COMPATIBLE])]
+    hearers = heard.assign(filled=heard["state"] == keys.ABOVE_AMBIENT)
+    hearers = hearers.loc[hearers["state"].isin([keys.ABOVE_AMBIENT, keys.AMBIENT_COMPATIBLE])]
     genes = ordered(heard["gene"], None)
     populations = population_order([*makers["population"], *hearers["population"]])
     colours = arm_colours(heard["condition"], conditions)
@@ -108,7 +108,7 @@ def producers_to_receivers(
 
 
 def _makers(made: pd.DataFrame, production: pd.DataFrame | None) -> pd.DataFrame:
-    """Shares in per cent, with whether the population makes any beyond the soup."""
+    """Shares in per cent, with whether the population makes any beyond ambient RNA."""
     drawn = made.assign(**{end: 100 * made[end] for end in ("share", "ci_low", "ci_high")})
     if production is None:
         return drawn.loc[drawn["share"] > 0].assign(filled=True)
@@ -166,6 +166,6 @@ def _legend(figure: Figure, colours: dict[str, str]) -> None:
         return Line2D([], [], marker="o", ls="", ms=4.5, mfc=face, mec=colour, label=label)
 
     handles = [dot(colour, colour, arm) for arm, colour in colours.items()]
-    handles.append(dot("black", "black", "above the soup"))
+    handles.append(dot("black", "black", "above ambient RNA"))
     handles.append(dot("black", "white", "soup explains the UMI"))
     figure_legend(figure, handles, title="arm (mean, 95 % interval)")

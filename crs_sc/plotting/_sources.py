@@ -1,4 +1,4 @@
-"""Who makes it: source shares, observed against soup."""
+"""Who makes it: source shares, observed against ambient RNA."""
 
 from __future__ import annotations
 
@@ -168,9 +168,9 @@ def _bar_notes(
 def ambient_expected(
     producers: pd.DataFrame, *, genes: Sequence[str] | None = None, columns: int = 4
 ) -> Figure:
-    """Observed UMI against those that the soup is expected to add, one point a sample.
+    """Observed UMI against those that ambient RNA is expected to add, one point a sample.
 
-    On the line a population holds nothing but soup; the dotted line is the upper 97.5 % point of
+    On the line a population holds nothing but ambient RNA; the dotted line is the upper 97.5 % point of
     the Poisson distribution around it. Zeros are drawn at the edge of the axes.
 
     Parameters
@@ -231,14 +231,14 @@ def ambient_expected(
         ax.set_title(gene, style="italic")
     for ax in flat[len(names) :]:
         ax.set_axis_off()
-    figure.supxlabel("UMI expected from the soup (population in a sample)", fontsize=9)
+    figure.supxlabel("UMI expected from ambient RNA (population in a sample)", fontsize=9)
     figure.supylabel("UMI observed", fontsize=9)
     handles = [
         Line2D([], [], marker="o", ls="", ms=5, color=colour, label=name)
         for name, colour in colours.items()
     ]
     handles.append(Line2D([], [], color="#444444", linewidth=0.9, label="soup only"))
-    bound = "97.5 % point of soup only"
+    bound = "97.5 % point of ambient RNA only"
     handles.append(Line2D([], [], color="#999999", ls=":", linewidth=0.9, label=bound))
     figure_legend(figure, handles)
     return figure

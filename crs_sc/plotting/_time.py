@@ -39,7 +39,7 @@ def trajectories(
 ) -> Figure:
     """Output of each cytokine over time: a thin line a subject, a thick one the median of its arm.
 
-    A filled point is more than the soup explains, a hollow one is not. Zero is drawn at the foot
+    A filled point is more than ambient RNA explains, a hollow one is not. Zero is drawn at the foot
     of the logarithmic axis.
 
     Parameters

@@ -19,9 +19,9 @@ _QUARTILE = 0.75
 _MIN_CELLS = 10
 _SPECIES_ERROR = 0.15
 # Share of a cell's reads that map to the wrong genome, 0.8 % on average (BMC Bioinformatics 2022,
-# 23:157): it looks like soup.
+# 23:157): it looks like ambient RNA.
 _MISMAPPED = 0.008
-# Soup in corrected counts from which a note is worth it.
+# Ambient RNA in corrected counts from which a note is worth it.
 _RESIDUAL = 0.02
 
 
@@ -35,21 +35,21 @@ def from_species(
     scaling: float,
     scaling_error: float,
 ) -> tuple[float, float, float] | None:
-    """Contamination of one species' cells from what the soup brings into those of the other.
+    """Contamination of one species' cells from what ambient RNA brings into those of the other.
 
-    The soup of a droplet is somewhere between the same in all of them and in proportion to the
+    Ambient RNA of a droplet is somewhere between the same in all of them and in proportion to the
     cell. How it grows with the cells of the sample carries it over to cells of another size.
 
     Parameters
     ----------
     own_in_other, other_in_own
-        Share of the UMI of a cell of one species that is soup of the other genome.
+        Share of the UMI of a cell of one species that is ambient RNA of the other genome.
     n_other
         Cells of the other species.
     umi_own, umi_other
         Mean UMI of the cells of each species, over both genomes.
     scaling, scaling_error
-        Power of a cell's UMI with which its soup grows, and its standard error.
+        Power of a cell's UMI with which its ambient RNA grows, and its standard error.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def declared_corrected(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
     Returns
     -------
-    The table, and a note on each sample in which soup is left beyond doubt.
+    The table, and a note on each sample in which ambient RNA is left beyond doubt.
     """
     assumed = table["ambient_source"].astype(str).str.endswith(ASSUMED)
     left = table.loc[~assumed & (table["ambient_lower"] > _RESIDUAL), "ambient_fraction"]

@@ -1,13 +1,13 @@
-"""Kernels: how much of a cell's UMI came from the soup, from genes the cell cannot express.
+"""Kernels: how much of a cell's UMI came from ambient RNA, from genes the cell cannot express.
 
-In a cell of `N` UMI that does not express a panel of genes with share `a` of the soup, the panel's
+In a cell of `N` UMI that does not express a panel of genes with share `a` of ambient RNA, the panel's
 count is Poisson with mean `rho * N * a`. Two things stand in the way of summing counts over
 exposures. Cells that do express the panel (wrong label, doublet) must go: a cell leaves if its
 count is impossible under the largest contamination considered. And leaving out high counts lowers
 what remains, so the rate is fitted to the *truncated* Poisson.
 
-A profile pooled from the cells is the soup only if all cell types lyse alike. If lineage `l` holds
-a share `p_l` of the sample's UMI and a share `q_l` of the soup, its panel reads `rho * q_l / p_l`
+A profile pooled from the cells is ambient RNA only if all cell types lyse alike. If lineage `l` holds
+a share `p_l` of the sample's UMI and a share `q_l` of ambient RNA, its panel reads `rho * q_l / p_l`
 with the pooled profile, so the mean of the panels weighted by `p_l` is `rho` again.
 """
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ALPHA = 0.05
-# Below this there is too little soup to say whose it is.
-_NO_SOUP = 0.01
+# Below this there is too little ambient RNA to say whose it is.
+_NO_AMBIENT = 0.01
 
 
 # Estimate, lower and upper 95 % bound.
@@ -46,7 +46,7 @@ class Rate:
     n_cells
         Cells that were used.
     refused
-        Share of the candidate cells with a count that the soup cannot give.
+        Share of the candidate cells with a count that ambient RNA cannot give.
     """
 
     estimate: float
@@ -59,7 +59,7 @@ class Rate:
 
 
 def largest_ambient_count(mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Largest count that the soup could still give: `P(Poisson(mean) >= count) > 0.05`."""
+    """Largest count that ambient RNA could still give: `P(Poisson(mean) >= count) > 0.05`."""
     return largest_count(mean, _ALPHA)
 
 
@@ -77,7 +77,7 @@ def panel_rate(
     counts
         Panel UMI of the candidate cells, shape `(n_cells,)`.
     exposure
-        UMI of the cell times the panel's share of the soup, shape `(n_cells,)`.
+        UMI of the cell times the panel's share of ambient RNA, shape `(n_cells,)`.
     max_fraction
         Largest contamination considered.
     """
@@ -148,7 +148,7 @@ def combine_rates(
 ) -> tuple[float, float, float, list[str]]:
     """Weighted mean of the panels, leaving out one that is grossly above the others.
 
-    Soup reaches all panels; real expression only one. So the highest panel is left out if even
+    Ambient RNA reaches all panels; real expression only one. So the highest panel is left out if even
     its lower bound is more than `max_ratio` times the upper bound of the others' mean, unless it
     weighs more than the others together.
 
@@ -185,7 +185,7 @@ def agreeing_cells(
 ) -> NDArray[np.bool_]:
     """Cells of the groups that read one contamination; a group that makes the panel is left out.
 
-    Soup brings the same share of a panel into all cells, and expression only adds to it. So the
+    Ambient RNA brings the same share of a panel into all cells, and expression only adds to it. So the
     groups are taken in from the lowest reading up to the first whose lower bound is more than
     `max_ratio` times the upper bound of those before.
 
@@ -251,7 +251,7 @@ def combine_evidence(panels: Interval, species: Interval) -> tuple[Interval, boo
 
 
 def relative_lysis(rate: Rate, mean: float, *, most: float) -> float:
-    """How much more than the average a panel's lineage gives to the soup, shrunk to 1 by its error.
+    """How much more than the average a panel's lineage gives to ambient RNA, shrunk to 1 by its error.
 
     Parameters
     ----------
@@ -263,7 +263,7 @@ def relative_lysis(rate: Rate, mean: float, *, most: float) -> float:
         The answer stays within `[1 / most, most]`.
     """
     difference = rate.estimate - mean
-    if mean < _NO_SOUP or difference == 0:
+    if mean < _NO_AMBIENT or difference == 0:
         return 1.0
     variance = ((rate.high - rate.low) / 3.92) ** 2
     shrunk = max(0.0, 1 - variance / difference**2) * difference

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import special
 
-from crs_sc._arrays import compiled
+from crs_sc.core.arrays import compiled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from crs_sc._arrays import FewColumns, compiled
-from crs_sc._neighbours import nearest_neighbours
+from crs_sc.core.arrays import FewColumns, compiled
+from crs_sc.core.neighbours import nearest_neighbours
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

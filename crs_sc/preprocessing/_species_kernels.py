@@ -1,7 +1,7 @@
-"""Kernels: what the soup brings from the other genome, and which droplets hold cells of both.
+"""Kernels: what ambient RNA brings from the other genome, and which droplets hold cells of both.
 
-A droplet with one cell holds UMI of the other genome only from the soup: a share
-`contamination x (share of the other genome in the soup)` of its UMI. That share is the same for
+A droplet with one cell holds UMI of the other genome only from ambient RNA: a share
+`contamination x (share of the other genome in ambient RNA)` of its UMI. That share is the same for
 all cells of one species in a sample and is read from those that are clearly one cell.
 """
 
@@ -23,29 +23,29 @@ _ALPHA = 1e-3
 _MIN_CELLS = 5
 # Barcodes with less than this part of the usual UMI of a cell may be empty droplets.
 _WHOLE_CELL = 0.25
-# Cells differ in their soup by somewhat more than counting noise, and a few UMI stray anyway.
+# Cells differ in their ambient RNA by somewhat more than counting noise, and a few UMI stray anyway.
 _SPREAD = 1.25
 _STRAY = 3
-# The rarer species may hold this many times the soup that the other species' cells predict.
+# The rarer species may hold this many times ambient RNA that the other species' cells predict.
 _MAX_RATIO = 2.0
-_MAX_SOUP = 0.8
+_MAX_AMBIENT = 0.8
 
 
 @dataclass(frozen=True)
-class SpeciesSoup:
-    """Soup of the other genome in the cells of each of two species, in one sample.
+class SpeciesAmbient:
+    """Ambient RNA of the other genome in the cells of each of two species, in one sample.
 
     Attributes
     ----------
     other_in_own, own_in_other
-        Share of the UMI of a cell of one species that the soup brings from the other genome.
+        Share of the UMI of a cell of one species that ambient RNA brings from the other genome.
     n_own, n_other
         Cells that are clearly of one species.
     umi_own, umi_other
         Their mean UMI over both genomes; missing without a cell.
     scaling, scaling_error
-        Power of a cell's UMI with which its soup grows (0: the same soup in every droplet, 1: in
-        proportion), and its standard error. See `soup_scaling`.
+        Power of a cell's UMI with which its ambient RNA grows (0: the same ambient RNA in every droplet, 1: in
+        proportion), and its standard error. See `ambient_scaling`.
     """
 
     other_in_own: float
@@ -92,10 +92,10 @@ def minor_rate(
     return rate, kept
 
 
-def soup_scaling(
+def ambient_scaling(
     groups: list[tuple[NDArray[np.float64], NDArray[np.float64]]],
 ) -> tuple[float, float]:
-    """Power of a cell's UMI with which its soup grows, by Poisson likelihood.
+    """Power of a cell's UMI with which its ambient RNA grows, by Poisson likelihood.
 
     A cell of `n` UMI of its own genome holds `a * n**b` UMI of the other one; `a` differs between
     the species, `b` does not.
@@ -127,11 +127,11 @@ def soup_scaling(
     return float(optimize.brentq(score, 0.0, 1.0, xtol=1e-6)), information**-0.5
 
 
-def species_soup(own: NDArray[np.float64], other: NDArray[np.float64]) -> SpeciesSoup:
-    """Cross-species soup of one sample.
+def species_soup(own: NDArray[np.float64], other: NDArray[np.float64]) -> SpeciesAmbient:
+    """Cross-species ambient RNA of one sample.
 
     The species with more cells is measured. That of the other is measured too, within twice
-    what the first one predicts if the soup is made of the sample's cells; with fewer than five
+    what the first one predicts if ambient RNA is made of the sample's cells; with fewer than five
     cells it is the prediction. Where a sample holds no single cell of the rarer species, its
     two-cell droplets may pass for such cells from a contamination of about 0.2.
 
@@ -142,7 +142,7 @@ def species_soup(own: NDArray[np.float64], other: NDArray[np.float64]) -> Specie
     """
     total = own + other
     if not len(total):
-        return SpeciesSoup(0.0, 0.0, 0, 0, np.nan, np.nan, 0.5, np.inf)
+        return SpeciesAmbient(0.0, 0.0, 0, 0, np.nan, np.nan, 0.5, np.inf)
     # The median UMI lies in a droplet of usual size, however many poor barcodes there are.
     order = np.sort(total)
     usual = order[np.searchsorted(np.cumsum(order), 0.5 * order.sum())]
@@ -152,7 +152,7 @@ def species_soup(own: NDArray[np.float64], other: NDArray[np.float64]) -> Specie
     rate_own, kept_own = minor_rate(other[is_own], total[is_own])
     rate_other, kept_other = minor_rate(own[~is_own], total[~is_own])
     n_own, n_other = int(kept_own.sum()), int(kept_other.sum())
-    scaling = soup_scaling(
+    scaling = ambient_scaling(
         [
             (other[is_own][kept_own], own[is_own][kept_own]),
             (own[~is_own][kept_other], other[~is_own][kept_other]),
@@ -167,10 +167,10 @@ def species_soup(own: NDArray[np.float64], other: NDArray[np.float64]) -> Specie
     else:
         predicted = rate_other * share / (1 - share) if share < 1 else 0.0
         rate_own = _bounded(rate_own, n_own, predicted)
-    scale = min(1.0, _MAX_SOUP / max(rate_own + rate_other, 1e-12))
+    scale = min(1.0, _MAX_AMBIENT / max(rate_own + rate_other, 1e-12))
     means = [float(total[m].mean()) if m.any() else np.nan for m in (is_own, ~is_own)]
     rates = (rate_own * scale, rate_other * scale)
-    return SpeciesSoup(*rates, n_own, n_other, means[0], means[1], *scaling)
+    return SpeciesAmbient(*rates, n_own, n_other, means[0], means[1], *scaling)
 
 
 def _bounded(rate: float, n_cells: int, predicted: float) -> float:
@@ -189,14 +189,14 @@ def one_species(
     """Which species the larger part of a barcode is, and whether it is all of it.
 
     The minor genome is taken as a second cell if it is more than `1 - min_fraction` of the UMI
-    without soup and more than counting noise (one in a thousand) around the soup.
+    without ambient RNA and more than counting noise (one in a thousand) around ambient RNA.
 
     Parameters
     ----------
     own, other
         UMI of the two genomes, shape `(n_barcodes,)`.
     other_in_own, own_in_other
-        Soup, see `SpeciesSoup`; both zero give the plain rule on the share of UMI.
+        Ambient RNA, see `SpeciesAmbient`; both zero give the plain rule on the share of UMI.
     min_fraction
         Share of UMI from which a barcode is of one species.
 
@@ -208,8 +208,8 @@ def one_species(
     from_other, from_own = other_in_own * total, own_in_other * total
     mostly_own = own - from_own >= other - from_other
     minor = np.where(mostly_own, other, own)
-    soup = np.where(mostly_own, from_other, from_own)
+    ambient = np.where(mostly_own, from_other, from_own)
     native = total * (1 - other_in_own - own_in_other)
     # The tolerance keeps 0.1 <= 1 - 0.9 true in floating point.
-    small = minor - soup <= (1 - min_fraction) * native + 1e-9 * total
-    return mostly_own, small | (minor <= largest_count(soup, _ALPHA))
+    small = minor - ambient <= (1 - min_fraction) * native + 1e-9 * total
+    return mostly_own, small | (minor <= largest_count(ambient, _ALPHA))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crs_sc._arrays import compiled
+from crs_sc.core.arrays import compiled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

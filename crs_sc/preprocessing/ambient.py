@@ -1,4 +1,4 @@
-"""The soup of each sample: its profile, and how much of a cell's UMI came from it."""
+"""Ambient RNA of each sample: its profile, and how much of a cell's UMI came from it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import genesets, keys
-from crs_sc._arrays import FewColumns, GroupSums, string_codes
-from crs_sc._checks import add_note, check_fraction, check_obs, store
-from crs_sc._chunks import pass_over
+from crs_sc.core.arrays import FewColumns, GroupSums, string_codes
+from crs_sc.core.blocks import pass_over
+from crs_sc.core.checks import add_note, check_fraction, check_obs, store
 from crs_sc.errors import InputError, listing
 from crs_sc.preprocessing._assumed import (
     ASSUMED,
@@ -20,7 +20,7 @@ from crs_sc.preprocessing._assumed import (
     from_cohort,
     from_species,
 )
-from crs_sc.preprocessing._sample_soup import sample_soup
+from crs_sc.preprocessing._sample_ambient import sample_ambient
 from crs_sc.preprocessing.species import analysed_species
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "myeloid": ("LYZ", "S100A8", "S100A9"),
     "t_cell": ("CD3D", "CD3E", "CD3G", "TRAC", "TRBC1"),
 }
-# Core markers: a cell with more of them than the soup can give belongs to the lineage.
+# Core markers: a cell with more of them than ambient RNA can give belongs to the lineage.
 MARKERS: dict[str, tuple[str, ...]] = {
     "T": ("CD3D", "CD3E", "CD3G", "TRAC", "CD2"),
     "NK": ("NKG7", "GNLY", "KLRD1", "KLRF1"),
@@ -67,23 +67,23 @@ def estimate_ambient(
     The fraction comes from genes that a cell cannot express: LYZ, S100A8 and S100A9 in T, NK and
     B cells; immunoglobulins in T, NK and myeloid cells; CD3 and TRAC in B and myeloid cells;
     haemoglobin in all of them. Cells get their lineage from a few core markers beyond what the
-    soup can give; cells with an impossible panel count and cells called doublets are left out,
+    ambient RNA can give; cells with an impossible panel count and cells called doublets are left out,
     and the rate is fitted to the Poisson truncated at that cut. Target cytokines are never used.
 
-    Evidence from cells that make the panel after all is refused: soup brings the same share of a
+    Evidence from cells that make the panel after all is refused: ambient RNA brings the same share of a
     panel into all lineages, so one that reads grossly more than the others is left out, and so is
-    a panel of which most candidate cells hold more than soup, or of fewer than five cells. Mouse
+    a panel of which most candidate cells hold more than ambient RNA, or of fewer than five cells. Mouse
     macrophages beside human T cells thus leave NK cells, and the other species.
 
     With a pooled profile, panels are averaged with the share of the sample's UMI that their
     lineage holds, which gives the contamination also where one lineage lyses more easily than
     another; the pool is then weighted by what the panels say of each lineage. A panel that reads
-    near `max_fraction` is ignored: its genes are in the pool only because the soup brought them
+    near `max_fraction` is ignored: its genes are in the pool only because ambient RNA brought them
     (haemoglobin of lysed erythrocytes). With empty droplets, panels are averaged by exposure. In
     both cases a panel grossly above the others is left out, since real expression raises one
-    panel and soup raises all.
+    panel and ambient RNA raises all.
 
-    Where the file has two genomes, cells of the other species tell the soup without any such
+    Where the file has two genomes, cells of the other species tell ambient RNA without any such
     genes: from ten of them on, the two answers are averaged by their precision, or the lower one
     taken where they contradict each other, since both can only err upwards.
 
@@ -100,12 +100,12 @@ def estimate_ambient(
     sample_key
         Column of `obs`.
     empty_profiles
-        Sample -> counts or shares of the soup from empty droplets, indexed by gene name (or, after
+        Sample -> counts or shares of ambient RNA from empty droplets, indexed by gene name (or, after
         `select_species`, by the names of the file with both genomes). Samples without one
         use their pooled cells.
     corrected
         The counts were corrected for ambient RNA before (CellBender, SoupX). The fraction is then
-        0, and nothing is taken off twice; what the genes above still show as soup is the upper
+        0, and nothing is taken off twice; what the genes above still show as ambient RNA is the upper
         bound, and a note says so if it is more than 2 %.
     assumed_fraction
         Contamination of a sample without enough evidence; meant to be on the high side.
@@ -158,7 +158,7 @@ def estimate_ambient(
         if given is not None:
             profiles[code] = _given_profile(given, _names_of(given, adata), sample)
         cells = np.flatnonzero(clean & (codes == code))
-        soup = sample_soup(
+        ambient = sample_ambient(
             {name: values[cells] for name, values in set_counts.items()},
             totals[cells],
             {name: float(profiles[code, index].sum()) for name, index in sets.items()},
@@ -168,12 +168,19 @@ def estimate_ambient(
             species=_species_evidence(adata, sample, organism),
         )
         source = "pooled_cells" if given is None else "empty_droplets"
-        if soup is None:
+        if ambient is None:
             rows.append((assumed_fraction, max_fraction, f"{source}; {ASSUMED}", 0.0))
             continue
-        rows.append((soup.fraction, soup.upper, f"{source}; {', '.join(soup.panels)}", soup.lower))
+        rows.append(
+            (
+                ambient.fraction,
+                ambient.upper,
+                f"{source}; {', '.join(ambient.panels)}",
+                ambient.lower,
+            )
+        )
         if given is None:
-            weights[cells] = soup.weights
+            weights[cells] = ambient.weights
             weighted[own & (codes == code)] = code
     if (weighted >= 0).any():
         pool = GroupSums(weighted, len(samples), adata.n_vars, weights=weights)
@@ -195,11 +202,11 @@ def _species_evidence(
     adata: AnnData, sample: str, organism: str
 ) -> tuple[float, float, float] | None:
     """Contamination from the cells of the other species, where these were counted."""
-    soups = adata.uns.get(keys.UNS, {}).get(keys.SPECIES_SOUP)
-    if soups is None or sample not in soups.index:
+    ambients = adata.uns.get(keys.UNS, {}).get(keys.SPECIES_AMBIENT)
+    if ambients is None or sample not in ambients.index:
         return None
     other = "mouse" if organism == "human" else "human"
-    row = soups.loc[sample]
+    row = ambients.loc[sample]
     return from_species(
         own_in_other=float(row[f"{organism}_in_{other}"]),
         other_in_own=float(row[f"{other}_in_{organism}"]),
@@ -285,7 +292,7 @@ def _own_species(adata: AnnData, organism: str) -> NDArray[np.bool_]:
     if keys.SPECIES not in adata.obs.columns:
         return np.ones(adata.n_obs, dtype=bool)
     species = adata.obs[keys.SPECIES].astype(object)
-    # Barcodes too poor to call are soup: they belong to the pool.
+    # Barcodes too poor to call are ambient RNA: they belong to the pool.
     return np.asarray((species == organism) | species.isna(), dtype=bool)
 
 

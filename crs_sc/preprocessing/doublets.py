@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crs_sc import keys
-from crs_sc._checks import check_obs
-from crs_sc._chunks import counts_matrix
+from crs_sc.core.blocks import counts_matrix
+from crs_sc.core.checks import check_obs
 from crs_sc.errors import InputError
 from crs_sc.preprocessing._scrublet import automatic_threshold, scrublet_scores
 from crs_sc.preprocessing._table import join_notes, refresh_table, stored_table

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import genesets, keys
-from crs_sc._checks import add_note, check_obs
-from crs_sc._chunks import columns_of, pass_over
+from crs_sc.core.blocks import columns_of, pass_over
+from crs_sc.core.checks import add_note, check_obs
 from crs_sc.errors import InputError, listing
 from crs_sc.preprocessing._variance import (
     BatchMoments,

@@ -9,9 +9,9 @@ import pandas as pd
 from scipy import sparse
 
 from crs_sc import keys
-from crs_sc._arrays import as_csr
-from crs_sc._checks import add_note, store
-from crs_sc._chunks import count_chunks, is_on_disk
+from crs_sc.core.arrays import as_csr
+from crs_sc.core.blocks import count_chunks, is_on_disk
+from crs_sc.core.checks import add_note, store
 from crs_sc.errors import InputError, listing
 from crs_sc.preprocessing._assumed import from_cohort
 from crs_sc.preprocessing._table import REASON_COLUMNS
@@ -25,7 +25,7 @@ __all__ = ["merge_samples"]
 
 
 def merge_samples(parts: Sequence[AnnData]) -> AnnData:
-    """Put samples together: cells, QC rows, soup profiles, contamination, droplets and notes.
+    """Put samples together: cells, QC rows, ambient RNA profiles, contamination, droplets and notes.
 
     Only here are all samples known: one whose contamination had to be assumed gets the upper
     quartile of the measured ones, if there are at least three (see `estimate_ambient`).
@@ -68,7 +68,7 @@ def merge_samples(parts: Sequence[AnnData]) -> AnnData:
     store(cohort, keys.QC, pd.concat([entry[keys.QC] for entry in own]))
     contamination, notes = from_cohort(pd.concat([entry[keys.CONTAMINATION] for entry in own]))
     store(cohort, keys.CONTAMINATION, contamination)
-    for name in (keys.SPECIES_SOUP, keys.DROPLETS):
+    for name in (keys.SPECIES_AMBIENT, keys.DROPLETS):
         tables = [entry[name] for entry in own if name in entry]
         if tables:
             together = pd.concat(tables)
@@ -89,7 +89,7 @@ def _stacked(parts: Sequence[AnnData], genes: pd.Index) -> Any:
     """Put the counts of all parts into one matrix, on disk or without a second copy of any."""
     matrices = [part.layers[keys.COUNTS] for part in parts]
     if all(is_on_disk(matrix) for matrix in matrices):
-        from crs_sc._stacked import StackedCounts
+        from crs_sc.core.stacked import StackedCounts
 
         return StackedCounts(matrices)
     sizes = [m.group["data"].shape[0] if hasattr(m, "group") else as_csr(m).nnz for m in matrices]

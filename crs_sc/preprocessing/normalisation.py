@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from crs_sc._arrays import RowTotals, as_csr, log_scaled
-from crs_sc._chunks import is_on_disk, layer_of, pass_over
+from crs_sc.core.arrays import RowTotals, as_csr, log_scaled
+from crs_sc.core.blocks import is_on_disk, layer_of, pass_over
 from crs_sc.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def normalize(adata: AnnData, *, target_sum: float = 1e4) -> None:
         raise InputError(msg)
     counts = layer_of(adata)
     if is_on_disk(counts):
-        from crs_sc._stacked import LogNormalised
+        from crs_sc.core.stacked import LogNormalised
 
         totals = RowTotals(adata.n_obs, np.zeros(adata.n_vars, dtype=bool))
         pass_over(adata, totals)

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._arrays import RowTotals
-from crs_sc._checks import add_note, check_fraction, check_obs, sample_table
-from crs_sc._chunks import pass_over
+from crs_sc.core.arrays import RowTotals
+from crs_sc.core.blocks import pass_over
+from crs_sc.core.checks import add_note, check_fraction, check_obs, sample_table
 from crs_sc.errors import InputError, MissingKeyError, listing
 from crs_sc.genesets import mitochondrial_genes
 from crs_sc.preprocessing._assumed import CONTAMINATION_COLUMNS

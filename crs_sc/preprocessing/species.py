@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._arrays import RowTotals
-from crs_sc._checks import add_note, check_obs, store
-from crs_sc._chunks import pass_over
+from crs_sc.core.arrays import RowTotals
+from crs_sc.core.blocks import pass_over
+from crs_sc.core.checks import add_note, check_obs, store
 from crs_sc.errors import InputError, MissingKeyError, listing
 from crs_sc.preprocessing._species_kernels import one_species, species_soup
 
@@ -36,12 +36,12 @@ def call_species(
     min_fraction: float = 0.9,
     min_umi: int = 50,
 ) -> None:
-    """Call each barcode human, mouse or mixed by its share of UMI beyond the soup.
+    """Call each barcode human, mouse or mixed by its share of UMI beyond ambient RNA.
 
-    A droplet with one cell holds UMI of the other genome from the soup alone. Per sample, that
+    A droplet with one cell holds UMI of the other genome from ambient RNA alone. Per sample, that
     share is read from the cells that are clearly of one species. A barcode is mixed (cells of both
-    species) if its minor genome, less the soup, is more than `1 - min_fraction` of its UMI without
-    soup, and more than counting noise around the soup. Without soup this is the plain rule: a
+    species) if its minor genome, less ambient RNA, is more than `1 - min_fraction` of its UMI without
+    ambient RNA, and more than counting noise around ambient RNA. Without ambient RNA this is the plain rule: a
     share of UMI inside `(1 - min_fraction, min_fraction)`. Single-genome data are all `organism`.
 
     Parameters
@@ -54,7 +54,7 @@ def call_species(
     sample_key
         Column of `obs`; used where there are two genomes.
     min_fraction
-        Share of UMI without soup from which a barcode belongs to one species, above 0.5.
+        Share of UMI without ambient RNA from which a barcode belongs to one species, above 0.5.
     min_umi
         Barcodes with fewer UMI over both genomes are not called (missing): an empty droplet has
         no species.
@@ -69,13 +69,13 @@ def call_species(
     Notes
     -----
     Sets `obs['species']`, `obs['species_fraction']` (UMI of the analysed genome over all UMI of
-    the barcode, soup included) and, under `uns['crs_sc']`, `organism` and `species_call`. With two
+    the barcode, ambient RNA included) and, under `uns['crs_sc']`, `organism` and `species_call`. With two
     genomes also
 
     - `species_soup`: by sample, `mouse_in_human` and `human_in_mouse` (share of the UMI of a cell
-      that the soup brings from the other genome), `n_human` and `n_mouse` (cells that were used),
+      that ambient RNA brings from the other genome), `n_human` and `n_mouse` (cells that were used),
       `umi_human` and `umi_mouse` (mean UMI of cells with more human or mouse UMI), `scaling` and
-      `scaling_error` (the soup of a cell grows with this power of its UMI, and standard error);
+      `scaling_error` (ambient RNA of a cell grows with this power of its UMI, and standard error);
     - `droplets`: by barcode that was called, `sample`, `umi_analysed`, `umi_other` and `species`.
     """
     analysed = analysed_species(organism)
@@ -94,8 +94,8 @@ def call_species(
         fraction = np.divide(own, total, out=np.full(adata.n_obs, np.nan), where=total > 0)
         sample = adata.obs[sample_key].astype(str).to_numpy()
         called = (total >= min_umi) & (total > 0)
-        species, soup = _species(own, total - own, sample, called, analysed, min_fraction)
-        store(adata, keys.SPECIES_SOUP, soup)
+        species, ambient = _species(own, total - own, sample, called, analysed, min_fraction)
+        store(adata, keys.SPECIES_AMBIENT, ambient)
         columns = {
             keys.SAMPLE: sample[called],
             "umi_analysed": np.rint(own[called]).astype(np.int64),
@@ -184,30 +184,30 @@ def _species(
     analysed: str,
     min_fraction: float,
 ) -> tuple[NDArray[np.object_], pd.DataFrame]:
-    """Species of each barcode (None where it is not called), and the soup of each sample."""
+    """Species of each barcode (None where it is not called), and ambient RNA of each sample."""
     second = MOUSE if analysed == HUMAN else HUMAN
     species = np.full(len(own), None, dtype=object)
     rows = {}
     for name in np.unique(sample):
         cells = np.flatnonzero(called & (sample == name))
-        soup = species_soup(own[cells], other[cells])
+        ambient = species_soup(own[cells], other[cells])
         mostly_own, single = one_species(
             own[cells],
             other[cells],
-            other_in_own=soup.other_in_own,
-            own_in_other=soup.own_in_other,
+            other_in_own=ambient.other_in_own,
+            own_in_other=ambient.own_in_other,
             min_fraction=min_fraction,
         )
         species[cells] = np.where(single, np.where(mostly_own, analysed, second), MIXED)
         rows[str(name)] = {
-            f"{second}_in_{analysed}": soup.other_in_own,
-            f"{analysed}_in_{second}": soup.own_in_other,
-            f"n_{analysed}": soup.n_own,
-            f"n_{second}": soup.n_other,
-            f"umi_{analysed}": soup.umi_own,
-            f"umi_{second}": soup.umi_other,
-            "scaling": soup.scaling,
-            "scaling_error": soup.scaling_error,
+            f"{second}_in_{analysed}": ambient.other_in_own,
+            f"{analysed}_in_{second}": ambient.own_in_other,
+            f"n_{analysed}": ambient.n_own,
+            f"n_{second}": ambient.n_other,
+            f"umi_{analysed}": ambient.umi_own,
+            f"umi_{second}": ambient.umi_other,
+            "scaling": ambient.scaling,
+            "scaling_error": ambient.scaling_error,
         }
     columns = ["mouse_in_human", "human_in_mouse", "n_human", "n_mouse", "umi_human", "umi_mouse"]
     columns += ["scaling", "scaling_error"]

@@ -92,7 +92,7 @@ def _arm_facts(tables: Mapping[str, pd.DataFrame], gene: str, arm: str) -> dict[
         if not (own["state"] == keys.PRODUCER).any():
             facts["sources"] = []
             cells = float(own["n_cells"].sum())
-            # The ledger gives all of it to the soup; here the reader compares.
+            # The ledger gives all of it to ambient RNA; here the reader compares.
             facts["soup"] = float(own["expected_ambient_umi"].sum())
             facts["power"] = float((own["power"] * own["n_cells"]).sum() / max(cells, 1.0))
     producers = tables.get("producers")
@@ -107,7 +107,7 @@ def _arm_facts(tables: Mapping[str, pd.DataFrame], gene: str, arm: str) -> dict[
 def _source_lead(gene: str, found: dict[str, dict[str, Any]]) -> str:
     leaders = {arm: facts["sources"][0] for arm, facts in found.items() if facts["sources"]}
     if not leaders and all(facts["power"] is not None for facts in found.values()):
-        return f"No producers of {gene} were found in any arm: the soup explains what was seen."
+        return f"No producers of {gene} were found in any arm: ambient RNA explains what was seen."
     if not leaders:
         return f"No source of {gene} can be named: no UMI above the ambient RNA in any arm."
     names = {str(row["population"]) for row in leaders.values()}
@@ -136,12 +136,12 @@ def _arm_sentence(gene: str, facts: dict[str, Any]) -> str:
     if not facts["sources"] and facts["power"] is not None:
         return (
             f"No producers. {amount(facts['umi'])} UMI seen, {amount(facts['soup'])} expected from "
-            f"the soup, in {facts['cells']:,} cells of {subjects}. {_depth_clause(facts['power'])}"
+            f"ambient RNA, in {facts['cells']:,} cells of {subjects}. {_depth_clause(facts['power'])}"
         )
     if not facts["sources"]:
         return (
             f"No {gene} above the ambient RNA in any population ({amount(facts['umi'])} UMI seen, "
-            f"{amount(facts['soup'])} expected from the soup; {facts['cells']:,} cells of "
+            f"{amount(facts['soup'])} expected from ambient RNA; {facts['cells']:,} cells of "
             f"{subjects}). No source can be named."
         )
     first = facts["sources"][0]
@@ -158,8 +158,8 @@ def _arm_sentence(gene: str, facts: dict[str, Any]) -> str:
     sentence += _runner_up(first, facts["sources"][1:])
     if facts["everywhere"]:
         sentence += (
-            f" But every population holds more {gene} than the soup explains, which is more often "
-            "RNA of cells that were not captured, in a soup profile pooled from those that were, "
+            f" But every population holds more {gene} than ambient RNA explains, which is more often "
+            "RNA of cells that were not captured, in a ambient RNA profile pooled from those that were, "
             "than production by all of them: give the empty droplets."
         )
     if facts["corrected"] < FEW_UMI:
@@ -181,7 +181,7 @@ def _producer_clause(producers: Any, population: str) -> str:
         return ""
     if int(producers["n_producers"].sum()) == 0:
         return (
-            ", though no single cell holds more UMI than the soup explains "
+            ", though no single cell holds more UMI than ambient RNA explains "
             "(the share rests on sums over cells)"
         )
     made, cells = producers.loc[population, ["n_producers", "n_cells"]]
@@ -191,7 +191,7 @@ def _producer_clause(producers: Any, population: str) -> str:
 def _subject_clause(gene: str, seen: int, subjects: int) -> str:
     if seen == subjects:
         return count(subjects, "subject")
-    return f"{seen} of {subjects} subjects, the others without {gene} above the soup"
+    return f"{seen} of {subjects} subjects, the others without {gene} above ambient RNA"
 
 
 def _runner_up(first: dict[str, Any], others: list[dict[str, Any]]) -> str:

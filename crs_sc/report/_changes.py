@@ -32,7 +32,7 @@ _WHY_NOT = {
     keys.ABSENT_IN_REFERENCE: "the population is absent in the reference arm",
     keys.ABSENT_IN_TREATED: "the population is absent in the treated arm",
     keys.NOT_MEASURED: "the gene is not in the data",
-    keys.NOT_DETECTED: "too few UMI beyond the soup to compare",
+    keys.NOT_DETECTED: "too few UMI beyond ambient RNA to compare",
     keys.TOO_FEW_GENES: "too few genes with UMI enough to compare",
 }
 
@@ -114,7 +114,7 @@ def _change(gene: str, rows: pd.DataFrame, before: float) -> tuple[str, str]:
     if scale == 0 or bool((rows["status"] == keys.NO_PRODUCERS).all()):
         return (
             f"{gene} is made in neither arm",
-            "no output above the soup in either arm, so there is nothing to compare.",
+            "no output above ambient RNA in either arm, so there is nothing to compare.",
         )
     known = not math.isnan(low)
     clear = known and (low > 0 or high < 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from crs_sc import genesets, keys, plotting
-from crs_sc._spread import begin
+from crs_sc.core.parallel import start_map
 from crs_sc.io import atomic_path
 from crs_sc.report._arms import headline_genes, ordered_arms
 from crs_sc.report._key_figure import KeyFigure, organism_of, slug
@@ -78,7 +78,7 @@ def write_figures(
     light = {name: table for name, table in filled.items() if name != "expression"}
     sent = [item.name for item in _table_figures(light, arms)] if n_jobs > 1 else []
     calls = [(light, arms, name, folder, dpi) for name in sent]
-    drawn = begin(_save_of_tables, calls, n_jobs=n_jobs)
+    drawn = start_map(_save_of_tables, calls, n_jobs=n_jobs)
     items = key_figures(
         adata,
         tables,

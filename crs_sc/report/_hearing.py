@@ -27,7 +27,7 @@ def hearing_sentences(receivers: pd.DataFrame, cytokines: Sequence[str]) -> list
     """Say of each cytokine which populations have what it takes to hear it.
 
     A population counts if in most arms (of those with enough of its cells) one receptor and every
-    co-receptor are above the soup, at a tenth of the highest population's level or more.
+    co-receptor are above ambient RNA, at a tenth of the highest population's level or more.
 
     Parameters
     ----------
@@ -60,9 +60,9 @@ def _sentence(cytokine: str, rows: pd.DataFrame) -> str:
     able = _holders(rows, either=either, every=every)
     verb = "is" if chain == either[0] or " or " in chain else "are"
     if able:
-        text = f"{cytokine} can be heard by {_named(able)}: {chain} {verb} above the soup there"
+        text = f"{cytokine} can be heard by {_named(able)}: {chain} {verb} above ambient RNA there"
     else:
-        text = f"No population has {chain} above the soup, so none is seen to hear {cytokine}"
+        text = f"No population has {chain} above ambient RNA, so none is seen to hear {cytokine}"
     for role in ("decoy", "antagonist"):
         for gene in genes[role]:
             holders = _holders(rows, every=[gene])
@@ -94,7 +94,7 @@ def _holders(
     """List the populations that hold one of `either` and all of `every` in most arms."""
     measured = rows.loc[rows["n_subjects"] > 0]
     highest = measured.groupby(["gene", "condition"], observed=True)["cpm"].transform("max")
-    held = (measured["state"] == keys.ABOVE_SOUP) & (measured["cpm"] >= _LEAST * highest)
+    held = (measured["state"] == keys.ABOVE_AMBIENT) & (measured["cpm"] >= _LEAST * highest)
     measured = measured.assign(held=held)
     chosen = []
     for population, part in measured.groupby("population", observed=True):

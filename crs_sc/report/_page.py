@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._checks import sample_table
 from crs_sc.comparison import Contrast, check_design
+from crs_sc.core.checks import sample_table
 from crs_sc.io import write_text
 from crs_sc.report._answers import source_answers
 from crs_sc.report._arms import headline_genes, ordered_arms

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import genesets, keys, plotting
-from crs_sc._arrays import as_csr
 from crs_sc.comparison import pseudobulk, signature_scores
-from crs_sc.comparison._units import above_soup
+from crs_sc.comparison._units import above_ambient
+from crs_sc.core.arrays import as_csr
 from crs_sc.report._arms import RESPONSES, headline_genes, main_sources
 from crs_sc.report._key_figure import KeyFigure, organism_of
 
@@ -42,8 +42,8 @@ def subject_scores(
     min_cells
         A subject with fewer cells of a population is left out for it.
     min_count
-        A gene counts in a population that has this many UMI of it beyond the soup in as many
-        subjects as the smallest arm has, and more than the soup explains. `shifts` asks that of
+        A gene counts in a population that has this many UMI of it beyond ambient RNA in as many
+        subjects as the smallest arm has, and more than ambient RNA explains. `shifts` asks that of
         the two arms of a contrast, here it is asked of all arms together.
     min_genes
         A signature is shown where so many of its genes count, or all that it has in the data.
@@ -83,7 +83,7 @@ def _expressed(bulk: AnnData, min_count: int) -> np.ndarray[Any, np.dtype[np.boo
         np.asarray(bulk.layers[name].sum(axis=0), dtype=np.float64).ravel()
         for name in (keys.COUNTS, keys.AMBIENT)
     )
-    return np.asarray(enough & above_soup(raw, ambient))
+    return np.asarray(enough & above_ambient(raw, ambient))
 
 
 def score_figures(

@@ -6,8 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from crs_sc import keys, plotting
-from crs_sc._checks import sample_table
 from crs_sc.comparison import trajectories
+from crs_sc.core.checks import sample_table
 from crs_sc.report._arms import RESPONSES, headline_genes, main_sources
 from crs_sc.report._key_figure import KeyFigure, slug
 

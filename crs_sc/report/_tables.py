@@ -239,7 +239,7 @@ def _select(name: str, table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame
         return rows.rename(columns={"ci_low": "share_ci_low", "ci_high": "share_ci_high"})
     if name == "receivers":
         heads = headline_genes(table.assign(gene=table["cytokine"]))
-        rows = table.loc[(table["state"] == keys.ABOVE_SOUP) & table["cytokine"].isin(heads)]
+        rows = table.loc[(table["state"] == keys.ABOVE_AMBIENT) & table["cytokine"].isin(heads)]
         rows = rows.sort_values("cpm", ascending=False, kind="stable")
         return rows.drop_duplicates(["cytokine", "gene", "population"]).sort_index()
     if name == "il1_tone":

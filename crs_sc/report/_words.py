@@ -29,13 +29,13 @@ _NOWHERE = "What could be tested nowhere is left out; the table has it with the 
 
 # Section, heading and what to look for, by figure.
 CAPTIONS = {
-    "qc_overview": ("qc", "Cells kept, depth and soup by sample", ""),
+    "qc_overview": ("qc", "Cells kept, depth and ambient RNA by sample", ""),
     "barnyard": (
         "qc",
         "UMI of both genomes",
         (
             "Only droplets called as the analysed species go on. Dashed: where the share of UMI "
-            "alone would draw the line; the call takes out the soup first."
+            "alone would draw the line; the call takes out ambient RNA first."
         ),
     ),
     "umap_population": (
@@ -67,21 +67,21 @@ CAPTIONS = {
     "source_shares": (
         "sources",
         "Source of the transcripts, sample by sample",
-        "Soup-corrected UMI. Above each bar: how many there are; shares of few UMI are pale.",
+        "Ambient RNA-corrected UMI. Above each bar: how many there are; shares of few UMI are pale.",
     ),
     "source_shares_all": ("sources", "Source of the other cytokines", ""),
     "producers": (
         "sources",
         "Producers by population and arm",
         (
-            "Filled: more UMI than the soup explains. Hollow: the soup explains the UMI. Small "
+            "Filled: more UMI than ambient RNA explains. Hollow: ambient RNA explains the UMI. Small "
             "dot: no UMI, but the cells are too shallow to exclude producers."
         ),
     ),
     "ambient_expected": (
         "sources",
-        "UMI seen against UMI expected from the soup",
-        "One point a population in a sample. On the line there is nothing but soup.",
+        "UMI seen against UMI expected from ambient RNA",
+        "One point a population in a sample. On the line there is nothing but ambient RNA.",
     ),
     "stress_vs_cytokine": (
         "sources",
@@ -169,9 +169,9 @@ TITLES = {
     "gene_overlap": "Genes of signatures that also name cell types",
     "coverage": "Gene sets with genes that are not in the data",
     "ledger_by_condition": "Source shares of at least 2 %",
-    "receivers": "Receptors above the soup, in the arm with the highest level",
-    "il1_tone": "IL-1 tone: agonists over antagonists (UMI beyond the soup)",
-    "production": "Is there any production beyond the soup",
+    "receivers": "Receptors above ambient RNA, in the arm with the highest level",
+    "il1_tone": "IL-1 tone: agonists over antagonists (UMI beyond ambient RNA)",
+    "production": "Is there any production beyond ambient RNA",
     "shifts": "Shifts with the smallest p",
     "exclusions": "Subjects that a test does without",
     "arm_by_time": "Shifts that grow or fade, with the smallest p",
@@ -198,7 +198,7 @@ READING = {
         "only where the interval lies within the margin is there no relevant change."
     ),
     "decomposition": (
-        "Output is the soup-corrected UMI per sampled cell. Its change is split exactly into cell "
+        "Output is the ambient-corrected UMI per sampled cell. Its change is split exactly into cell "
         "share, share of producers among the cells, and UMI per producer."
     ),
     "reversal": (
@@ -280,7 +280,7 @@ def limits(tables: Mapping[str, pd.DataFrame], samples: pd.DataFrame) -> list[st
             )
         if bool((qc["ambient_source"].astype(str).str.contains("pool")).any()):
             said.append(
-                "Without empty droplets the soup was estimated from the cells themselves. If one "
+                "Without empty droplets ambient RNA was estimated from the cells themselves. If one "
                 "cell type breaks more easily than the others, its genes are underestimated in it."
             )
     smallest = samples.groupby("condition")["subject"].nunique().min() if len(samples) else 0
@@ -298,12 +298,12 @@ def limits(tables: Mapping[str, pd.DataFrame], samples: pd.DataFrame) -> list[st
 
 METHODS = (
     (
-        "Producer: a cell whose UMI of the gene exceed what a Poisson soup explains "
+        "Producer: a cell whose UMI of the gene exceed what a Poisson ambient RNA explains "
         "(Benjamini-Hochberg within gene and sample). UMI above zero alone is never a producer "
         "call, and nothing is imputed."
     ),
     (
-        "Ledger: UMI less the expected soup, summed by population; raw UMI, because scaling to "
+        "Ledger: UMI less the expected ambient RNA, summed by population; raw UMI, because scaling to "
         "equal depth would erase the larger RNA content of monocytes. Shares by arm are means "
         "over subjects with a bootstrap interval over subjects."
     ),

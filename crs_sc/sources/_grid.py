@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._arrays import string_codes
+from crs_sc.core.arrays import string_codes
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "ambient_pvalues",
     "call_states",
     "detection_power",
     "producers_upper",
     "production_rate",
     "pvalue_to_undercut",
-    "soup_pvalues",
     "source_shares",
 ]
 
@@ -85,7 +85,7 @@ def detection_power(
     Parameters
     ----------
     expected, depth, cut
-        Soup of the gene, UMI of the cell, and the p value to undercut, shape `(n,)`.
+        Ambient RNA of the gene, UMI of the cell, and the p value to undercut, shape `(n,)`.
     rate
         UMI of the gene per UMI of the cell in a typical producer.
     """
@@ -141,7 +141,7 @@ def call_states(
     counts, depth
         UMI of the gene and of the cell, shape `(n_cells,)`.
     rejected
-        Cells whose count the soup cannot explain.
+        Cells whose count ambient RNA cannot explain.
     rate
         UMI of the gene per UMI of the cell in a typical producer.
     max_missed
@@ -157,15 +157,15 @@ def call_states(
     return states.astype(np.int8)
 
 
-def soup_pvalues(
+def ambient_pvalues(
     umi: NDArray[np.float64], largest: NDArray[np.float64], n_cells: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Probability that the soup alone gives as many UMI; missing without cells.
+    """Probability that ambient RNA alone gives as many UMI; missing without cells.
 
     Parameters
     ----------
     umi, largest, n_cells
-        Sums over the cells of a population: UMI, the largest soup, cells; same shape.
+        Sums over the cells of a population: UMI, the largest ambient RNA, cells; same shape.
     """
     return np.where(n_cells > 0, stats.poisson.sf(umi - 1, largest), np.nan)
 

@@ -23,9 +23,9 @@ def native_cpm(
     Parameters
     ----------
     umi, ambient
-        UMI of the gene and those that the soup is expected to add, same shape.
+        UMI of the gene and those that ambient RNA is expected to add, same shape.
     native
-        UMI over all genes less those of the soup, same shape.
+        UMI over all genes less those of ambient RNA, same shape.
 
     Returns
     -------

@@ -24,9 +24,9 @@ class SampleSources:
     Attributes
     ----------
     umi, ambient
-        UMI, and those that the soup is expected to add.
+        UMI, and those that ambient RNA is expected to add.
     made
-        Whether the population makes more than the soup explains, over the samples of the arm.
+        Whether the population makes more than ambient RNA explains, over the samples of the arm.
     burst
         UMI of a producer, see :func:`burst_sizes`.
     weight
@@ -62,10 +62,10 @@ def burst_sizes(
     Parameters
     ----------
     umi, umi_squared, ambient, n_cells
-        Sums over the cells of UMI, of their squares, of the expected soup, and of ones, shape
+        Sums over the cells of UMI, of their squares, of the expected ambient RNA, and of ones, shape
         `(n_populations, n_samples)`.
     made
-        Whether the population makes more than the soup explains, shape `(n_populations,)`.
+        Whether the population makes more than ambient RNA explains, shape `(n_populations,)`.
 
     Returns
     -------
@@ -82,13 +82,13 @@ def burst_sizes(
 def share_intervals(
     sources: SampleSources, *, n_draws: int, level: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Interval of the source shares of one sample: which cells and UMI were drawn, and the soup.
+    """Interval of the source shares of one sample: which cells and UMI were drawn, and ambient RNA.
 
     Each population is held against all other sources together. What either made is a sum over
     producers that came in by chance (a compound Poisson sum): drawn from a gamma distribution
     with its mean and variance and half a producer more, which may have gone unseen; where the
-    samples of the arm show no production, half a producer in all of them. The soup is drawn too
-    large or too small for all together. An interval begins at 0 where the soup could be all of
+    samples of the arm show no production, half a producer in all of them. Ambient RNA is drawn too
+    large or too small for all together. An interval begins at 0 where ambient RNA could be all of
     the population's UMI, and ends at 1 where it could be all of the others'.
 
     Parameters
@@ -121,13 +121,13 @@ def share_intervals(
     low, high = quantile(shares, [tail, 1 - tail], axis=0)
     largest = 1 + sources.ambient_error * stats.norm.ppf(1 - tail)
 
-    def may_be_soup(umi: NDArray[np.float64], ambient: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def may_be_ambient(umi: NDArray[np.float64], ambient: NDArray[np.float64]) -> NDArray[np.bool_]:
         return np.asarray(stats.poisson.sf(umi - 1, ambient * largest) > tail)
 
-    low[~sources.made | may_be_soup(sources.umi, sources.ambient)] = 0.0
+    low[~sources.made | may_be_ambient(sources.umi, sources.ambient)] = 0.0
     others_made = _others(sources.made.astype(np.float64)) > 0
     umi, ambient = (_others(v * sources.made) for v in (sources.umi, sources.ambient))
-    high[~others_made | may_be_soup(umi, ambient)] = 1.0
+    high[~others_made | may_be_ambient(umi, ambient)] = 1.0
     return low, high
 
 
@@ -138,7 +138,7 @@ class _Moments(NamedTuple):
 
 
 def _moments(sources: SampleSources) -> tuple[_Moments, _Moments]:
-    """Mean, variance and soup of each population, and of all other sources together; weighted."""
+    """Mean, variance and ambient RNA of each population, and of all other sources together; weighted."""
     w, burst = sources.weight, sources.burst
     soup = np.minimum(sources.umi, sources.ambient)
     unseen = np.where(sources.made, UNSEEN, UNSEEN / sources.n_samples)
@@ -165,7 +165,7 @@ def _others(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _draw(
     moments: _Moments, soup: NDArray[np.float64], rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Draw totals and take the soup off, shape `(n_draws, n_populations)`."""
+    """Draw totals and take ambient RNA off, shape `(n_draws, n_populations)`."""
     mean, variance, ambient = moments
     drawn = rng.gamma(mean**2 / variance, variance / mean, size=(len(soup), len(mean)))
     return np.maximum(0.0, drawn - ambient * soup)

@@ -1,4 +1,4 @@
-"""Ratio of two soup-corrected outputs with its interval, on plain arrays."""
+"""Ratio of two ambient-corrected outputs with its interval, on plain arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Output", "corrected_output", "log2_ratio"]
 
 
 class Output(NamedTuple):
-    """UMI that the soup does not explain, with their interval; all of one shape."""
+    """UMI that ambient RNA does not explain, with their interval; all of one shape."""
 
     value: NDArray[np.float64]
     low: NDArray[np.float64]
@@ -24,9 +24,9 @@ class Output(NamedTuple):
 def corrected_output(
     umi: ArrayLike, expected: ArrayLike, largest: ArrayLike, *, level: float
 ) -> Output:
-    """UMI less soup, from 0, with an interval for both.
+    """UMI less ambient RNA, from 0, with an interval for both.
 
-    The counts have the exact Poisson interval (Garwood 1936); the soup is taken to lie between
+    The counts have the exact Poisson interval (Garwood 1936); ambient RNA is taken to lie between
     `largest` and as far below `expected`. The two are put together as in `log2_ratio`.
 
     Parameters
@@ -34,19 +34,21 @@ def corrected_output(
     umi
         UMI seen.
     expected, largest
-        UMI that the soup is expected to add, and may add at most.
+        UMI that ambient RNA is expected to add, and may add at most.
     level
         Confidence level.
     """
-    seen, soup, most = (np.asarray(values, dtype=np.float64) for values in (umi, expected, largest))
+    seen, ambient, most = (
+        np.asarray(values, dtype=np.float64) for values in (umi, expected, largest)
+    )
     tail = (1 - level) / 2
     low = np.where(seen > 0, stats.gamma.ppf(tail, np.maximum(seen, 1)), 0.0)
     high = stats.gamma.ppf(1 - tail, seen + 1)
-    error = np.minimum(most - soup, soup)
-    value = seen - soup
+    error = np.minimum(most - ambient, ambient)
+    value = seen - ambient
     return Output(
         np.maximum(0.0, value),
-        np.maximum(0.0, value - np.hypot(seen - low, most - soup)),
+        np.maximum(0.0, value - np.hypot(seen - low, most - ambient)),
         np.maximum(0.0, value + np.hypot(high - seen, error)),
     )
 

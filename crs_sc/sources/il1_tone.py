@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import genesets, keys
-from crs_sc._checks import check_obs, gene_positions, sample_table
-from crs_sc._soup import take_counts
+from crs_sc.core.ambient import take_counts
+from crs_sc.core.checks import check_obs, gene_positions, sample_table
 from crs_sc.errors import InputError
 from crs_sc.sources._receptor_kernels import native_cpm
 from crs_sc.sources._tone_kernels import corrected_output, log2_ratio
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from crs_sc._soup import CellCounts
+    from crs_sc.core.ambient import CellCounts
     from crs_sc.sources._tone_kernels import Output
 
 __all__ = ["il1_tone", "tone_genes"]
@@ -40,7 +40,7 @@ def il1_tone(
     condition_key: str = keys.CONDITION,
     layer: str = keys.COUNTS,
 ) -> pd.DataFrame:
-    """Compare the agonists of IL-1 with its antagonists, in UMI that the soup does not explain.
+    """Compare the agonists of IL-1 with its antagonists, in UMI that ambient RNA does not explain.
 
     Agonists are IL1A and IL1B, antagonists IL1RN (the receptor antagonist) and IL1R2 (the decoy).
     The ratio of their transcripts does not depend on depth or on the number of cells. Beside it
@@ -67,7 +67,7 @@ def il1_tone(
     Returns
     -------
     DataFrame with the columns of `keys.IL1_TONE_TABLE`: every population and sample that has cells
-    of it. A side counts as detected if its UMI are beyond the largest soup by more than chance
+    of it. A side counts as detected if its UMI are beyond the largest ambient RNA by more than chance
     (the lower end of its interval is above 0); with one side, `agonist_only` or `antagonist_only`,
     the interval has one end, and with neither there is no ratio. If the data lack every agonist
     or every antagonist, there are no rows.
@@ -75,7 +75,7 @@ def il1_tone(
     Raises
     ------
     MissingKeyError
-        If the soup is not known, or a column is absent.
+        If ambient RNA is not known, or a column is absent.
     InputError
         If a setting makes no sense.
     """
@@ -131,7 +131,7 @@ def _symbols(genes: tuple[str, ...], organism: str) -> list[str]:
 
 
 def _status(agonist: Output, antagonist: Output) -> NDArray[np.str_]:
-    """Say which sides have UMI that the soup cannot explain."""
+    """Say which sides have UMI that ambient RNA cannot explain."""
     has = (agonist.low > 0, antagonist.low > 0)
     return np.select(
         [has[0] & has[1], has[0], has[1]],
@@ -158,24 +158,24 @@ class _Sums:
         length = self._shape[0] * self._shape[1]
         return np.bincount(self._unit, weights=values, minlength=length).reshape(self._shape)
 
-    def _soup(self, gene: str) -> NDArray[np.float64]:
-        """UMI that would be the gene's if all of the depth were soup."""
+    def _ambient(self, gene: str) -> NDArray[np.float64]:
+        """UMI that would be the gene's if all of the depth were ambient RNA."""
         return self.depth * self._cells.share[:, self._cells.genes.index(gene)]
 
     def output(self, genes: list[str], *, level: float) -> Output:
-        """UMI of some genes together beyond the soup."""
-        soup = sum((self._soup(gene) for gene in genes), np.zeros(self._shape))
+        """UMI of some genes together beyond ambient RNA."""
+        soup = sum((self._ambient(gene) for gene in genes), np.zeros(self._shape))
         umi = sum((self._umi[gene] for gene in genes), np.zeros(self._shape))
         fraction, upper = self._cells.fraction, self._cells.upper
         return corrected_output(umi, fraction * soup, upper * soup, level=level)
 
     def level(self, genes: list[str]) -> NDArray[np.float64]:
-        """Mean over the genes of log2(CPM + 1) without the soup; NaN without any of them."""
+        """Mean over the genes of log2(CPM + 1) without ambient RNA; NaN without any of them."""
         if not genes:
             return np.full(self._shape, np.nan)
         native = self.depth * (1 - self._cells.fraction)
         cpm = [
-            native_cpm(self._umi[gene], self._cells.fraction * self._soup(gene), native)
+            native_cpm(self._umi[gene], self._cells.fraction * self._ambient(gene), native)
             for gene in genes
         ]
         return np.asarray(np.mean([np.log2(np.maximum(0.0, one) + 1) for one in cpm], axis=0))

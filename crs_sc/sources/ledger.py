@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._checks import check_fraction, check_obs, sample_table
-from crs_sc._soup import take_counts
-from crs_sc._stats import benjamini_hochberg, bootstrap_expansion
+from crs_sc.core.ambient import take_counts
+from crs_sc.core.checks import check_fraction, check_obs, sample_table
+from crs_sc.core.stats import benjamini_hochberg, bootstrap_expansion
 from crs_sc.errors import InputError
 from crs_sc.sources._grid import PopulationGrid
-from crs_sc.sources._kernels import soup_pvalues, source_shares
+from crs_sc.sources._kernels import ambient_pvalues, source_shares
 from crs_sc.sources._share_intervals import SampleSources, burst_sizes, share_intervals
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from crs_sc._soup import CellCounts
+    from crs_sc.core.ambient import CellCounts
 
 __all__ = ["ledger", "ledger_by_condition"]
 
@@ -42,12 +42,12 @@ def ledger(
     n_draws: int = 1000,
     random_state: int = 0,
 ) -> pd.DataFrame:
-    """Attribute each cytokine's UMI to populations, the soup taken out, sample by sample.
+    """Attribute each cytokine's UMI to populations, ambient RNA taken out, sample by sample.
 
     Raw UMI are used, because counts per 10,000 erase the larger RNA content of monocytes. A
-    population whose UMI in all samples of its arm the soup can explain, as :func:`production`
-    tells, is no source: its UMI are the soup's. Without this rule the chance remainder of the
-    soup in many silent populations is the largest error of the shares.
+    population whose UMI in all samples of its arm ambient RNA can explain, as :func:`production`
+    tells, is no source: its UMI are ambient RNA's. Without this rule the chance remainder of the
+    ambient RNA in many silent populations is the largest error of the shares.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def ledger(
     Raises
     ------
     MissingKeyError
-        If the soup is not known.
+        If ambient RNA is not known.
     InputError
         If no gene is in the data, or a weight is not a positive number.
     """
@@ -113,7 +113,7 @@ def ledger(
         table["cell_share"] = cell_share
         table["enrichment"] = _ratio(table["share"].to_numpy(), cell_share)
         table["ci_low"], table["ci_high"] = _intervals(
-            sums, sources, arms, cells.soup_error, n_draws=n_draws, rng=rng
+            sums, sources, arms, cells.ambient_error, n_draws=n_draws, rng=rng
         )
         tables.append(table)
     return pd.concat(tables, ignore_index=True)[keys.LEDGER_TABLE.names]
@@ -128,9 +128,9 @@ class _GeneSums:
     umi, umi_squared
         UMI of the gene, and their squares.
     ambient, largest
-        UMI that the soup is expected to add, and at most.
+        UMI that ambient RNA is expected to add, and at most.
     output
-        Weighted UMI beyond the expected soup.
+        Weighted UMI beyond the expected ambient RNA.
     n_cells, mean_weight
         Cells, and their mean weight.
     """
@@ -174,7 +174,7 @@ def _made(
     names, codes = np.unique(arms, return_inverse=True)
     in_arm = np.equal.outer(codes, np.arange(len(names))).astype(np.float64)
     pvalues = [
-        soup_pvalues(sums.umi @ in_arm, sums.largest @ in_arm, sums.n_cells @ in_arm)
+        ambient_pvalues(sums.umi @ in_arm, sums.largest @ in_arm, sums.n_cells @ in_arm)
         for sums in found
     ]
     adjusted = benjamini_hochberg(np.ravel(pvalues)).reshape(np.shape(pvalues))
@@ -188,7 +188,7 @@ def _intervals(
     sums: _GeneSums,
     made: NDArray[np.bool_],
     arms: NDArray[np.str_],
-    soup_error: NDArray[np.float64],
+    ambient_error: NDArray[np.float64],
     *,
     n_draws: int,
     rng: np.random.Generator,
@@ -210,7 +210,7 @@ def _intervals(
             made=made[:, s],
             burst=burst,
             weight=sums.mean_weight[:, s],
-            ambient_error=float(soup_error[s]),
+            ambient_error=float(ambient_error[s]),
             n_samples=int(alike.sum()),
         )
         ends[:, :, s] = share_intervals(sample, n_draws=n_draws, level=0.95, rng=rng)

@@ -1,4 +1,4 @@
-"""Which cells make a cytokine: more UMI than the soup of their sample explains."""
+"""Which cells make a cytokine: more UMI than ambient RNA of their sample explains."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc._checks import (
+from crs_sc.core.ambient import ambient_rejections, take_counts
+from crs_sc.core.checks import (
     add_note,
     check_fraction,
     check_obs,
     sample_table,
     store,
 )
-from crs_sc._soup import soup_rejections, take_counts
-from crs_sc._stats import benjamini_hochberg, wilson_interval
+from crs_sc.core.stats import benjamini_hochberg, wilson_interval
 from crs_sc.errors import MissingKeyError, listing
 from crs_sc.sources._grid import PopulationGrid
 from crs_sc.sources._kernels import (
+    ambient_pvalues,
     call_states,
     detection_power,
     producers_upper,
     production_rate,
     pvalue_to_undercut,
-    soup_pvalues,
 )
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def call_producers(
 ) -> None:
     """Call each cell a producer of each cytokine, or say why not.
 
-    A cell is a `producer` if its UMI exceed what the soup explains (Poisson, Benjamini-Hochberg
-    within gene and sample over all cells), `ambient_compatible` if it has UMI that the soup can
+    A cell is a `producer` if its UMI exceed what ambient RNA explains (Poisson, Benjamini-Hochberg
+    within gene and sample over all cells), `ambient_compatible` if it has UMI that ambient RNA can
     explain, `negative` if it has none although a typical producer of its depth would have shown
     some, and `undetermined` if it is too shallow to tell.
 
@@ -80,7 +80,7 @@ def call_producers(
     Raises
     ------
     MissingKeyError
-        If the soup is not known.
+        If ambient RNA is not known.
     InputError
         If no gene is in the data.
     """
@@ -96,7 +96,7 @@ def call_producers(
     for column, gene in enumerate(cells.genes):
         own = cells.gene(column)
         umi = own.umi
-        rejected = soup_rejections(umi, own.soup, cells.sample_codes, alpha=alpha)
+        rejected = ambient_rejections(umi, own.ambient_umi, cells.sample_codes, alpha=alpha)
         rate = production_rate(umi, cells.depth, rejected, fallback=typical_rate)
         codes = call_states(umi, cells.depth, rejected, rate=rate, max_missed=max_missed)
         rates[gene] = rate
@@ -171,7 +171,7 @@ def producers(
             is_producer, cells.sample_codes, alpha=float(calls.loc[gene, "alpha"])
         )
         power = detection_power(
-            cells.soup_at(levels, column),
+            cells.ambient_at(levels, column),
             levels.depth,
             cut[levels.sample_codes],
             rate=float(calls.loc[gene, "rate"]),
@@ -187,9 +187,9 @@ def producers(
 
 
 def production(table: pd.DataFrame, *, alpha: float = 0.05) -> pd.DataFrame:
-    """Ask of each population in each condition whether it makes more than the soup explains.
+    """Ask of each population in each condition whether it makes more than ambient RNA explains.
 
-    The UMI of all samples of the condition together are held against the largest soup that the
+    The UMI of all samples of the condition together are held against the largest ambient RNA that the
     contamination's upper bound allows (Poisson), with Benjamini-Hochberg over the whole table.
 
     Parameters
@@ -202,7 +202,7 @@ def production(table: pd.DataFrame, *, alpha: float = 0.05) -> pd.DataFrame:
     Returns
     -------
     DataFrame with the columns of `keys.PRODUCTION_TABLE`, a row for every gene, population and
-    condition. States: `producer`; `ambient_compatible` (UMI that the soup can explain); `negative`
+    condition. States: `producer`; `ambient_compatible` (UMI that ambient RNA can explain); `negative`
     (no UMI, and a typical producer would have been seen); `undetermined` (no UMI, too shallow);
     empty without cells.
     """
@@ -216,7 +216,7 @@ def production(table: pd.DataFrame, *, alpha: float = 0.05) -> pd.DataFrame:
     result = groups[[*summed, "seen"]].sum().reset_index()
     result["n_subjects"] = groups["sampled"].nunique().to_numpy()
     result["power"] = result["seen"] / result["n_cells"].where(result["n_cells"] > 0)
-    result["pvalue"] = soup_pvalues(
+    result["pvalue"] = ambient_pvalues(
         *(result[name].to_numpy(np.float64) for name in ("umi", "largest_ambient_umi", "n_cells"))
     )
     result["padj"] = benjamini_hochberg(result["pvalue"])

@@ -9,10 +9,10 @@ import pandas as pd
 from scipy import stats
 
 from crs_sc import genesets, keys
-from crs_sc._arrays import string_codes
-from crs_sc._checks import check_fraction, check_obs, gene_positions, sample_table
-from crs_sc._soup import soup_of, soup_rejections, take_counts
-from crs_sc._stats import benjamini_hochberg
+from crs_sc.core.ambient import ambient_of, ambient_rejections, take_counts
+from crs_sc.core.arrays import string_codes
+from crs_sc.core.checks import check_fraction, check_obs, gene_positions, sample_table
+from crs_sc.core.stats import benjamini_hochberg
 from crs_sc.errors import InputError
 from crs_sc.sources._receptor_kernels import mean_over_subjects, native_cpm
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import ArrayLike, NDArray
 
-    from crs_sc._soup import CellCounts
+    from crs_sc.core.ambient import CellCounts
 
 __all__ = ["receivers"]
 
@@ -40,11 +40,11 @@ def receivers(
     condition_key: str = keys.CONDITION,
     layer: str = keys.COUNTS,
 ) -> pd.DataFrame:
-    """Level of each cytokine's receptors, decoys and antagonists, the soup taken out.
+    """Level of each cytokine's receptors, decoys and antagonists, ambient RNA taken out.
 
     A receptor is `above_soup` in a population if its UMI over the samples of the condition exceed
-    the largest soup that the error of the contamination allows (Poisson, Benjamini-Hochberg over
-    the whole table); otherwise the soup can explain them. A transcript of a receptor is not a
+    the largest ambient RNA that the error of the contamination allows (Poisson, Benjamini-Hochberg over
+    the whole table); otherwise ambient RNA can explain them. A transcript of a receptor is not a
     receptor on the surface, and few UMI are expected of most of them.
 
     Parameters
@@ -60,7 +60,7 @@ def receivers(
         A subject with fewer cells of a population is left out of its means, and a population
         without any such subject is `too_few_cells`.
     alpha
-        False discovery rate, of cells above the soup and of populations.
+        False discovery rate, of cells above ambient RNA and of populations.
     population_key, sample_key, subject_key, condition_key
         Columns of `obs`.
     layer
@@ -70,13 +70,13 @@ def receivers(
     -------
     DataFrame with the columns of `keys.RECEIVERS_TABLE`: every cytokine, gene that is in the
     data, population and condition. `cpm` is the mean over subjects of
-    `1e6 (umi - soup) / (all umi - all soup)` with Student's 95 % interval, both cut off at zero.
+    `1e6 (umi - ambient RNA) / (all umi - all ambient RNA)` with Student's 95 % interval, both cut off at zero.
     Without any of the genes in the data the table has no rows.
 
     Raises
     ------
     MissingKeyError
-        If the soup is not known.
+        If ambient RNA is not known.
     InputError
         If a setting makes no sense, or the organism is unknown.
     """
@@ -93,7 +93,7 @@ def receivers(
     if not gene_positions(adata, genes):
         return pd.DataFrame(columns=keys.RECEIVERS_TABLE.names)
     cells = take_counts(adata, genes, sample_key=sample_key, layer=layer)
-    fraction, _ = soup_of(adata, list(samples.index))
+    fraction, _ = ambient_of(adata, list(samples.index))
     units = _Units(
         adata.obs[population_key], adata.obs[sample_key], samples, cells, fraction, min_cells
     )
@@ -129,7 +129,7 @@ def _wanted(table: pd.DataFrame, cytokines: Sequence[str] | None) -> pd.DataFram
 
 
 def _states(table: pd.DataFrame, alpha: float) -> NDArray[np.str_]:
-    state = np.where(table["padj"] <= alpha, keys.ABOVE_SOUP, keys.AMBIENT_COMPATIBLE)
+    state = np.where(table["padj"] <= alpha, keys.ABOVE_AMBIENT, keys.AMBIENT_COMPATIBLE)
     state = np.where(table["umi"] == 0, keys.NOT_DETECTED, state)
     state = np.where(table["n_subjects"] == 0, keys.TOO_FEW_CELLS, state)
     return np.where(table["n_cells"] == 0, "", state)
@@ -145,7 +145,7 @@ class _Units:
     design
         Indexed by sample, with `subject` and `condition`.
     cells
-        Counts and soup.
+        Counts and ambient RNA.
     fraction
         Contamination of each sample, in the order of `design`.
     min_cells
@@ -187,7 +187,7 @@ class _Units:
         """Rows of one gene: every population and condition."""
         own = cells.gene(column)
         umi, expected = own.umi, own.expected
-        above = soup_rejections(umi, expected, cells.sample_codes, alpha=alpha)
+        above = ambient_rejections(umi, expected, cells.sample_codes, alpha=alpha)
         seen, soup, most = (self.sums(values) for values in (umi, expected, own.largest))
         with np.errstate(invalid="ignore", divide="ignore"):
             fraction = self.sums(above) / self.n_cells

@@ -160,10 +160,10 @@ def test_markers_of_siblings_do_not_take_a_cell_out_of_its_lineage() -> None:
 
 def test_soup_is_no_evidence_of_a_type() -> None:
     monocyte = markers_of("Classical monocyte", rate=40.0)
-    soup = {gene: 0.1 * rate for gene, rate in monocyte.items()}
+    ambient = {gene: 0.1 * rate for gene, rate in monocyte.items()}
     odd = {gene: 0.1 * rate for gene, rate in markers_of("CD4 T", rate=4.0).items()}
-    adata = with_rates({"monocyte": monocyte, "t": markers_of("CD4 T", rate=4.0) | soup,
-                        "nothing": soup | odd})  # fmt: skip
+    adata = with_rates({"monocyte": monocyte, "t": markers_of("CD4 T", rate=4.0) | ambient,
+                        "nothing": ambient | odd})  # fmt: skip
     annotate(adata)
     before = adata.uns[keys.UNS]["populations"].set_index("cluster")
     profile = pd.Series(monocyte).reindex(adata.var_names).fillna(0.0)
@@ -178,7 +178,7 @@ def test_soup_is_no_evidence_of_a_type() -> None:
     assert after["population"].to_dict() == {
         "monocyte": "Classical monocyte", "t": "CD4 T", "nothing": "Unknown"
     }  # fmt: skip
-    # Without the soup, monocyte markers speak for and against every cluster.
+    # Without ambient RNA, monocyte markers speak for and against every cluster.
     assert before.loc["nothing", "lineage"] == "Monocyte"
     assert after.loc["t", "margin"] > before.loc["t", "margin"]
 
@@ -219,7 +219,7 @@ def test_transgene_above_the_soup_makes_a_car_t_cell() -> None:
     annotate(adata)
     transgene = np.zeros(400, dtype=np.float32)
     transgene[:50] = 5
-    transgene[300:303] = 1  # soup in monocytes
+    transgene[300:303] = 1  # ambient RNA in monocytes
     adata = _with_gene(adata, "CAR", transgene)
     call_transgene(adata, transgene=["CAR"])
     called = adata.obs["population"] == "CAR T"
@@ -241,8 +241,8 @@ def test_samples_without_the_product_tell_the_false_positives_and_have_none() ->
     adata = _with_gene(adata, "CAR", transgene.astype(np.float32))
     adata.obs["sample"] = sample
     adata.obs["condition"] = pd.Categorical(np.where(sample == "s0", "baseline", "day7"))
-    soup = adata.varm[keys.AMBIENT_PROFILE]["s1"] * 0.01
-    adata.varm[keys.AMBIENT_PROFILE] = pd.DataFrame({"s0": soup, "s1": soup})
+    ambient = adata.varm[keys.AMBIENT_PROFILE]["s1"] * 0.01
+    adata.varm[keys.AMBIENT_PROFILE] = pd.DataFrame({"s0": ambient, "s1": ambient})
     known = adata.uns[keys.UNS]["contamination"]
     adata.uns[keys.UNS]["contamination"] = pd.concat([known, known.set_axis(["s0"])])
     naive = adata.copy()

@@ -14,7 +14,6 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from crs_sc import keys
-from crs_sc._stats import bootstrap_expansion
 from crs_sc.comparison._shapley import (
     arm_means,
     expansion,
@@ -24,6 +23,7 @@ from crs_sc.comparison._shapley import (
 )
 from crs_sc.comparison.decomposition import decompose
 from crs_sc.comparison.design import Contrast
+from crs_sc.core.stats import bootstrap_expansion
 from crs_sc.errors import InputError, MissingKeyError
 
 PARTS = ["composition", "producer_fraction", "intensity"]

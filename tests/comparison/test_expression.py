@@ -36,7 +36,7 @@ def simulate(seed, units, *, n_genes=300, fold=None, dispersion=0.1, spread=0.0)
 
 
 def make_bulk(units, counts, *, population="Mono", n_cells=50, ambient=None):
-    """A pseudobulk of one population; `ambient` is the expected soup, shape of `counts`."""
+    """A pseudobulk of one population; `ambient` is the expected ambient RNA, shape of `counts`."""
     obs = units.astype(str).reset_index(drop=True)
     obs["population"] = population
     obs["n_cells"] = n_cells
@@ -361,7 +361,7 @@ def test_what_the_soup_carries_over_is_not_tested_and_what_it_adds_is_taken_off(
     counts = simulate(17, units, n_genes=100)
     rng = np.random.default_rng(0)
     soup = np.zeros_like(counts)
-    soup[:, 0] = np.repeat([5.0, 400.0], 4)  # 80 times more of it in the treated arm's soup
+    soup[:, 0] = np.repeat([5.0, 400.0], 4)  # 80 times more of it in the treated arm's ambient RNA
     soup[4:, 1] = 3000.0  # on top of what the cells make themselves
     counts[:, 0] = rng.poisson(soup[:, 0])
     counts[:, 1] = rng.poisson(1000.0 + soup[:, 1])

@@ -22,7 +22,7 @@ def make_tables(
     courses: dict[str, dict[str, Course]],
     *,
     times: list[str] = TIMES,
-    soup: float = 0.0,
+    ambient: float = 0.0,
     condition: str = "CART",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Ledger and samples; UMI of each gene by subject and time, half in each of two populations."""
@@ -34,7 +34,7 @@ def make_tables(
             for gene, course in genes.items():
                 for population, share in (("Mono", 0.75), ("T", 0.25)):
                     umi = course[t] * share
-                    rows.append((gene, population, sample, 500, umi, soup * share))
+                    rows.append((gene, population, sample, 500, umi, ambient * share))
     ledger = pd.DataFrame(rows, columns=["gene", "population", "sample", "n_cells", "umi",
                                          "ambient_umi"])  # fmt: skip
     samples = pd.DataFrame(design, columns=["sample", "subject", "condition", "timepoint"])
@@ -86,9 +86,9 @@ def test_fraction_moves_the_onset() -> None:
 
 
 def test_what_the_soup_explains_is_no_onset() -> None:
-    # 100 UMI of soup each time: 110 are nothing, 400 are.
+    # 100 UMI of ambient RNA each time: 110 are nothing, 400 are.
     courses = {"m1": {"IL1B": [110, 112, 108], "IL6": [100, 110, 400]}}
-    ledger, samples = make_tables(courses, soup=100)
+    ledger, samples = make_tables(courses, ambient=100)
     row = onset(ledger, samples=samples).iloc[0]
     assert (row.state_first, row.state_second, row.onset_second) == ("never", "reached", "d10")
     course = trajectories(ledger, samples=samples, genes=["IL6"])

@@ -1,4 +1,4 @@
-"""Pseudobulk against pandas, and the soup against its formula."""
+"""Pseudobulk against pandas, and ambient RNA against its formula."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from crs_sc._arrays import GroupSums
 from crs_sc.comparison import pseudobulk
+from crs_sc.core.arrays import GroupSums
 from crs_sc.errors import InputError, MissingKeyError
 
 GENES = [f"G{i}" for i in range(6)]
-# Subject m1 has two libraries of different soup.
+# Subject m1 has two libraries of different ambient RNA.
 LIBRARIES = {
     "l1": ("m1", "vehicle", "a"),
     "l2": ("m1", "vehicle", "b"),

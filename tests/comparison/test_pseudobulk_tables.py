@@ -12,8 +12,8 @@ import pytest
 from scipy import sparse
 
 from crs_sc import keys
-from crs_sc._chunks import count_chunks
 from crs_sc.comparison import Contrast, exclusions, export_counts, pseudobulk, shifts
+from crs_sc.core.blocks import count_chunks
 from crs_sc.errors import InputError, MissingKeyError
 from crs_sc.io import open_h5ad, write_h5ad
 
@@ -35,7 +35,7 @@ CELLS = {
 }
 
 
-def _cohort(*, soup: bool = True, seed: int = 0) -> ad.AnnData:
+def _cohort(*, ambient: bool = True, seed: int = 0) -> ad.AnnData:
     rng = np.random.default_rng(seed)
     rows = [
         (f"{subject}_{condition}", subject, condition, population)
@@ -50,7 +50,7 @@ def _cohort(*, soup: bool = True, seed: int = 0) -> ad.AnnData:
     mean = rng.gamma(2.0, 2.0, size=30)
     counts = sparse.csr_matrix(rng.poisson(mean, size=(len(obs), 30)).astype(np.float32))
     adata = ad.AnnData(obs=obs, var=pd.DataFrame(index=GENES), layers={"counts": counts})
-    if soup:
+    if ambient:
         samples = sorted(set(obs["sample"]))
         profile = rng.dirichlet(np.ones(30), size=len(samples)).T
         adata.varm["ambient_profile"] = pd.DataFrame(profile, index=GENES, columns=samples)
@@ -71,14 +71,14 @@ def _assert_same(one: ad.AnnData, two: ad.AnnData) -> None:
 
 @pytest.mark.parametrize("soup", [True, False])
 def test_disk_equals_memory_bit_for_bit(
-    *, soup: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    *, ambient: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    adata = _cohort(soup=soup)
+    adata = _cohort(ambient=ambient)
     write_h5ad(adata, tmp_path / "cohort.h5ad")
     memory = pseudobulk(adata)
     _assert_same(memory, pseudobulk(open_h5ad(tmp_path / "cohort.h5ad")))
     small = partial(count_chunks, max_values=100)
-    monkeypatch.setattr("crs_sc._chunks.count_chunks", small)
+    monkeypatch.setattr("crs_sc.core.blocks.count_chunks", small)
     _assert_same(memory, pseudobulk(open_h5ad(tmp_path / "cohort.h5ad")))
     _assert_same(memory, pseudobulk(adata))
 
@@ -224,7 +224,7 @@ def test_export_holds_raw_whole_counts_of_the_rows_that_are_large_enough() -> No
     np.testing.assert_array_equal(export.X, export.layers["counts"])
     kept = bulk[export.obs_names]
     np.testing.assert_array_equal(export.X, kept.layers["counts"].toarray())
-    # Raw, not corrected for the soup.
+    # Raw, not corrected for ambient RNA.
     assert export.X.sum() > kept.X.sum()
     np.testing.assert_array_equal(export.obs["psbulk_cells"], kept.obs["n_cells"])
     np.testing.assert_array_equal(export.obs["psbulk_counts"], export.X.sum(axis=1))

@@ -13,7 +13,7 @@ from scipy import sparse, stats
 
 from crs_sc import keys
 from crs_sc.comparison import Contrast, pseudobulk, shifts, signature_scores
-from crs_sc.comparison._units import above_soup
+from crs_sc.comparison._units import above_ambient
 from crs_sc.errors import DesignError, InputError, MissingKeyError
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def test_time_points_pooled_or_apart() -> None:
 
 
 def test_soup_of_an_induced_signature_is_no_shift_of_others() -> None:
-    # T cells make none of the ten genes; CART soup has fifty times more of them.
+    # T cells make none of the ten genes; CART ambient RNA has fifty times more of them.
     rng = np.random.default_rng(5)
     bulk = make_bulk(arms(4, 4), shift=6)
     T = (bulk.obs["population"] == "T").to_numpy()
@@ -268,7 +268,7 @@ def test_soup_of_an_induced_signature_is_no_shift_of_others() -> None:
 def test_above_soup_against_the_poisson_tail() -> None:
     counts, ambient = np.array([0.0, 1.0, 1.0, 200.0, 130.0]), np.array([0.0, 0.0, 0.2, 100, 100])
     expected = [False, True, False, True, False]
-    assert list(above_soup(counts, ambient)) == expected
+    assert list(above_ambient(counts, ambient)) == expected
 
 
 @pytest.mark.parametrize("design", ["3v3", "5v5", "paired6"])

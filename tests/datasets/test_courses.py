@@ -25,7 +25,7 @@ TINY = {"n_subjects_per_arm": 1, "cells_per_sample": 40, "n_background_genes": 0
 
 
 def onset_of(made):
-    """The analysis, on the counts with their soup, which is taken as known."""
+    """The analysis, on the counts with their ambient RNA, which is taken as known."""
     samples = made.truth["samples"].set_index("sample")
     return onset(made.truth["ledger"], samples=samples)
 

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from crs_sc.datasets._kernels import (
+    ambient_counts,
+    ambient_profile_of,
+    ambient_umi_of,
     draw_native,
     gamma_poisson,
     producer_counts,
     shifted_probability,
-    soup_counts,
-    soup_profile,
-    soup_umi,
 )
 
 
@@ -50,7 +50,7 @@ def test_native_counts_follow_depth_and_profile_over_several_chunks():
 def test_soup_profile_is_the_weighted_mixture():
     native = sparse.csr_matrix([[8, 2, 0], [0, 10, 0]])
     extra = np.array([0.0, 0.0, 0.1])
-    profile = soup_profile(np.array([3.0, 1.0]) @ native, extra)
+    profile = ambient_profile_of(np.array([3.0, 1.0]) @ native, extra)
     np.testing.assert_allclose(profile, [0.9 * 24 / 40, 0.9 * 16 / 40, 0.1])
 
 
@@ -58,21 +58,21 @@ def test_soup_has_the_share_and_the_composition_that_were_asked_for():
     native = np.full(4000, 3000)
     profile = np.array([0.0, 0.2, 0.0, 0.7, 0.1, 0.0])
     rng = np.random.default_rng(4)
-    n_umi = soup_umi(native, contamination=0.08, rng=rng)
-    soup = soup_counts(n_umi, profile, rng=rng)
-    assert (np.asarray(soup.sum(axis=1)).ravel() == n_umi).all()
-    total = soup.sum()
+    n_umi = ambient_umi_of(native, contamination=0.08, rng=rng)
+    ambient = ambient_counts(n_umi, profile, rng=rng)
+    assert (np.asarray(ambient.sum(axis=1)).ravel() == n_umi).all()
+    total = ambient.sum()
     expected = 0.08 / 0.92 * native.sum()
     assert abs(total - expected) < 5 * np.sqrt(expected)
-    by_gene = np.asarray(soup.sum(axis=0)).ravel()
+    by_gene = np.asarray(ambient.sum(axis=0)).ravel()
     assert by_gene[[0, 2, 5]].sum() == 0
     np.testing.assert_allclose(by_gene / total, profile, atol=5 * np.sqrt(0.25 / total))
 
 
 def test_no_contamination_adds_nothing():
     rng = np.random.default_rng(5)
-    none = soup_umi(np.full(10, 100), contamination=0.0, rng=rng)
-    assert soup_counts(none, np.array([0.5, 0.5]), rng=rng).nnz == 0
+    none = ambient_umi_of(np.full(10, 100), contamination=0.0, rng=rng)
+    assert ambient_counts(none, np.array([0.5, 0.5]), rng=rng).nnz == 0
 
 
 @given(st.floats(0, 1), st.floats(-3, 3))

@@ -11,7 +11,7 @@ from crs_sc.datasets import SimulatedCohort, simulate_cohort
 from crs_sc.datasets._receptors import RECEPTORS
 
 PREFIX = {"human": "GRCh38_", "mouse": "mm10___"}
-# Share of a cell's UMI by receptor, from the counts of good singlets without soup.
+# Share of a cell's UMI by receptor, from the counts of good singlets without ambient RNA.
 EXPECTED_ABOVE = {
     "human": [
         ("CXCR1", "NK", "Classical monocyte"),
@@ -32,7 +32,7 @@ EXPECTED_ABOVE = {
 
 
 def quiet(species: str) -> SimulatedCohort:
-    """One arm without treatment, soup and doublets."""
+    """One arm without treatment, ambient RNA and doublets."""
     return simulate_cohort(
         arms=("vehicle",),
         n_subjects_per_arm=1,

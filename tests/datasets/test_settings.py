@@ -46,7 +46,7 @@ def test_fixed_contamination_is_the_share_of_soup(contamination):
     cells = made.truth["cells"]
     assert (cells["contamination"] == contamination).all()
     assert (made.truth["samples"]["contamination"] == contamination).all()
-    share = cells["n_soup_umi"].sum() / cells["n_umi"].sum()
+    share = cells["n_ambient_umi"].sum() / cells["n_umi"].sum()
     assert share == pytest.approx(contamination, abs=0.003)
 
 
@@ -55,7 +55,7 @@ def test_soup_is_the_mixture_of_the_cells_weighted_by_lysis():
     made = simulate_cohort(
         **ONE, **SINGLETS, cells_per_sample=300, contamination=0.0, lysis=lysis, erythroid_soup=0.02
     )
-    # Without soup and doublets the counts are the cells themselves.
+    # Without ambient RNA and doublets the counts are the cells themselves.
     weight = made.truth["cells"]["lineage"].map(lysis).fillna(1.0)
     weight[made.truth["cells"]["population"] == "Non-classical monocyte"] = 0.5
     lysed = weight.to_numpy() @ made.adata.X
@@ -63,11 +63,11 @@ def test_soup_is_the_mixture_of_the_cells_weighted_by_lysis():
     genes = made.adata.var_names
     for gene, share in {"HBB": 0.01, "HBA1": 0.005, "HBA2": 0.005}.items():
         expected[genes.get_loc(f"GRCh38_{gene}")] += share
-    soup = made.truth["soup"]
-    assert list(soup.columns) == ["sample", "gene", "symbol", "species", "share"]
-    assert soup["gene"].to_list() == genes.to_list()
-    np.testing.assert_allclose(soup["share"], expected, rtol=1e-5)
-    assert soup["share"].sum() == pytest.approx(1)
+    ambient = made.truth["soup"]
+    assert list(ambient.columns) == ["sample", "gene", "symbol", "species", "share"]
+    assert ambient["gene"].to_list() == genes.to_list()
+    np.testing.assert_allclose(ambient["share"], expected, rtol=1e-5)
+    assert ambient["share"].sum() == pytest.approx(1)
 
 
 def test_empty_droplets_hold_the_soup_of_their_sample():
@@ -305,11 +305,11 @@ def test_contamination_of_the_analysed_species_is_what_its_cells_show():
         contamination=0.2,
     )
     cells, counts = made.truth["cells"], counts_by_symbol(made, prefix="mm10___")
-    # NK cells make no haemoglobin: theirs is soup.
+    # NK cells make no haemoglobin: theirs is ambient RNA.
     own = (cells["population"] == "NK") & (cells["droplet"] == "singlet")
-    soup = made.truth["soup"].query("species == 'mouse'").set_index("symbol")["share"]
+    ambient = made.truth["soup"].query("species == 'mouse'").set_index("symbol")["share"]
     genes = ["Hbb-bs", "S100a8", "Lyz2"]
-    share = soup[genes].sum() / soup.sum()
+    share = ambient[genes].sum() / ambient.sum()
     found = counts.loc[own, genes].to_numpy().sum() / counts[own].to_numpy().sum() / share
     expected = made.truth["samples"]["contamination_analysed"].iloc[0]
     assert found == pytest.approx(expected, rel=0.1)
@@ -327,7 +327,7 @@ def test_samples_come_one_at_a_time_as_in_the_cohort():
         assert (sample.counts != whole.X).nnz == 0
         assert (cohort.empty_droplets[name] != sample.empty_droplets).nnz == 0
         assert sample.genes.equals(cohort.adata.var_names)
-        assert sample.soup.sum() == pytest.approx(1)
+        assert sample.ambient_umi.sum() == pytest.approx(1)
     cells = pd.concat([sample.cells for sample in samples], ignore_index=True)
     pd.testing.assert_frame_equal(cells, cohort.truth["cells"])
 

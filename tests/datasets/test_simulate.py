@@ -126,9 +126,9 @@ def test_soup_share_is_the_contamination_within_sampling_error(two_arms):
     for _, part in cells.groupby("sample"):
         rho = part["contamination"].iloc[0]
         assert 0.04 <= rho <= 0.12
-        native = (part["n_umi"] - part["n_soup_umi"]).sum()
+        native = (part["n_umi"] - part["n_ambient_umi"]).sum()
         expected = rho / (1 - rho) * native
-        assert abs(part["n_soup_umi"].sum() - expected) < 5 * np.sqrt(expected)
+        assert abs(part["n_ambient_umi"].sum() - expected) < 5 * np.sqrt(expected)
 
 
 def test_genes_that_a_population_cannot_make_come_from_the_soup_alone(two_arms):
@@ -142,7 +142,7 @@ def test_genes_that_a_population_cannot_make_come_from_the_soup_alone(two_arms):
         everywhere = counts.loc[cells["sample"] == name]
         rho = cells.loc[rows[0], "contamination"]
         observed = counts.loc[rows, never].to_numpy().sum()
-        # The soup is about the average droplet, so rho * a * N is about what is seen.
+        # Ambient RNA is about the average droplet, so rho * a * N is about what is seen.
         share = (
             everywhere[never].to_numpy().sum() / cells.loc[cells["sample"] == name, "n_umi"].sum()
         )
@@ -164,7 +164,7 @@ def test_genes_that_a_population_cannot_make_come_from_the_soup_alone(two_arms):
     assert counts.loc[singlet & myeloid, t_cell].to_numpy().sum() == 0
     assert counts.loc[singlet & ~is_b, ["IGKC", "IGHM", "IGLC2"]].to_numpy().sum() == 0
     assert counts[["HBB", "HBA1"]].to_numpy().sum() == 0
-    assert cells["n_soup_umi"].sum() == 0
+    assert cells["n_ambient_umi"].sum() == 0
 
 
 def test_every_population_shows_its_markers(two_arms):
@@ -330,7 +330,7 @@ def test_truth_of_the_shifts_counts_what_can_be_seen_at_the_depth_of_the_cohort(
     assert shallow["n_genes"].sum() < 0.7 * deep["n_genes"].sum()
     both = shallow["estimate"][seen].to_frame("shallow").join(deep["estimate"].rename("deep"))
     assert (both["shallow"] - both["deep"]).abs().median() < 0.05
-    # Nobody but monocytes and dendritic cells makes IL-1; T cells have it from the soup.
+    # Nobody but monocytes and dendritic cells makes IL-1; T cells have it from ambient RNA.
     made = deep["status"].loc["cart", "IL1B"]
     assert set(made.index[made == keys.OK]) == {
         "Classical monocyte",
@@ -340,7 +340,7 @@ def test_truth_of_the_shifts_counts_what_can_be_seen_at_the_depth_of_the_cohort(
 
 
 def test_planted_shifts_are_those_that_the_analysis_finds():
-    # Without soup, which the analysis would have to estimate.
+    # Without ambient RNA, which the analysis would have to estimate.
     made = simulate_cohort(
         arms=("vehicle", "CART"),
         n_subjects_per_arm=3,

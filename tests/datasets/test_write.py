@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from crs_sc import io, keys
-from crs_sc.config import load_config
 from crs_sc.datasets import read_settings, simulate_cohort, simulate_to_disk, write_cohort
 from crs_sc.errors import InputError
+from crs_sc.run.config import load_config
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +137,10 @@ def test_sheet_and_raw_matrices_are_what_a_run_reads(tmp_path):
     assert adata.obs_names.to_list() == truth["cell"].to_list()
     assert adata.obs["sample"].astype(str).to_list() == truth["sample"].to_list()
     assert adata.obs["condition"].astype(str).to_list() == truth["condition"].to_list()
-    soup = io.read_table(tmp_path / "truth" / "soup.tsv")
+    ambient = io.read_table(tmp_path / "truth" / "soup.tsv")
     for raw, rows in adata.obs.groupby(keys.RAW_PATH, observed=True):
         found = io.empty_droplet_profile(tmp_path / str(raw), organism=config.organism)
-        own = soup[soup["sample"] == str(rows["sample"].iloc[0])].set_index("gene")["share"]
+        own = ambient[ambient["sample"] == str(rows["sample"].iloc[0])].set_index("gene")["share"]
         assert set(found.index) == set(own.index)
         # About 120,000 UMI.
         assert (found - own[found.index]).abs().sum() < 0.1

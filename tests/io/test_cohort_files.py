@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import io as scipy_io
 from scipy import sparse
 
-from crs_sc._chunks import count_chunks
+from crs_sc.core.blocks import count_chunks
 from crs_sc.errors import InputError
 from crs_sc.io import CohortFiles, read, write_h5ad
 from crs_sc.io import _matrix as matrix_module
@@ -195,7 +195,7 @@ def test_soup_of_the_file_comes_with_the_counts(tmp_path: Path) -> None:
         disk.varm["ambient_profile"][["s1", "s2", "s10"]].to_numpy(), profile
     )
     assert disk.uns["crs_sc"]["contamination"].loc["s10", "ambient_upper"] == 0.2
-    # A soup that lacks a sample is none.
+    # A ambient RNA that lacks a sample is none.
     adata.uns["crs_sc"]["contamination"] = table.iloc[:2]
     write_h5ad(adata, tmp_path / "b.h5ad")
     disk = CohortFiles(tmp_path / "b.h5ad", columns=COLUMNS).on_disk()

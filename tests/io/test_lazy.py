@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from crs_sc._arrays import value_chunks
-from crs_sc._chunks import count_chunks
+from crs_sc.core.arrays import value_chunks
+from crs_sc.core.blocks import count_chunks
 from crs_sc.errors import InputError, MissingKeyError
 from crs_sc.io import open_h5ad, write_h5ad
 

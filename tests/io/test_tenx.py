@@ -123,8 +123,8 @@ def test_index_out_of_range(tmp_path: Path) -> None:
 
 def test_empty_droplets(tmp_path: Path) -> None:
     cells = matrix() * 100
-    soup = np.array([[1, 0, 0, 2, 0], [0, 0, 1, 3, 0], [0, 0, 0, 0, 0], [0, 0, 0, 3, 0]])
-    path = put_h5(tmp_path / "raw.h5", np.vstack([cells, soup]), extra=False)
+    ambient = np.array([[1, 0, 0, 2, 0], [0, 0, 1, 3, 0], [0, 0, 0, 0, 0], [0, 0, 0, 3, 0]])
+    path = put_h5(tmp_path / "raw.h5", np.vstack([cells, ambient]), extra=False)
     got = empty_droplet_profile(path)
     assert list(got.index) == GENES
     assert np.allclose(got, [0.1, 0, 0.1, 0.8, 0])

@@ -240,8 +240,8 @@ class TestSources:
         sums = rows.groupby("population")[["n_producers", "umi"]].sum()
         filled, hollow, *_ = panels[1].collections
         assert len(filled.get_offsets()) == (sums["n_producers"] > 0).sum()
-        soup = (sums["n_producers"] == 0) & (sums["umi"] > 0)
-        assert len(hollow.get_offsets()) == soup.sum()
+        ambient = (sums["n_producers"] == 0) & (sums["umi"] > 0)
+        assert len(hollow.get_offsets()) == ambient.sum()
         assert len(hollow.get_facecolors()) == 0
 
     def test_no_producer_anywhere_is_drawn_without_fill(self, tables):

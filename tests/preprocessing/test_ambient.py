@@ -1,4 +1,4 @@
-"""The soup, against planted contamination and the profile of real empty droplets."""
+"""Ambient RNA, against planted contamination and the profile of real empty droplets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from crs_sc.preprocessing._contamination import (
     panel_rate,
     relative_lysis,
 )
-from crs_sc.preprocessing._species_kernels import soup_scaling
+from crs_sc.preprocessing._species_kernels import ambient_scaling
 from crs_sc.preprocessing.ambient import MARKERS, PANELS
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ MOUSE = {"LYZ": "Lyz2", "CD2": "Cd2"}
 def sample(
     rho: float, *, lysis: float = 1.0, seed: int = 0, n: int = 400, shares: tuple[float, ...] = ()
 ) -> tuple[ad.AnnData, pd.Series, float]:
-    """Cells with 4 % doublets and a known soup: the data, its profile and its true share."""
+    """Cells with 4 % doublets and a known ambient RNA: the data, its profile and its true share."""
     rng = np.random.default_rng(seed)
     rates = rng.lognormal(0, 1.5, len(NAMES)) * rng.lognormal(0, 0.5, (4, len(NAMES)))
     rates[:, :-300] = 0
@@ -281,7 +281,7 @@ def test_sample_without_evidence_takes_the_upper_quartile_of_the_others() -> Non
 
 
 def mouse_macrophages_and_human_t_cells(rho: float) -> tuple[ad.AnnData, float]:
-    """Cells of two species that share a soup; the data and the truth for the mouse genome."""
+    """Cells of two species that share a ambient RNA; the data and the truth for the mouse genome."""
     rng = np.random.default_rng(0)
     background = rng.dirichlet(np.full(300, 0.5), 2)
     rates = np.zeros((2, 2 * len(NAMES)))
@@ -338,10 +338,10 @@ def test_growth_of_the_soup_with_the_cell_is_found(power: float) -> None:
     for level in (0.05, 0.2):
         size = 3000 * rng.lognormal(0, 0.4, 150)
         groups.append((rng.poisson(level * 3000 * (size / 3000) ** power).astype(float), size))
-    found, error = soup_scaling(groups)
+    found, error = ambient_scaling(groups)
     assert found == pytest.approx(power, abs=3 * error + 1e-9)
     assert 0.005 < error < 0.05
-    assert soup_scaling([(np.zeros(5), np.ones(5))]) == (0.5, np.inf)
+    assert ambient_scaling([(np.zeros(5), np.ones(5))]) == (0.5, np.inf)
 
 
 def test_groups_that_make_the_panel_are_left_out() -> None:

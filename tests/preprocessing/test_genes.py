@@ -9,7 +9,7 @@ import pytest
 from scipy import sparse
 
 from crs_sc import genesets, keys
-from crs_sc._chunks import pass_over
+from crs_sc.core.blocks import pass_over
 from crs_sc.errors import InputError
 from crs_sc.preprocessing import select_genes
 from crs_sc.preprocessing._variance import (

@@ -12,7 +12,7 @@ import pytest
 from scipy import sparse
 
 from crs_sc import keys
-from crs_sc._chunks import count_chunks, is_on_disk
+from crs_sc.core.blocks import count_chunks, is_on_disk
 from crs_sc.errors import InputError
 from crs_sc.io import open_h5ad, write_h5ad
 from crs_sc.preprocessing import filter_cells, merge_samples, quality_control

@@ -1,4 +1,4 @@
-"""The soup of mouse macrophages beside human CAR T cells, against simulated cohorts.
+"""Ambient RNA of mouse macrophages beside human CAR T cells, against simulated cohorts.
 
 There are no mouse T or B cells in them, so that the panels of the human path say little.
 """
@@ -44,7 +44,7 @@ def cohort(rho: float, lysing: str) -> SimulatedCohort:
 def analyse(
     made: SimulatedCohort, folder: Path, *, organism: str, empty: bool = False
 ) -> tuple[ad.AnnData, pd.DataFrame]:
-    """Cells after the soup was estimated, and its table with the planted contamination."""
+    """Cells after ambient RNA was estimated, and its table with the planted contamination."""
     adata = made.adata
     names = adata.var_names
     if organism == "mouse":

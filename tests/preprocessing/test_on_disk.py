@@ -1,4 +1,4 @@
-"""Quality control, species and soup from disk: the same as in memory, in any cut."""
+"""Quality control, species and ambient RNA from disk: the same as in memory, in any cut."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_disk_is_memory_bit_for_bit(cohort: ad.AnnData, chunk: int, tmp_path: Pa
         pp.call_species(adata)
     pd.testing.assert_frame_equal(both.obs, on_disk.obs, check_categorical=False)
     pd.testing.assert_frame_equal(
-        both.uns[keys.UNS][keys.SPECIES_SOUP], on_disk.uns[keys.UNS][keys.SPECIES_SOUP]
+        both.uns[keys.UNS][keys.SPECIES_AMBIENT], on_disk.uns[keys.UNS][keys.SPECIES_AMBIENT]
     )
     cells = pp.select_species(both)
     write_h5ad(cells, tmp_path / "cells.h5ad")

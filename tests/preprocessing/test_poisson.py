@@ -8,7 +8,7 @@ from scipy import stats
 
 from crs_sc.preprocessing._poisson import largest_count, mid_ranks, truncated_sum
 
-# From no soup to a plasma cell's immunoglobulins.
+# From no ambient RNA to a plasma cell's immunoglobulins.
 MEANS = np.concatenate([[0.0, 1e-12], np.geomspace(1e-6, 3e4, 3001)])
 
 

@@ -98,7 +98,7 @@ def droplets(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """UMI of two genomes in human, mouse and two-cell droplets of one sample, and which is which.
 
-    Soup comes from all cells alike; a droplet holds `rho` of it.
+    Ambient RNA comes from all cells alike; a droplet holds `rho` of it.
     """
     rng = np.random.default_rng(seed)
     kind = np.repeat([0, 1, 2], n)
@@ -107,9 +107,9 @@ def droplets(
     mouse = np.where(kind != 0, rng.poisson(3500 * depth[1]), 0)
     native = human + mouse
     share = mouse.sum() / native.sum()
-    soup = rng.poisson(rho / (1 - rho) * native)
-    mouse_soup = rng.binomial(soup, share)
-    return (human + soup - mouse_soup).astype(float), (mouse + mouse_soup).astype(float), kind
+    ambient = rng.poisson(rho / (1 - rho) * native)
+    mouse_soup = rng.binomial(ambient, share)
+    return (human + ambient - mouse_soup).astype(float), (mouse + mouse_soup).astype(float), kind
 
 
 @pytest.mark.parametrize(
@@ -121,12 +121,12 @@ def droplets(
 )
 def test_soup_makes_no_second_cell_and_hides_none(n: tuple[int, int, int], rho: float) -> None:
     human, mouse, kind = droplets(rho, n=n)
-    soup = species_soup(human, mouse)
+    ambient = species_soup(human, mouse)
     mostly_human, single = one_species(
         human,
         mouse,
-        other_in_own=soup.other_in_own,
-        own_in_other=soup.own_in_other,
+        other_in_own=ambient.other_in_own,
+        own_in_other=ambient.own_in_other,
         min_fraction=0.9,
     )
     called = np.where(single, np.where(mostly_human, 0, 1), 2)
@@ -138,12 +138,12 @@ def test_soup_makes_no_second_cell_and_hides_none(n: tuple[int, int, int], rho: 
 @pytest.mark.parametrize("rho", [0.05, 0.3])
 def test_soup_of_each_species_is_measured(rho: float) -> None:
     human, mouse, kind = droplets(rho)
-    soup = species_soup(human, mouse)
+    ambient = species_soup(human, mouse)
     total = human + mouse
-    for found, minor, own in ((soup.other_in_own, mouse, 0), (soup.own_in_other, human, 1)):
+    for found, minor, own in ((ambient.other_in_own, mouse, 0), (ambient.own_in_other, human, 1)):
         truth = minor[kind == own].sum() / total[kind == own].sum()
         assert found == pytest.approx(truth, rel=0.05, abs=5e-4)
-    assert soup.umi_own == pytest.approx(total[human >= mouse].mean(), rel=0.02)
+    assert ambient.umi_own == pytest.approx(total[human >= mouse].mean(), rel=0.02)
 
 
 @given(
@@ -186,7 +186,7 @@ def test_tables_of_two_genomes_are_kept_before_any_filter() -> None:
     assert table["umi_analysed"].tolist() == [100, 10, 50, 90]
     assert table["umi_other"].tolist() == [0, 90, 50, 10]
     assert table["species"].tolist() == ["human", "mouse", "mixed", "human"]
-    assert human.uns[keys.UNS][keys.SPECIES_SOUP].index.tolist() == ["s"]
+    assert human.uns[keys.UNS][keys.SPECIES_AMBIENT].index.tolist() == ["s"]
     del adata.obs[keys.SAMPLE]
     with pytest.raises(MissingKeyError, match="sample"):
         call_species(adata)

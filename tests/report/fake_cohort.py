@@ -235,10 +235,10 @@ def _sources(rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
         for sample, subject, arm in design().itertuples(index=False):
             cells = {name: int(rng.poisson(n)) for name, n in zip(LINEAGES, CELLS, strict=True)}
             total = sum(cells.values())
-            soup = 0.03 * sum(OUTPUT[gene].values()) * LEVEL[arm]
+            ambient = 0.03 * sum(OUTPUT[gene].values()) * LEVEL[arm]
             for name, n in cells.items():
                 made = OUTPUT[gene].get(name, 0.0) * LEVEL[arm] * rng.gamma(20, 1 / 20)
-                expected = soup * n
+                expected = ambient * n
                 umi = int(rng.poisson(made * n + expected))
                 makers = int(rng.binomial(n, min(made / 1.5, 0.9))) if umi else 0
                 rows.append((gene, name, sample, subject, arm, n, umi, expected, makers, total))
@@ -304,7 +304,7 @@ def _receivers(rng: np.random.Generator) -> pd.DataFrame:
                     held = name in holders
                     cpm = rng.gamma(50, 6.0) if held else rng.gamma(2, 2.0)
                     low, high = (0.8 * cpm, 1.2 * cpm) if held else (0.0, 3 * cpm)
-                    state = keys.ABOVE_SOUP if held else keys.AMBIENT_COMPATIBLE
+                    state = keys.ABOVE_AMBIENT if held else keys.AMBIENT_COMPATIBLE
                     rows.append((
                         cytokine, gene, role, name, arm, 4, 400, int(cpm), 0.9 * cpm,
                         0.4 if held else 0.0, cpm, low, high, 1e-6 if held else 0.5, state,

@@ -93,7 +93,7 @@ class TestSources:
             "No source of IL6 can be named: no UMI above the ambient RNA in any arm."
         )
         assert "400 cells of 2 subjects" in answer.lines[0][1]
-        assert "2 expected from the soup" in answer.lines[0][1]
+        assert "2 expected from ambient RNA" in answer.lines[0][1]
 
     def test_silent_arm_beside_a_loud_one(self):
         (answer,) = source_answers(made({("vehicle", "a"): (0, 0), ("CART", "b"): (90, 10)}))
@@ -109,7 +109,7 @@ class TestSources:
         (answer,) = source_answers(
             made({("CART", "a"): (90, 10), ("CART", "b"): (80, 20), ("CART", "c"): (0, 0)})
         )
-        assert "2 of 3 subjects, the others without IL6 above the soup" in answer.lines[0][1]
+        assert "2 of 3 subjects, the others without IL6 above ambient RNA" in answer.lines[0][1]
 
     def test_overlapping_intervals_and_few_umi(self):
         (answer,) = source_answers(made({("CART", "a"): (5, 4), ("CART", "b"): (5, 4)}, spread=0.3))
@@ -124,7 +124,7 @@ class TestSources:
         ]
         tables["producers"] = rows_of(keys.PRODUCERS_TABLE, rows)
         (answer,) = source_answers(tables)
-        assert "no single cell holds more UMI than the soup explains" in answer.lines[0][1]
+        assert "no single cell holds more UMI than ambient RNA explains" in answer.lines[0][1]
 
     def production(self, states, *, power=0.95):
         rows = [
@@ -134,17 +134,17 @@ class TestSources:
         return rows_of(keys.PRODUCTION_TABLE, rows)
 
     def test_no_producers_is_an_answer(self):
-        # Noise above the expected soup gives shares, but no population makes the cytokine.
+        # Noise above the expected ambient RNA gives shares, but no population makes the cytokine.
         tables = made({("CART", "a"): (9, 1), ("CART", "b"): (8, 2)})
         tables["production"] = self.production(
             {(MONO, "CART"): keys.AMBIENT_COMPATIBLE, (T, "CART"): keys.NEGATIVE}
         )
         (answer,) = source_answers(tables)
         assert answer.lead == (
-            "No producers of IL6 were found in any arm: the soup explains what was seen."
+            "No producers of IL6 were found in any arm: ambient RNA explains what was seen."
         )
         assert answer.lines[0][1] == (
-            "No producers. 20 UMI seen, 8 expected from the soup, in 400 cells of 2 subjects. "
+            "No producers. 20 UMI seen, 8 expected from ambient RNA, in 400 cells of 2 subjects. "
             "A typical producer would have been called with probability 95 %, so few can have "
             "been missed."
         )
@@ -175,20 +175,20 @@ class TestHearing:
         il1b, il6, caveat = hearing_sentences(fake.tables()["receivers"], ["IL1B", "IL6", "NOPE"])
         assert il1b == (
             "IL1B can be heard by classical monocytes, intermediate monocytes, non-classical "
-            "monocytes and cDC2 cells: IL1R1 and IL1RAP are above the soup there; IL1R2, a decoy, "
+            "monocytes and cDC2 cells: IL1R1 and IL1RAP are above ambient RNA there; IL1R2, a decoy, "
             "is in classical monocytes and intermediate monocytes; IL1RN, an antagonist, is in "
             "classical monocytes."
         )
-        assert "cDC2 cells and CD4 T cells: IL6R and IL6ST are above the soup there" in il6
+        assert "cDC2 cells and CD4 T cells: IL6R and IL6ST are above ambient RNA there" in il6
         assert il6.endswith("soluble receptor, is in CD8 T cells and B cells.")
         assert "not the receptor on the surface" in caveat
 
     def test_one_arm_or_a_faint_level_is_not_enough(self, fake):
         table = fake.tables()["receivers"].query("cytokine == 'IL6'")
         b = table["population"] == "B"
-        table.loc[b & (table["condition"] == "CART"), "state"] = keys.ABOVE_SOUP
+        table.loc[b & (table["condition"] == "CART"), "state"] = keys.ABOVE_AMBIENT
         assert "B cells" not in hearing_sentences(table, ["IL6"])[0].split(":")[0]
-        table.loc[b, ["state", "cpm"]] = [keys.ABOVE_SOUP, 1.0]
+        table.loc[b, ["state", "cpm"]] = [keys.ABOVE_AMBIENT, 1.0]
         assert "B cells" not in hearing_sentences(table, ["IL6"])[0]
         table.loc[b, "cpm"] = 300.0
         assert "B cells" in hearing_sentences(table, ["IL6"])[0].split(":")[0]
@@ -201,7 +201,7 @@ class TestHearing:
         )
         silent = table.assign(state=keys.AMBIENT_COMPATIBLE)
         assert hearing_sentences(silent, ["IL1B"])[0].startswith(
-            "No population has IL1R1 and IL1RAP above the soup, so none is seen to hear IL1B; "
+            "No population has IL1R1 and IL1RAP above ambient RNA, so none is seen to hear IL1B; "
             "IL1R2, a decoy, is in none"
         )
         assert hearing_sentences(table, ["IL6"]) == []

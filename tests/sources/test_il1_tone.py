@@ -16,15 +16,15 @@ from crs_sc.sources._tone_kernels import Output, corrected_output, log2_ratio
 GENES = [*tone_genes(), "ACTB"]
 
 
-def cohort(rates: dict[str, dict[str, float]], *, n: int = 60, soup: float = 0.1) -> ad.AnnData:
-    """Cells of the populations with these rates, and soup of the mean profile, in two samples."""
+def cohort(rates: dict[str, dict[str, float]], *, n: int = 60, ambient: float = 0.1) -> ad.AnnData:
+    """Cells of the populations with these rates, and ambient RNA of the mean profile, in two samples."""
     rng = np.random.default_rng(0)
     expected = pd.DataFrame(rates).T.reindex(columns=GENES).fillna(0.0)
     expected["ACTB"] = 200.0
     population = np.repeat(list(rates), n)
     native = rng.poisson(expected.loc[population].to_numpy())
     profile = native.sum(axis=0) / native.sum()
-    extra = rng.poisson(native.sum(axis=1, keepdims=True) * soup / (1 - soup) * profile)
+    extra = rng.poisson(native.sum(axis=1, keepdims=True) * ambient / (1 - ambient) * profile)
     sample = np.where(np.arange(len(population)) % 2 == 0, "a", "b")
     adata = ad.AnnData(
         obs=pd.DataFrame(
@@ -35,7 +35,7 @@ def cohort(rates: dict[str, dict[str, float]], *, n: int = 60, soup: float = 0.1
         layers={"counts": sparse.csr_matrix((native + extra).astype(np.float32))},
     )
     adata.varm[keys.AMBIENT_PROFILE] = pd.DataFrame({"a": profile, "b": profile}, index=GENES)
-    contamination = {"ambient_fraction": soup, "ambient_upper": soup * 1.1}
+    contamination = {"ambient_fraction": ambient, "ambient_upper": ambient * 1.1}
     adata.uns[keys.UNS] = {keys.CONTAMINATION: pd.DataFrame(contamination, index=["a", "b"])}
     adata.uns["native"] = pd.DataFrame(native, columns=GENES)
     return adata
@@ -61,7 +61,7 @@ def test_tone_is_that_which_was_planted_and_soup_is_none() -> None:
         assert (rows["ci_low"] < ratio[name]).all()
         assert (ratio[name] < rows["ci_high"]).all()
         np.testing.assert_allclose(rows["log2_ratio"], ratio[name], atol=0.25)
-    # B cells have nothing but soup.
+    # B cells have nothing but ambient RNA.
     assert (table.loc["B", "status"] == "not_detected").all()
     assert table.loc["B", "log2_ratio"].isna().all()
     assert (table.loc["B", "agonist_umi"] < 15).all()
@@ -89,16 +89,16 @@ def test_interval_of_counts_without_soup_is_the_exact_one() -> None:
 def test_interval_holds_the_ratio_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     n = 4_000
-    for a, b, soup in ((30.0, 8.0, 5.0), (6.0, 3.0, 0.5), (200.0, 150.0, 40.0)):
+    for a, b, ambient in ((30.0, 8.0, 5.0), (6.0, 3.0, 0.5), (200.0, 150.0, 40.0)):
         sides = [
-            corrected_output(rng.poisson(mean + soup, size=n), soup, soup, level=0.95)
+            corrected_output(rng.poisson(mean + ambient, size=n), ambient, ambient, level=0.95)
             for mean in (a, b)
         ]
         ratio = log2_ratio(*sides)
         truth = np.log2(a / b)
         below = np.where(np.isnan(ratio.low), -np.inf, ratio.low) <= truth
         above = np.where(np.isnan(ratio.high), np.inf, ratio.high) >= truth
-        assert 0.94 <= (below & above).mean() <= 0.995, (a, b, soup)
+        assert 0.94 <= (below & above).mean() <= 0.995, (a, b, ambient)
 
 
 def test_a_side_without_umi_leaves_one_end() -> None:
@@ -108,7 +108,7 @@ def test_a_side_without_umi_leaves_one_end() -> None:
     assert log2_ratio(some, none).low == 1.0
     assert np.isnan(log2_ratio(some, none).high)
     assert log2_ratio(none, some).high == -1.0
-    adata = cohort({"Mast cell": {"IL1B": 5.0}, "B": {}}, soup=0.0)
+    adata = cohort({"Mast cell": {"IL1B": 5.0}, "B": {}}, ambient=0.0)
     status = tl.il1_tone(adata).set_index("population")["status"]
     assert (status.loc["Mast cell"] == "agonist_only").all()
     assert (status.loc["B"] == "not_detected").all()

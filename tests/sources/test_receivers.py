@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import sparse, stats
 
 from crs_sc import keys
-from crs_sc._stats import benjamini_hochberg
+from crs_sc.core.stats import benjamini_hochberg
 from crs_sc.errors import InputError, MissingKeyError
 from crs_sc.sources import receivers
 from crs_sc.sources._receptor_kernels import mean_over_subjects, native_cpm
@@ -19,7 +19,7 @@ from crs_sc.sources._receptor_kernels import mean_over_subjects, native_cpm
 
 def cohort(counts: np.ndarray, genes: list[str], obs: pd.DataFrame, *, fraction: float,
            profile: np.ndarray) -> ad.AnnData:  # fmt: skip
-    """AnnData with a known soup, the same in every sample; contamination known within a tenth."""
+    """AnnData with a known ambient RNA, the same in every sample; contamination known within a tenth."""
     obs = obs.assign(sample=obs.get("sample", obs["subject"]))
     obs.index = [f"cell{i}" for i in range(len(obs))]
     adata = ad.AnnData(obs=obs, var=pd.DataFrame(index=genes))
@@ -43,14 +43,14 @@ def cohort(counts: np.ndarray, genes: list[str], obs: pd.DataFrame, *, fraction:
 
 
 def planted(rng: np.random.Generator, *, rho: float = 0.1) -> ad.AnnData:
-    """Four subjects in two arms; IL6R in monocytes only, IL6ST in all, soup everywhere."""
+    """Four subjects in two arms; IL6R in monocytes only, IL6ST in all, ambient RNA everywhere."""
     n = 1600
     subject = np.array(["m1", "m2", "m3", "m4"])[np.arange(n) % 4]
     monocyte = np.arange(n) < n // 2
     rates = np.array([[0.6, 0.5, 2999.0], [0.0, 0.5, 1500.0]])
     native = rng.poisson(rates[np.where(monocyte, 0, 1)])
     profile = native.sum(axis=0) / native.sum()
-    soup = rng.poisson(rho / (1 - rho) * native.sum(axis=1, keepdims=True) * profile)
+    ambient = rng.poisson(rho / (1 - rho) * native.sum(axis=1, keepdims=True) * profile)
     obs = pd.DataFrame(
         {
             "population": np.where(monocyte, "Classical monocyte", "CD4 T"),
@@ -58,7 +58,7 @@ def planted(rng: np.random.Generator, *, rho: float = 0.1) -> ad.AnnData:
             "condition": np.where(np.isin(subject, ["m1", "m2"]), "a", "b"),
         }
     )
-    return cohort(native + soup, ["IL6R", "IL6ST", "ACTB"], obs, fraction=rho, profile=profile)
+    return cohort(native + ambient, ["IL6R", "IL6ST", "ACTB"], obs, fraction=rho, profile=profile)
 
 
 def test_mean_over_subjects_is_student() -> None:
@@ -72,10 +72,12 @@ def test_mean_over_subjects_is_student() -> None:
 
 
 def test_native_cpm_is_that_of_the_cell_without_its_soup() -> None:
-    # 8 of 2,000 native UMI; a tenth of the UMI is soup, of which 3 per thousand are the gene.
-    native, soup = 2000.0, 2000.0 / 9
-    seen = 8 + 0.003 * soup
-    found = native_cpm(np.array([seen, 1.0]), np.array([0.003 * soup, 0.0]), np.array([native, 0]))
+    # 8 of 2,000 native UMI; a tenth of the UMI is ambient RNA, of which 3 per thousand are the gene.
+    native, ambient = 2000.0, 2000.0 / 9
+    seen = 8 + 0.003 * ambient
+    found = native_cpm(
+        np.array([seen, 1.0]), np.array([0.003 * ambient, 0.0]), np.array([native, 0])
+    )
     assert found[0] == pytest.approx(4000.0)
     assert np.isnan(found[1])
 
@@ -95,7 +97,7 @@ def test_table_is_the_closed_form() -> None:
     profile = np.array([0.05, 0.95])
     adata = cohort(counts, ["CD40", "ACTB"], obs, fraction=0.2, profile=profile)
     (row,) = receivers(adata, cytokines=["CD40LG"]).to_dict("records")
-    # The soup adds 100 x 0.2 x 0.05 = 1 UMI a cell; 80 UMI of a cell are its own.
+    # Ambient RNA adds 100 x 0.2 x 0.05 = 1 UMI a cell; 80 UMI of a cell are its own.
     levels = np.array([1e6 * (140 - 20) / 1600, 1e6 * (30 - 10) / 800])
     assert row["cpm"] == pytest.approx(levels.mean())
     _, high = stats.t.interval(0.95, 1, levels.mean(), stats.sem(levels))
@@ -106,7 +108,7 @@ def test_table_is_the_closed_form() -> None:
     # Poisson(1) gives 3 or more with p 0.08, which is no evidence; 6 or more with p 0.0006 is.
     assert row["fraction"] == pytest.approx((1.0 + 0.0) / 2)
     assert row["padj"] == pytest.approx(stats.poisson.sf(169, 30 * 1.1), rel=1e-6)
-    assert row["state"] == keys.ABOVE_SOUP
+    assert row["state"] == keys.ABOVE_AMBIENT
 
 
 def test_planted_receptor_is_found_and_soup_is_not() -> None:
@@ -114,13 +116,13 @@ def test_planted_receptor_is_found_and_soup_is_not() -> None:
     assert list(table.columns) == keys.RECEIVERS_TABLE.names
     assert set(table["cytokine"]) == {"IL6"}
     index = table.set_index(["gene", "population"])
-    assert (index.loc[("IL6R", "Classical monocyte"), "state"] == keys.ABOVE_SOUP).all()
+    assert (index.loc[("IL6R", "Classical monocyte"), "state"] == keys.ABOVE_AMBIENT).all()
     assert index.loc[("IL6R", "Classical monocyte"), "cpm"].mean() == pytest.approx(200, rel=0.15)
-    soup = index.loc[("IL6R", "CD4 T")]
-    assert (soup["umi"] > 0).all()
-    assert (soup["state"] == keys.AMBIENT_COMPATIBLE).all()
-    assert (soup["cpm"] < 10).all()
-    assert (index.loc["IL6ST", "state"] == keys.ABOVE_SOUP).all()
+    ambient = index.loc[("IL6R", "CD4 T")]
+    assert (ambient["umi"] > 0).all()
+    assert (ambient["state"] == keys.AMBIENT_COMPATIBLE).all()
+    assert (ambient["cpm"] < 10).all()
+    assert (index.loc["IL6ST", "state"] == keys.ABOVE_AMBIENT).all()
 
 
 def test_soup_without_expression_averages_out() -> None:
@@ -136,7 +138,7 @@ def test_soup_without_expression_averages_out() -> None:
         counts = np.column_stack([rng.poisson(1.0, 240), np.full(240, 999)])
         adata = cohort(counts, ["CD40", "ACTB"], obs, fraction=0.1, profile=profile)
         means.append(receivers(adata).iloc[0][["umi", "cpm", "state"]].tolist())
-    above = sum(state == keys.ABOVE_SOUP for *_, state in means)
+    above = sum(state == keys.ABOVE_AMBIENT for *_, state in means)
     assert above <= 2
     raw = np.array([(umi - 240) / 240 for umi, *_ in means])
     assert np.mean([cpm for _, cpm, _ in means]) == pytest.approx(
@@ -181,14 +183,14 @@ def test_few_cells_no_cells_and_no_umi_are_told_apart() -> None:
     table = receivers(adata).set_index(["population", "condition"])
     assert table["state"].to_dict() == {
         ("NK", "a"): keys.NOT_DETECTED, ("B", "a"): keys.TOO_FEW_CELLS,
-        ("NK", "b"): keys.ABOVE_SOUP, ("B", "b"): "",
+        ("NK", "b"): keys.ABOVE_AMBIENT, ("B", "b"): "",
     }  # fmt: skip
     assert table.loc[("B", "a"), "umi"] == 12
     assert np.isnan(table.loc[("B", "a"), "cpm"])
     assert table.loc[("NK", "b"), "cpm"] == pytest.approx(1e6 * 2 / 502)
     assert np.isnan(table.loc[("NK", "b"), "ci_low"])
     few = receivers(adata, min_cells=3).set_index(["population", "condition"])
-    assert few.loc[("B", "a"), "state"] == keys.ABOVE_SOUP
+    assert few.loc[("B", "a"), "state"] == keys.ABOVE_AMBIENT
 
 
 def test_mouse_has_its_own_symbols() -> None:

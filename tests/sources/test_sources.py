@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import sparse, stats
 
 from crs_sc import keys
-from crs_sc._soup import soup_rejections
+from crs_sc.core.ambient import ambient_rejections
 from crs_sc.errors import InputError, MissingKeyError
 from crs_sc.sources import call_producers, ledger, ledger_by_condition, producers, production
 from crs_sc.sources._kernels import (
@@ -25,7 +25,7 @@ from crs_sc.sources._share_intervals import SampleSources, burst_sizes, share_in
 
 def cohort(counts: np.ndarray, genes: list[str], populations: list[str], samples: list[str], *,
            fraction: float = 0.0, profile: np.ndarray | None = None) -> ad.AnnData:  # fmt: skip
-    """AnnData with a known soup; the subject is the sample and the arm its first letter."""
+    """AnnData with a known ambient RNA; the subject is the sample and the arm its first letter."""
     adata = ad.AnnData(
         obs=pd.DataFrame(
             {
@@ -55,7 +55,7 @@ def cohort(counts: np.ndarray, genes: list[str], populations: list[str], samples
 
 
 def simulated(rng: np.random.Generator, *, rho: float = 0.1) -> tuple[ad.AnnData, np.ndarray]:
-    """Two samples of 600 cells; IL6 from half of the monocytes, soup everywhere."""
+    """Two samples of 600 cells; IL6 from half of the monocytes, ambient RNA everywhere."""
     n = 1200
     population = np.where(np.arange(n) % 3 == 0, "Classical monocyte", "CD4 T")
     sample = np.where(np.arange(n) < n // 2, "a1", "b1")
@@ -75,7 +75,7 @@ def test_rejections_are_benjamini_hochberg_of_poisson_p_within_the_sample() -> N
     counts = rng.poisson(1.0, 400)
     expected = rng.gamma(2.0, 0.3, 400)
     samples = rng.integers(3, size=400)
-    found = soup_rejections(counts, expected, samples, alpha=0.05)
+    found = ambient_rejections(counts, expected, samples, alpha=0.05)
     for sample in range(3):
         mine = samples == sample
         p = np.where(counts[mine] > 0, stats.poisson.sf(counts[mine] - 1, expected[mine]), 1.0)
@@ -87,13 +87,13 @@ def test_a_single_umi_is_called_only_where_soup_cannot_be_the_source() -> None:
     samples = np.zeros(1000, dtype=int)
     counts = np.zeros(1000, dtype=int)
     counts[0] = 1
-    assert soup_rejections(counts, np.full(1000, 1e-7), samples, alpha=0.05)[0]
-    assert not soup_rejections(counts, np.full(1000, 1e-2), samples, alpha=0.05)[0]
+    assert ambient_rejections(counts, np.full(1000, 1e-7), samples, alpha=0.05)[0]
+    assert not ambient_rejections(counts, np.full(1000, 1e-2), samples, alpha=0.05)[0]
 
 
 def test_no_soup_means_every_umi_is_production() -> None:
     counts = np.array([0, 1, 3])
-    found = soup_rejections(counts, np.zeros(3), np.zeros(3, dtype=int), alpha=0.05)
+    found = ambient_rejections(counts, np.zeros(3), np.zeros(3, dtype=int), alpha=0.05)
     np.testing.assert_array_equal(found, [False, True, True])
 
 
@@ -133,7 +133,7 @@ def test_ledger_finds_the_planted_source_through_the_soup() -> None:
     mono = table[table["population"] == "Classical monocyte"]
     t_cells = table[table["population"] == "CD4 T"]
     raw_t = t_cells["umi"].sum() / table["umi"].sum()
-    assert raw_t > 0.05  # the soup is there to be removed
+    assert raw_t > 0.05  # ambient RNA is there to be removed
     assert (mono["share"] > 0.98).all()
     assert table["corrected_umi"].sum() == pytest.approx(native.sum(), rel=0.05)
     np.testing.assert_allclose(table.groupby("sample")["share"].sum(), 1.0)

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from crs_sc import Run, keys, load_config
-from crs_sc._check_run import check_report
 from crs_sc.comparison import Contrast, decompose, pseudobulk
 from crs_sc.errors import CrsWarning, InputError, MissingKeyError
 from crs_sc.io import read_absolute_counts, read_table
+from crs_sc.run.check import check_report
 from crs_sc.sources import (
     call_producers,
     ledger,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def cells(*rows: tuple[str, str, str, int, int]) -> ad.AnnData:
-    """Cells by (sample, population, lineage, number, UMI of IL6 in each), without soup."""
+    """Cells by (sample, population, lineage, number, UMI of IL6 in each), without ambient RNA."""
     table = pd.DataFrame(rows, columns=["sample", "population", "lineage", "n", "umi"])
     table = table.loc[table.index.repeat(table["n"])].reset_index(drop=True)
     counts = np.column_stack([table["umi"], np.full(len(table), 1000)]).astype(np.float32)
