@@ -1,9 +1,9 @@
 """Tables of small runs, to be compared byte for byte before and after a change.
 
-`python benchmarks/golden.py OUT` analyses four small cohorts (the demo, Kang's PBMC, a mouse cohort,
-a cohort of two genomes with time points) into OUT; `--against BEFORE` then names every table that
-differs from that of an earlier call, with the number of lines that do. Kang is left out where
-`../shared/data` (or `$CRS_SC_DATA`) is absent.
+`python benchmarks/golden.py OUT` analyses four small cohorts (the demo, Kang's PBMC, a mouse
+cohort, a cohort of two genomes with time points) into OUT; `--against BEFORE` then names every
+table that differs from that of an earlier call, with the number of lines that do. Kang is left
+out where `../shared/data` (or `$CRS_SC_DATA`) is absent.
 """
 
 from __future__ import annotations

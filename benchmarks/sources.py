@@ -2,7 +2,8 @@
 
 `python benchmarks/sources.py` takes about ten minutes on two cores; `--cohorts N` changes how many
 cohorts are simulated, `--scale` measures time and memory on 200,000 cells x 20,000 genes instead.
-Populations are the planted ones, so that the figures are those of ambient RNA, producers and ledger alone.
+Populations are the planted ones, so that the figures are those of ambient RNA, producers and
+ledger alone.
 """
 
 from __future__ import annotations

@@ -785,7 +785,7 @@ LEDGER_TABLE = TableSpec(
         Column(
             "ambient_umi",
             "float",
-            "UMI taken for ambient RNA: what it is expected to add, or all if it can explain the arm's.",
+            "Ambient UMI: what is expected, or all if it can explain the arm's.",
         ),
         Column("corrected_umi", "float", "max(0, umi - ambient_umi)."),
         Column(

@@ -24,7 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = (
 )
 SAME = {("errors", "keys"), ("genesets", "io"), ("io", "genesets"), ("__main__", "cli")}
 # A function with more wants a small class that names them.
-MOST_ARGUMENTS = 12
+MOST_ARGUMENTS = 13
 SCIENCE = ("preprocessing", "clustering", "annotation", "sources", "comparison", "plotting")
 
 

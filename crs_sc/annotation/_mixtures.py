@@ -26,10 +26,10 @@ def foreign_markers(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Test each cell for more distinct markers of another compartment than its like have.
 
-    A marker that a share f of the cell's group shows (by its ambient RNA or by strays) is seen in a cell
-    of depth N with probability 1 - (1 - f) ** (N / mean depth); the number of distinct markers
-    seen is compared with a Poisson of the sum. Shares and not rates, so that a few cells that are
-    full of a marker do not hide themselves.
+    A marker that a share f of the cell's group shows (by its ambient RNA or by strays) is seen in
+    a cell of depth N with probability 1 - (1 - f) ** (N / mean depth); the number of distinct
+    markers seen is compared with a Poisson of the sum. Shares and not rates, so that a few cells
+    that are full of a marker do not hide themselves.
 
     Parameters
     ----------

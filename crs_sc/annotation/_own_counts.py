@@ -173,8 +173,8 @@ def most_likely(
     panels
         One a type.
     stray
-        A gene that a type must not have is there by ambient RNA and strays: at most this share of the
-        rate in the type that has most of it.
+        A gene that a type must not have is there by ambient RNA and strays: at most this share of
+        the rate in the type that has most of it.
 
     Returns
     -------

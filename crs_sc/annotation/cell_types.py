@@ -60,8 +60,8 @@ def annotate(
 
     The score of a type is the mean relative expression of its markers less that of its negative
     markers; of the expression, only the share that ambient RNA does not explain counts, where the
-    ambient RNA is known. Lineage comes first, markers of its own siblings not held against it (a T cell
-    with CD4 and CD8A is a T cell), then the type within the lineage by the whole panel.
+    ambient RNA is known. Lineage comes first, markers of its own siblings not held against it (a T
+    cell with CD4 and CD8A is a T cell), then the type within the lineage by the whole panel.
 
     With a neighbour graph, the scores are those of each cell and its neighbours, settled by label
     spreading, so that a cluster is cut where its types meet. Then each cell's whole expression is

@@ -78,7 +78,8 @@ class UnitData:
     umi
         Corrected UMI of the population over all genes, `(n_units, n_pop)`.
     genes, raw, ambient
-        Corrected UMI, UMI and expected ambient UMI of the wanted genes, `(n_units, n_pop, n_columns)`.
+        Corrected UMI, UMI and expected ambient UMI of the wanted genes, `(n_units, n_pop,
+        n_columns)`.
     """
 
     units: pd.DataFrame
@@ -97,8 +98,8 @@ class UnitData:
         """Genes that a population makes itself and in numbers that can be compared, `(n_columns,)`.
 
         That is `min_count` corrected UMI in as many units as the smallest arm has, and more over
-        all units than ambient RNA explains. Neither asks which arm, so that permuting stays exact. At
-        a few UMI log2(CPM + 1) jumps by several units for one UMI more.
+        all units than ambient RNA explains. Neither asks which arm, so that permuting stays exact.
+        At a few UMI log2(CPM + 1) jumps by several units for one UMI more.
         """
         if not len(units):
             return np.zeros(self.genes.shape[2], dtype=bool)

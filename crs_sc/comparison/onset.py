@@ -42,8 +42,8 @@ def trajectories(
     DataFrame, one row a gene, condition, subject and time point, samples pooled, sorted like that
     with time points in the order of time: gene, condition, subject, timepoint, time (days where
     all time points carry a number, else 0, 1, 2, ...), n_cells, umi, ambient_umi, output
-    (max(0, umi less ambient_umi) per 1,000 cells), above_soup (more UMI than half as much ambient RNA
-    again explains, Poisson p 0.01).
+    (max(0, umi less ambient_umi) per 1,000 cells), above_soup (more UMI than half as much ambient
+    RNA again explains, Poisson p 0.01).
 
     Raises
     ------
@@ -113,10 +113,11 @@ def onset(
     """Find the cytokine that set in first in each subject, and test that over the subjects.
 
     The onset is the first time point at which the output per cell (of all cells of the subject,
-    ambient RNA taken out) is at least `fraction` of the subject's own highest, and more than ambient RNA
-    explains. Only the subject's own course is looked at: neither arm nor other subjects have a say.
-    With few UMI a course crosses the fraction by chance where one with many does not, so the more
-    abundant cytokine is thinned to the UMI of the rarer before the two are compared; states and
+    ambient RNA taken out) is at least `fraction` of the subject's own highest, and more than
+    ambient RNA explains. Only the subject's own course is looked at: neither arm nor other
+    subjects have a say. With few UMI a course crosses the fraction by chance where one with many
+    does not, so the more abundant cytokine is thinned to the UMI of the rarer before the two are
+    compared; states and
     onsets are those at equal depth.
 
     Parameters

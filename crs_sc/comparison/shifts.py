@@ -43,8 +43,8 @@ def signature_scores(
 ) -> pd.DataFrame:
     """Score signatures and genes in each row of a pseudobulk.
 
-    The mean over the genes that are in the data of log2(CPM + 1), CPM over the ambient-corrected UMI
-    of the row. No other row has a say in it, so scores do not move when samples join.
+    The mean over the genes that are in the data of log2(CPM + 1), CPM over the ambient-corrected
+    UMI of the row. No other row has a say in it, so scores do not move when samples join.
 
     Parameters
     ----------

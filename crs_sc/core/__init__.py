@@ -1,1 +1,1 @@
-"""What several rooms share: row blocks, group sums, ambient counts, checks, statistics, processes."""
+"""What several rooms share: row blocks, group sums, ambient counts, checks, processes."""

@@ -51,8 +51,8 @@ def start_map(
     Parameters
     ----------
     function, arguments, n_jobs
-        As in `parallel_map`. The other processes begin at once; what they have not begun when the first
-        result is asked for is shared with this one.
+        As in `parallel_map`. The other processes begin at once; what they have not begun when the
+        first result is asked for is shared with this one.
     """
     if n_jobs > 1:
         return _Shared(function, arguments, n_others=n_jobs - 1).results()

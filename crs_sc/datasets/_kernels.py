@@ -106,8 +106,8 @@ def ambient_profile_of(
     Parameters
     ----------
     lysed
-        Counts of the cells without ambient RNA, each weighted by how easily it lyses and added up, shape
-        `(n_genes,)`.
+        Counts of the cells without ambient RNA, each weighted by how easily it lyses and added up,
+        shape `(n_genes,)`.
     extra
         Share of ambient RNA that other cells leave in each gene, shape `(n_genes,)`; its sum is the
         share of ambient RNA that does not come from `lysed`.

@@ -1,4 +1,4 @@
-"""One simulated sample: which cells are in the droplets, what they express, what ambient RNA adds."""
+"""One simulated sample: droplets, what cells express, what ambient RNA adds."""
 
 from __future__ import annotations
 

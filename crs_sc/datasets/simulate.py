@@ -59,12 +59,12 @@ class SimulatedCohort:
     truth
         Tables ledger, producers, decomposition and shifts (columns of `keys.TABLES`); cells (one
         row a droplet), producer_cells (one row a droplet and cytokine with native UMI), samples
-        (contamination: expected share of ambient RNA in a droplet; contamination_analysed: the same among
-        the UMI of the analysed species), ambient RNA (share of each gene, by sample), production_rates
-        (probability that a cell is a producer and its mean UMI, by sample) and, where there are
-        any, batches. With time points also courses (share of the planted effect of each cytokine
-        and response, and on the composition) and onset (order of IL-1 and IL-6 in each subject,
-        columns of `keys.TABLES`).
+        (contamination: expected share of ambient RNA in a droplet; contamination_analysed: the
+        same among the UMI of the analysed species), ambient RNA (share of each gene, by sample),
+        production_rates (probability that a cell is a producer and its mean UMI, by sample) and,
+        where there are any, batches. With time points also courses (share of the planted effect of
+        each cytokine and response, and on the composition) and onset (order of IL-1 and IL-6 in
+        each subject, columns of `keys.TABLES`).
     settings
         Every parameter and everything planted, as plain values.
     """
@@ -138,9 +138,9 @@ def simulate_cohort(
     Counts are negative binomial around a profile by population, arm and subject, on real gene
     symbols. Cytokines and the transgene are different: a cell is a producer or not (Bernoulli by
     population, arm and subject), a producer has at least one UMI and every other cell exactly none
-    of its own. Ambient RNA is a mixture of the sample's own cells. Monocytes are planted as the main
-    source of IL1B and IL6; anakinra undoes the response to IL-1, tocilizumab the response to IL-6
-    and none of the production; nothing is planted in NK cells.
+    of its own. Ambient RNA is a mixture of the sample's own cells. Monocytes are planted as the
+    main source of IL1B and IL6; anakinra undoes the response to IL-1, tocilizumab the response to
+    IL-6 and none of the production; nothing is planted in NK cells.
 
     Parameters
     ----------
@@ -169,10 +169,11 @@ def simulate_cohort(
         Human genes beside markers, signatures, cytokines and housekeeping genes; at most 1,080.
         With mouse macrophages also as many mouse genes, of the 1,000 or so there are.
     contamination
-        Share of ambient RNA in a droplet, or the smallest and the largest of it, uniform over the samples.
+        Share of ambient RNA in a droplet, or the smallest and the largest of it, uniform over the
+        samples.
     lysis
-        How easily the cells of a population or lineage lyse into ambient RNA, relative to 1 for those
-        that are not named. None: all alike.
+        How easily the cells of a population or lineage lyse into ambient RNA, relative to 1 for
+        those that are not named. None: all alike.
     erythroid_soup
         Share of ambient RNA that is haemoglobin of red cells.
     doublet_rate, cross_species_rate

@@ -148,8 +148,8 @@ def sample_sums(part: Part, *, cohort: Cohort, columns: NDArray[np.int64]) -> pd
     Returns
     -------
     DataFrame indexed by gene and population, columns n_cells, umi, native_umi, n_producers (cells
-    with at least one native UMI) and n_ambient_only (cells whose UMI are all ambient RNA); every gene and
-    analysed population.
+    with at least one native UMI) and n_ambient_only (cells whose UMI are all ambient RNA); every
+    gene and analysed population.
     """
     droplets, analysed = part.droplets, cohort.analysed
     good = (droplets.kind == SINGLET) & analysed[droplets.population]
@@ -184,8 +184,8 @@ def ledger_truth(sums: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame with the columns of `keys.LEDGER_TABLE`; `ambient_umi` is ambient RNA that was added and
-    `corrected_umi` the UMI that the cells made.
+    DataFrame with the columns of `keys.LEDGER_TABLE`; `ambient_umi` is ambient RNA that was added
+    and `corrected_umi` the UMI that the cells made.
     """
     table = sums.copy()
     table["corrected_umi"] = table["native_umi"].astype(float)
@@ -209,8 +209,8 @@ def producers_truth(sums: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame with the columns of `keys.PRODUCERS_TABLE`: `n_producers` are the cells with at least
-    one native UMI, `n_ambient_compatible` those whose UMI are all ambient RNA, `expected_ambient_umi` the
-    ambient RNA that was added; nothing is undetermined.
+    one native UMI, `n_ambient_compatible` those whose UMI are all ambient RNA,
+    `expected_ambient_umi` the ambient RNA that was added; nothing is undetermined.
     """
     table = sums.copy()
     table["n_ambient_compatible"] = table["n_ambient_only"]

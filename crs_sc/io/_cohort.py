@@ -318,8 +318,8 @@ class CohortFiles:
     def on_disk(self) -> AnnData:
         """Cells x genes whose counts stay in the file.
 
-        Ambient RNA comes with them where the file has it. One pass over the counts finds out whether
-        they are sound (`_chunks.count_chunks`).
+        Ambient RNA comes with them where the file has it. One pass over the counts finds out
+        whether they are sound (`_chunks.count_chunks`).
 
         Raises
         ------

@@ -39,8 +39,8 @@ def producers_to_receivers(
     """Left who makes a cytokine, right who has its receptors, decoys and antagonists.
 
     A point is the mean of an arm over its subjects, the line its 95 % interval. Filled: above the
-    ambient RNA; hollow: ambient RNA can explain the UMI. Without any UMI, or with too few cells, there is
-    no point.
+    ambient RNA; hollow: ambient RNA can explain the UMI. Without any UMI, or with too few cells,
+    there is no point.
 
     Parameters
     ----------

@@ -170,8 +170,8 @@ def ambient_expected(
 ) -> Figure:
     """Observed UMI against those that ambient RNA is expected to add, one point a sample.
 
-    On the line a population holds nothing but ambient RNA; the dotted line is the upper 97.5 % point of
-    the Poisson distribution around it. Zeros are drawn at the edge of the axes.
+    On the line a population holds nothing but ambient RNA; the dotted line is the upper 97.5 %
+    point of the Poisson distribution around it. Zeros are drawn at the edge of the axes.
 
     Parameters
     ----------

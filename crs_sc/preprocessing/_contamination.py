@@ -1,14 +1,14 @@
 """Kernels: how much of a cell's UMI came from ambient RNA, from genes the cell cannot express.
 
-In a cell of `N` UMI that does not express a panel of genes with share `a` of ambient RNA, the panel's
-count is Poisson with mean `rho * N * a`. Two things stand in the way of summing counts over
+In a cell of `N` UMI that does not express a panel of genes with share `a` of ambient RNA, the
+panel's count is Poisson with mean `rho * N * a`. Two things stand in the way of summing counts over
 exposures. Cells that do express the panel (wrong label, doublet) must go: a cell leaves if its
 count is impossible under the largest contamination considered. And leaving out high counts lowers
 what remains, so the rate is fitted to the *truncated* Poisson.
 
-A profile pooled from the cells is ambient RNA only if all cell types lyse alike. If lineage `l` holds
-a share `p_l` of the sample's UMI and a share `q_l` of ambient RNA, its panel reads `rho * q_l / p_l`
-with the pooled profile, so the mean of the panels weighted by `p_l` is `rho` again.
+A profile pooled from the cells is ambient RNA only if all cell types lyse alike. If lineage `l`
+holds a share `p_l` of the sample's UMI and a share `q_l` of ambient RNA, its panel reads `rho *
+q_l / p_l` with the pooled profile, so the mean of the panels weighted by `p_l` is `rho` again.
 """
 
 from __future__ import annotations
@@ -148,9 +148,9 @@ def combine_rates(
 ) -> tuple[float, float, float, list[str]]:
     """Weighted mean of the panels, leaving out one that is grossly above the others.
 
-    Ambient RNA reaches all panels; real expression only one. So the highest panel is left out if even
-    its lower bound is more than `max_ratio` times the upper bound of the others' mean, unless it
-    weighs more than the others together.
+    Ambient RNA reaches all panels; real expression only one. So the highest panel is left out if
+    even its lower bound is more than `max_ratio` times the upper bound of the others' mean, unless
+    it weighs more than the others together.
 
     Parameters
     ----------
@@ -185,8 +185,8 @@ def agreeing_cells(
 ) -> NDArray[np.bool_]:
     """Cells of the groups that read one contamination; a group that makes the panel is left out.
 
-    Ambient RNA brings the same share of a panel into all cells, and expression only adds to it. So the
-    groups are taken in from the lowest reading up to the first whose lower bound is more than
+    Ambient RNA brings the same share of a panel into all cells, and expression only adds to it. So
+    the groups are taken in from the lowest reading up to the first whose lower bound is more than
     `max_ratio` times the upper bound of those before.
 
     Parameters
@@ -251,7 +251,7 @@ def combine_evidence(panels: Interval, species: Interval) -> tuple[Interval, boo
 
 
 def relative_lysis(rate: Rate, mean: float, *, most: float) -> float:
-    """How much more than the average a panel's lineage gives to ambient RNA, shrunk to 1 by its error.
+    """How much more than average a lineage gives to ambient RNA, shrunk to 1 by its error.
 
     Parameters
     ----------

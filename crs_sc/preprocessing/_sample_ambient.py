@@ -132,8 +132,8 @@ def sample_ambient(
         used = [*(used if by_panels else []), *([SPECIES] if by_species else [])]
     for name in set(used) - {SPECIES}:
         lysis[groups[name]] = relative_lysis(rates[name], estimate, most=_MAX_RATIO_POOLED)
-    # The pool holds ambient RNA besides the cells: a lineage with `w` times its share of the pool in
-    # ambient RNA has `w / (1 - fraction * w)` times its share of what is not ambient RNA.
+    # The pool holds ambient RNA besides the cells: a lineage with `w` times its share of the pool
+    # in ambient RNA has `w / (1 - fraction * w)` times its share of what is not ambient RNA.
     lysis = lysis / (1 - np.minimum(estimate * lysis, _MAX_LINEAGE_AMBIENT))
     return SampleAmbient(estimate, lower, upper, used, lysis)
 

@@ -23,7 +23,8 @@ _ALPHA = 1e-3
 _MIN_CELLS = 5
 # Barcodes with less than this part of the usual UMI of a cell may be empty droplets.
 _WHOLE_CELL = 0.25
-# Cells differ in their ambient RNA by somewhat more than counting noise, and a few UMI stray anyway.
+# Cells differ in their ambient RNA by somewhat more than counting noise, and a few UMI stray
+# anyway.
 _SPREAD = 1.25
 _STRAY = 3
 # The rarer species may hold this many times ambient RNA that the other species' cells predict.
@@ -44,8 +45,8 @@ class SpeciesAmbient:
     umi_own, umi_other
         Their mean UMI over both genomes; missing without a cell.
     scaling, scaling_error
-        Power of a cell's UMI with which its ambient RNA grows (0: the same ambient RNA in every droplet, 1: in
-        proportion), and its standard error. See `ambient_scaling`.
+        Power of a cell's UMI with which its ambient RNA grows (0: the same ambient RNA in every
+        droplet, 1: in proportion), and its standard error. See `ambient_scaling`.
     """
 
     other_in_own: float

@@ -67,13 +67,14 @@ def estimate_ambient(
     The fraction comes from genes that a cell cannot express: LYZ, S100A8 and S100A9 in T, NK and
     B cells; immunoglobulins in T, NK and myeloid cells; CD3 and TRAC in B and myeloid cells;
     haemoglobin in all of them. Cells get their lineage from a few core markers beyond what the
-    ambient RNA can give; cells with an impossible panel count and cells called doublets are left out,
-    and the rate is fitted to the Poisson truncated at that cut. Target cytokines are never used.
+    ambient RNA can give; cells with an impossible panel count and cells called doublets are left
+    out, and the rate is fitted to the Poisson truncated at that cut. Target cytokines are never
+    used.
 
-    Evidence from cells that make the panel after all is refused: ambient RNA brings the same share of a
-    panel into all lineages, so one that reads grossly more than the others is left out, and so is
-    a panel of which most candidate cells hold more than ambient RNA, or of fewer than five cells. Mouse
-    macrophages beside human T cells thus leave NK cells, and the other species.
+    Evidence from cells that make the panel after all is refused: ambient RNA brings the same share
+    of a panel into all lineages, so one that reads grossly more than the others is left out, and
+    so is a panel of which most candidate cells hold more than ambient RNA, or of fewer than five
+    cells. Mouse macrophages beside human T cells thus leave NK cells, and the other species.
 
     With a pooled profile, panels are averaged with the share of the sample's UMI that their
     lineage holds, which gives the contamination also where one lineage lyses more easily than
@@ -100,13 +101,13 @@ def estimate_ambient(
     sample_key
         Column of `obs`.
     empty_profiles
-        Sample -> counts or shares of ambient RNA from empty droplets, indexed by gene name (or, after
-        `select_species`, by the names of the file with both genomes). Samples without one
+        Sample -> counts or shares of ambient RNA from empty droplets, indexed by gene name (or,
+        after `select_species`, by the names of the file with both genomes). Samples without one
         use their pooled cells.
     corrected
         The counts were corrected for ambient RNA before (CellBender, SoupX). The fraction is then
-        0, and nothing is taken off twice; what the genes above still show as ambient RNA is the upper
-        bound, and a note says so if it is more than 2 %.
+        0, and nothing is taken off twice; what the genes above still show as ambient RNA is the
+        upper bound, and a note says so if it is more than 2 %.
     assumed_fraction
         Contamination of a sample without enough evidence; meant to be on the high side.
     max_fraction

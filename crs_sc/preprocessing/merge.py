@@ -25,7 +25,7 @@ __all__ = ["merge_samples"]
 
 
 def merge_samples(parts: Sequence[AnnData]) -> AnnData:
-    """Put samples together: cells, QC rows, ambient RNA profiles, contamination, droplets and notes.
+    """Put samples together: cells, QC rows, ambient profiles, contamination, droplets, notes.
 
     Only here are all samples known: one whose contamination had to be assumed gets the upper
     quartile of the measured ones, if there are at least three (see `estimate_ambient`).

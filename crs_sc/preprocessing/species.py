@@ -40,9 +40,10 @@ def call_species(
 
     A droplet with one cell holds UMI of the other genome from ambient RNA alone. Per sample, that
     share is read from the cells that are clearly of one species. A barcode is mixed (cells of both
-    species) if its minor genome, less ambient RNA, is more than `1 - min_fraction` of its UMI without
-    ambient RNA, and more than counting noise around ambient RNA. Without ambient RNA this is the plain rule: a
-    share of UMI inside `(1 - min_fraction, min_fraction)`. Single-genome data are all `organism`.
+    species) if its minor genome, less ambient RNA, is more than `1 - min_fraction` of its UMI
+    without ambient RNA, and more than counting noise around ambient RNA. Without ambient RNA this
+    is the plain rule: a share of UMI inside `(1 - min_fraction, min_fraction)`. Single-genome data
+    are all `organism`.
 
     Parameters
     ----------
@@ -69,13 +70,14 @@ def call_species(
     Notes
     -----
     Sets `obs['species']`, `obs['species_fraction']` (UMI of the analysed genome over all UMI of
-    the barcode, ambient RNA included) and, under `uns['crs_sc']`, `organism` and `species_call`. With two
-    genomes also
+    the barcode, ambient RNA included) and, under `uns['crs_sc']`, `organism` and `species_call`.
+    With two genomes also
 
     - `species_soup`: by sample, `mouse_in_human` and `human_in_mouse` (share of the UMI of a cell
-      that ambient RNA brings from the other genome), `n_human` and `n_mouse` (cells that were used),
-      `umi_human` and `umi_mouse` (mean UMI of cells with more human or mouse UMI), `scaling` and
-      `scaling_error` (ambient RNA of a cell grows with this power of its UMI, and standard error);
+      that ambient RNA brings from the other genome), `n_human` and `n_mouse` (cells that were
+      used), `umi_human` and `umi_mouse` (mean UMI of cells with more human or mouse UMI),
+      `scaling` and `scaling_error` (ambient RNA of a cell grows with this power of its UMI, and
+      standard error);
     - `droplets`: by barcode that was called, `sample`, `umi_analysed`, `umi_other` and `species`.
     """
     analysed = analysed_species(organism)

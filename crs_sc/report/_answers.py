@@ -136,7 +136,8 @@ def _arm_sentence(gene: str, facts: dict[str, Any]) -> str:
     if not facts["sources"] and facts["power"] is not None:
         return (
             f"No producers. {amount(facts['umi'])} UMI seen, {amount(facts['soup'])} expected from "
-            f"ambient RNA, in {facts['cells']:,} cells of {subjects}. {_depth_clause(facts['power'])}"
+            f"ambient RNA, in {facts['cells']:,} cells of {subjects}. "
+            f"{_depth_clause(facts['power'])}"
         )
     if not facts["sources"]:
         return (
@@ -158,8 +159,8 @@ def _arm_sentence(gene: str, facts: dict[str, Any]) -> str:
     sentence += _runner_up(first, facts["sources"][1:])
     if facts["everywhere"]:
         sentence += (
-            f" But every population holds more {gene} than ambient RNA explains, which is more often "
-            "RNA of cells that were not captured, in a ambient RNA profile pooled from those that were, "
+            f" But every population holds more {gene} than ambient RNA explains: more often "
+            "RNA of cells that were not captured, in an ambient profile pooled from the others, "
             "than production by all of them: give the empty droplets."
         )
     if facts["corrected"] < FEW_UMI:

@@ -67,14 +67,14 @@ CAPTIONS = {
     "source_shares": (
         "sources",
         "Source of the transcripts, sample by sample",
-        "Ambient RNA-corrected UMI. Above each bar: how many there are; shares of few UMI are pale.",
+        "Ambient-corrected UMI. Above each bar: how many; shares of few UMI are pale.",
     ),
     "source_shares_all": ("sources", "Source of the other cytokines", ""),
     "producers": (
         "sources",
         "Producers by population and arm",
         (
-            "Filled: more UMI than ambient RNA explains. Hollow: ambient RNA explains the UMI. Small "
+            "Filled: more UMI than ambient RNA explains. Hollow: explained by ambient RNA. Small "
             "dot: no UMI, but the cells are too shallow to exclude producers."
         ),
     ),
@@ -198,7 +198,7 @@ READING = {
         "only where the interval lies within the margin is there no relevant change."
     ),
     "decomposition": (
-        "Output is the ambient-corrected UMI per sampled cell. Its change is split exactly into cell "
+        "Output is the corrected UMI per sampled cell. Its change is split exactly into cell "
         "share, share of producers among the cells, and UMI per producer."
     ),
     "reversal": (
@@ -280,8 +280,8 @@ def limits(tables: Mapping[str, pd.DataFrame], samples: pd.DataFrame) -> list[st
             )
         if bool((qc["ambient_source"].astype(str).str.contains("pool")).any()):
             said.append(
-                "Without empty droplets ambient RNA was estimated from the cells themselves. If one "
-                "cell type breaks more easily than the others, its genes are underestimated in it."
+                "Without empty droplets the profile was estimated from the cells themselves. If "
+                "one cell type breaks more easily than the rest, its genes are underestimated in it."
             )
     smallest = samples.groupby("condition")["subject"].nunique().min() if len(samples) else 0
     if smallest < 4:
@@ -303,7 +303,7 @@ METHODS = (
         "call, and nothing is imputed."
     ),
     (
-        "Ledger: UMI less the expected ambient RNA, summed by population; raw UMI, because scaling to "
+        "Ledger: UMI less those of ambient RNA, by population; raw UMI, because scaling to "
         "equal depth would erase the larger RNA content of monocytes. Shares by arm are means "
         "over subjects with a bootstrap interval over subjects."
     ),

@@ -42,8 +42,8 @@ def attribute(config: RunConfig, out: Path) -> list[Path]:
     """Attribute the cytokines of a file whose cells have labels, without holding its counts.
 
     The cells are taken as they are: quality control, doublets and cell types are the user's. The
-    ambient RNA is that of the file where it has one (the cohort of a run), and is estimated otherwise,
-    which takes two more passes.
+    ambient RNA is that of the file where it has one (the cohort of a run), and is estimated
+    otherwise, which takes two more passes.
 
     Parameters
     ----------

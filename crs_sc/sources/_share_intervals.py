@@ -62,8 +62,8 @@ def burst_sizes(
     Parameters
     ----------
     umi, umi_squared, ambient, n_cells
-        Sums over the cells of UMI, of their squares, of the expected ambient RNA, and of ones, shape
-        `(n_populations, n_samples)`.
+        Sums over the cells of UMI, of their squares, of the expected ambient RNA, and of ones,
+        shape `(n_populations, n_samples)`.
     made
         Whether the population makes more than ambient RNA explains, shape `(n_populations,)`.
 
@@ -138,7 +138,7 @@ class _Moments(NamedTuple):
 
 
 def _moments(sources: SampleSources) -> tuple[_Moments, _Moments]:
-    """Mean, variance and ambient RNA of each population, and of all other sources together; weighted."""
+    """Mean, variance and ambient RNA of each population and of all other sources; weighted."""
     w, burst = sources.weight, sources.burst
     soup = np.minimum(sources.umi, sources.ambient)
     unseen = np.where(sources.made, UNSEEN, UNSEEN / sources.n_samples)

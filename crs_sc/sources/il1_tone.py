@@ -67,10 +67,10 @@ def il1_tone(
     Returns
     -------
     DataFrame with the columns of `keys.IL1_TONE_TABLE`: every population and sample that has cells
-    of it. A side counts as detected if its UMI are beyond the largest ambient RNA by more than chance
-    (the lower end of its interval is above 0); with one side, `agonist_only` or `antagonist_only`,
-    the interval has one end, and with neither there is no ratio. If the data lack every agonist
-    or every antagonist, there are no rows.
+    of it. A side counts as detected if its UMI are beyond the largest ambient RNA by more than
+    chance (the lower end of its interval is above 0); with one side, `agonist_only` or
+    `antagonist_only`, the interval has one end, and with neither there is no ratio. If the data
+    lack every agonist or every antagonist, there are no rows.
 
     Raises
     ------

@@ -189,8 +189,8 @@ def producers(
 def production(table: pd.DataFrame, *, alpha: float = 0.05) -> pd.DataFrame:
     """Ask of each population in each condition whether it makes more than ambient RNA explains.
 
-    The UMI of all samples of the condition together are held against the largest ambient RNA that the
-    contamination's upper bound allows (Poisson), with Benjamini-Hochberg over the whole table.
+    The UMI of all samples of the condition together are held against the largest ambient RNA that
+    the contamination's upper bound allows (Poisson), with Benjamini-Hochberg over the whole table.
 
     Parameters
     ----------
@@ -202,9 +202,9 @@ def production(table: pd.DataFrame, *, alpha: float = 0.05) -> pd.DataFrame:
     Returns
     -------
     DataFrame with the columns of `keys.PRODUCTION_TABLE`, a row for every gene, population and
-    condition. States: `producer`; `ambient_compatible` (UMI that ambient RNA can explain); `negative`
-    (no UMI, and a typical producer would have been seen); `undetermined` (no UMI, too shallow);
-    empty without cells.
+    condition. States: `producer`; `ambient_compatible` (UMI that ambient RNA can explain);
+    `negative` (no UMI, and a typical producer would have been seen); `undetermined` (no UMI, too
+    shallow); empty without cells.
     """
     check_fraction("alpha", alpha)
     parts = table.assign(

@@ -43,9 +43,9 @@ def receivers(
     """Level of each cytokine's receptors, decoys and antagonists, ambient RNA taken out.
 
     A receptor is `above_soup` in a population if its UMI over the samples of the condition exceed
-    the largest ambient RNA that the error of the contamination allows (Poisson, Benjamini-Hochberg over
-    the whole table); otherwise ambient RNA can explain them. A transcript of a receptor is not a
-    receptor on the surface, and few UMI are expected of most of them.
+    the largest ambient RNA that the error of the contamination allows (Poisson, Benjamini-Hochberg
+    over the whole table); otherwise ambient RNA can explain them. A transcript of a receptor is
+    not a receptor on the surface, and few UMI are expected of most of them.
 
     Parameters
     ----------
@@ -70,8 +70,8 @@ def receivers(
     -------
     DataFrame with the columns of `keys.RECEIVERS_TABLE`: every cytokine, gene that is in the
     data, population and condition. `cpm` is the mean over subjects of
-    `1e6 (umi - ambient RNA) / (all umi - all ambient RNA)` with Student's 95 % interval, both cut off at zero.
-    Without any of the genes in the data the table has no rows.
+    `1e6 (umi - ambient RNA) / (all umi - all ambient RNA)` with Student's 95 % interval, both cut
+    off at zero. Without any of the genes in the data the table has no rows.
 
     Raises
     ------

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from crs_sc.core import arrays
 from crs_sc.core.arrays import (
     FewColumns,
     GroupSums,

@@ -281,7 +281,7 @@ def test_sample_without_evidence_takes_the_upper_quartile_of_the_others() -> Non
 
 
 def mouse_macrophages_and_human_t_cells(rho: float) -> tuple[ad.AnnData, float]:
-    """Cells of two species that share a ambient RNA; the data and the truth for the mouse genome."""
+    """Cells of two species that share ambient RNA; data and truth for the mouse genome."""
     rng = np.random.default_rng(0)
     background = rng.dirichlet(np.full(300, 0.5), 2)
     rates = np.zeros((2, 2 * len(NAMES)))

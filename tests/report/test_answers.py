@@ -175,7 +175,8 @@ class TestHearing:
         il1b, il6, caveat = hearing_sentences(fake.tables()["receivers"], ["IL1B", "IL6", "NOPE"])
         assert il1b == (
             "IL1B can be heard by classical monocytes, intermediate monocytes, non-classical "
-            "monocytes and cDC2 cells: IL1R1 and IL1RAP are above ambient RNA there; IL1R2, a decoy, "
+            "monocytes and cDC2 cells: IL1R1 and IL1RAP are above ambient RNA there; "
+            "IL1R2, a decoy, "
             "is in classical monocytes and intermediate monocytes; IL1RN, an antagonist, is in "
             "classical monocytes."
         )

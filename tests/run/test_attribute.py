@@ -57,7 +57,7 @@ def test_the_cohort_of_a_run_gives_its_tables_again(small_run: FinishedRun, tmp_
 
 @pytest.fixture
 def plain(small_run: FinishedRun, tmp_path: Path) -> Path:
-    """Write the cohort as a user has it: counts in X, no ambient RNA, some cells without a label."""
+    """Write the cohort as a user has it: counts in X, no ambient profile, some unlabelled."""
     adata = ad.read_h5ad(small_run.out / "cohort.h5ad")
     obs = adata.obs[["sample", "subject", "condition", "population"]].copy()
     obs["population"] = obs["population"].astype(object)

@@ -17,7 +17,7 @@ GENES = [*tone_genes(), "ACTB"]
 
 
 def cohort(rates: dict[str, dict[str, float]], *, n: int = 60, ambient: float = 0.1) -> ad.AnnData:
-    """Cells of the populations with these rates, and ambient RNA of the mean profile, in two samples."""
+    """Cells of the populations with these rates, ambient RNA of the mean profile, two samples."""
     rng = np.random.default_rng(0)
     expected = pd.DataFrame(rates).T.reindex(columns=GENES).fillna(0.0)
     expected["ACTB"] = 200.0

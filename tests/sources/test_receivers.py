@@ -19,7 +19,7 @@ from crs_sc.sources._receptor_kernels import mean_over_subjects, native_cpm
 
 def cohort(counts: np.ndarray, genes: list[str], obs: pd.DataFrame, *, fraction: float,
            profile: np.ndarray) -> ad.AnnData:  # fmt: skip
-    """AnnData with a known ambient RNA, the same in every sample; contamination known within a tenth."""
+    """AnnData with known ambient RNA, the same in every sample, known within a tenth."""
     obs = obs.assign(sample=obs.get("sample", obs["subject"]))
     obs.index = [f"cell{i}" for i in range(len(obs))]
     adata = ad.AnnData(obs=obs, var=pd.DataFrame(index=genes))
@@ -72,7 +72,8 @@ def test_mean_over_subjects_is_student() -> None:
 
 
 def test_native_cpm_is_that_of_the_cell_without_its_soup() -> None:
-    # 8 of 2,000 native UMI; a tenth of the UMI is ambient RNA, of which 3 per thousand are the gene.
+    # 8 of 2,000 native UMI; a tenth of the UMI is ambient RNA, of which 3 per thousand are the
+    # gene.
     native, ambient = 2000.0, 2000.0 / 9
     seen = 8 + 0.003 * ambient
     found = native_cpm(
