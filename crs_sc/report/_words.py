@@ -281,7 +281,7 @@ def limits(tables: Mapping[str, pd.DataFrame], samples: pd.DataFrame) -> list[st
         if bool((qc["ambient_source"].astype(str).str.contains("pool")).any()):
             said.append(
                 "Without empty droplets the profile was estimated from the cells themselves. If "
-                "one cell type breaks more easily than the rest, its genes are underestimated in it."
+                "one cell type breaks more easily than the rest, it is underestimated in them."
             )
     smallest = samples.groupby("condition")["subject"].nunique().min() if len(samples) else 0
     if smallest < 4:
