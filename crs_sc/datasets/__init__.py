@@ -7,6 +7,7 @@ from crs_sc.datasets.simulate import (
     iter_samples,
     simulate_cohort,
 )
+from crs_sc.datasets.toy import toy_cohort
 from crs_sc.datasets.write import read_settings, simulate_to_disk, write_cohort
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "read_settings",
     "simulate_cohort",
     "simulate_to_disk",
+    "toy_cohort",
     "write_cohort",
 ]
