@@ -38,6 +38,7 @@ from crs_sc.comparison import (
     shifts,
     signature_scores,
     smallest_effect,
+    subject_scores,
     subjects_per_arm,
     trajectories,
 )
@@ -94,6 +95,7 @@ __all__ = [
     "smallest_effect",
     "subcluster",
     "subcluster_table",
+    "subject_scores",
     "subjects_per_arm",
     "trajectories",
     "transfer_labels",

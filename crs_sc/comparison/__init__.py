@@ -12,7 +12,7 @@ from crs_sc.comparison.onset import onset, trajectories
 from crs_sc.comparison.power import detectable_effect, smallest_effect
 from crs_sc.comparison.pseudobulk import PseudobulkPass, export_counts, pseudobulk
 from crs_sc.comparison.reversal import reversal
-from crs_sc.comparison.shifts import shifts, signature_scores
+from crs_sc.comparison.shifts import shifts, signature_scores, subject_scores
 
 __all__ = [
     "Contrast",
@@ -32,6 +32,7 @@ __all__ = [
     "shifts",
     "signature_scores",
     "smallest_effect",
+    "subject_scores",
     "subjects_per_arm",
     "trajectories",
 ]

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from crs_sc import keys
 from crs_sc.comparison.design import BASELINE, REFERENCE, TREATED, arms_of
 from crs_sc.core.arrays import as_csr, group_sums
 from crs_sc.core.checks import gene_positions
+from crs_sc.core.stats import above_ambient
 from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Features",
     "UnitData",
-    "above_ambient",
     "check_bulk",
     "check_min_cells",
     "find_features",
@@ -107,32 +106,6 @@ class UnitData:
         enough = (np.rint(self.genes[units, population]) >= min_count).sum(axis=0) >= smallest
         raw, ambient = self.raw[units, population], self.ambient[units, population]
         return np.asarray(enough & above_ambient(raw.sum(axis=0), ambient.sum(axis=0)))
-
-
-def above_ambient(
-    counts: NDArray[np.float64],
-    ambient: NDArray[np.float64],
-    *,
-    margin: float = 0.5,
-    alpha: float = 0.01,
-) -> NDArray[np.bool_]:
-    """Whether a population makes a gene itself, judged on all units of a test together.
-
-    max(0, counts - ambient) keeps the upward half of the noise of ambient RNA. In a population that
-    does not make the gene that is a shift wherever an arm has more of it in ambient RNA, and a
-    signature adds it up over its genes. Arms are not told apart here, so that permuting them stays
-    exact.
-
-    Parameters
-    ----------
-    counts, ambient
-        UMI and expected ambient UMI, summed over the units, shape `(n_genes,)`.
-    margin
-        By how much ambient RNA may be underestimated.
-    alpha
-        Largest probability that ambient RNA of (1 + margin) x `ambient` reaches the counts.
-    """
-    return np.asarray(stats.poisson.sf(counts - 1, (1 + margin) * ambient) < alpha)
 
 
 def check_bulk(bulk: AnnData) -> None:

@@ -11,7 +11,7 @@ from scipy import stats
 
 from crs_sc import keys
 from crs_sc.comparison._times import time_order, time_values
-from crs_sc.comparison._units import above_ambient
+from crs_sc.core.stats import above_ambient
 from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:

@@ -25,6 +25,7 @@ from crs_sc.comparison.design import BASELINE, expand_contrasts
 from crs_sc.comparison.power import add_detectable
 from crs_sc.core.arrays import as_csr
 from crs_sc.core.checks import check_fraction
+from crs_sc.core.stats import above_ambient
 from crs_sc.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from crs_sc.comparison._units import Features
     from crs_sc.comparison.design import Comparison, Contrast
 
-__all__ = ["shifts", "signature_scores"]
+__all__ = ["shifts", "signature_scores", "subject_scores"]
 
 
 def signature_scores(
@@ -66,6 +67,69 @@ def signature_scores(
     umi = np.asarray(X.sum(axis=1), dtype=np.float64).ravel()
     scores = score(X[:, features.columns].toarray(), umi, features)
     return pd.DataFrame(scores, index=bulk.obs_names, columns=features.names)
+
+
+def subject_scores(
+    bulk: AnnData,
+    *,
+    signatures: Mapping[str, Sequence[str]],
+    min_cells: int = 10,
+    min_count: int = 10,
+    min_genes: int = 3,
+) -> pd.DataFrame:
+    """Score each signature by population, subject and arm, as the tests of shifts see them.
+
+    Parameters
+    ----------
+    bulk
+        From `pseudobulk`.
+    signatures
+        Name and genes of each.
+    min_cells
+        A row of the pseudobulk with fewer cells is left out.
+    min_count
+        A gene counts in a population that has this many UMI of it beyond ambient RNA in as many
+        rows as the smallest arm has, and more than ambient RNA explains. `shifts` asks that of the
+        two arms of a contrast, here it is asked of all arms together.
+    min_genes
+        A signature is scored where so many of its genes count, or all that it has in the data.
+
+    Returns
+    -------
+    DataFrame with columns feature, population, subject, condition, timepoint (where the
+    pseudobulk has it) and score (log2 units), sorted by signature, in the order given.
+
+    Raises
+    ------
+    MissingKeyError
+        If this is no pseudobulk.
+    """
+    check_bulk(bulk)
+    kept = bulk[(bulk.obs[keys.N_CELLS] >= min_cells).to_numpy()]
+    known = set(bulk.var_names)
+    measured = {name: [g for g in s if g in known] for name, s in signatures.items()}
+    index = [keys.POPULATION, keys.SUBJECT, keys.CONDITION]
+    index += [keys.TIMEPOINT] if keys.TIMEPOINT in bulk.obs.columns else []
+    parts = [pd.DataFrame(columns=["feature", *index, "score"])]
+    for population in dict.fromkeys(kept.obs[keys.POPULATION]):
+        rows = kept[(kept.obs[keys.POPULATION] == population).to_numpy()]
+        smallest = int(rows.obs[keys.CONDITION].astype(str).value_counts().min())
+        raw, ambient = (
+            np.asarray(rows.layers[name].sum(axis=0), dtype=np.float64).ravel()
+            for name in (keys.COUNTS, keys.AMBIENT)
+        )
+        # As in `UnitData.expressed`: half a UMI less is that many when rounded.
+        enough = np.asarray((as_csr(rows.X) >= min_count - 0.5).sum(axis=0)).ravel() >= smallest
+        genes = set(rows.var_names[enough & above_ambient(raw, ambient)])
+        counted = {name: [g for g in s if g in genes] for name, s in measured.items()}
+        shown = {s: g for s, g in counted.items() if len(g) >= min(min_genes, len(measured[s])) > 0}
+        frame = rows.obs[index].astype(str).join(signature_scores(rows, signatures=shown))
+        long = frame.melt(id_vars=index, var_name="feature", value_name="score").dropna()
+        parts.append(long[["feature", *index, "score"]])
+    rank = {name: i for i, name in enumerate(signatures)}
+    return pd.concat(parts[1:] or parts, ignore_index=True).sort_values(
+        "feature", key=lambda names: names.map(rank), kind="stable", ignore_index=True
+    )
 
 
 def shifts(

@@ -10,7 +10,33 @@ from scipy import stats
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["benjamini_hochberg", "bootstrap_expansion", "wilson_interval"]
+__all__ = ["above_ambient", "benjamini_hochberg", "bootstrap_expansion", "wilson_interval"]
+
+
+def above_ambient(
+    counts: NDArray[np.float64],
+    ambient: NDArray[np.float64],
+    *,
+    margin: float = 0.5,
+    alpha: float = 0.01,
+) -> NDArray[np.bool_]:
+    """Whether a population makes a gene itself, judged on all units of a test together.
+
+    max(0, counts - ambient) keeps the upward half of the noise of ambient RNA. In a population that
+    does not make the gene that is a shift wherever an arm has more of it in ambient RNA, and a
+    signature adds it up over its genes. Arms are not told apart here, so that permuting them stays
+    exact.
+
+    Parameters
+    ----------
+    counts, ambient
+        UMI and expected ambient UMI, summed over the units, shape `(n_genes,)`.
+    margin
+        By how much ambient RNA may be underestimated.
+    alpha
+        Largest probability that ambient RNA of (1 + margin) x `ambient` reaches the counts.
+    """
+    return np.asarray(stats.poisson.sf(counts - 1, (1 + margin) * ambient) < alpha)
 
 
 def bootstrap_expansion(n: float, df: float, *, level: float = 0.95) -> float:

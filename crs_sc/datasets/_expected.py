@@ -10,8 +10,8 @@ import pandas as pd
 
 from crs_sc import genesets, keys
 from crs_sc.comparison import onset, shifts
-from crs_sc.comparison._units import above_ambient
 from crs_sc.comparison.design import expand_contrasts
+from crs_sc.core.stats import above_ambient
 from crs_sc.datasets._cohort import producers_of, shares
 from crs_sc.datasets._kernels import ambient_profile_of
 from crs_sc.datasets._planted import ARMS

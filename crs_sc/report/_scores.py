@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
-from crs_sc import genesets, keys, plotting
-from crs_sc.comparison import pseudobulk, signature_scores
-from crs_sc.comparison._units import above_ambient
-from crs_sc.core.arrays import as_csr
+from crs_sc import comparison, genesets, keys, plotting
 from crs_sc.report._arms import RESPONSES, headline_genes, main_sources
 from crs_sc.report._key_figure import KeyFigure, organism_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pandas as pd
     from anndata import AnnData
 
 __all__ = ["score_figures", "subject_scores"]
@@ -52,38 +47,15 @@ def subject_scores(
 
     Returns
     -------
-    DataFrame with columns feature, population, subject, condition, score (log2 units).
+    As `tl.subject_scores`.
     """
-    bulk = pseudobulk(adata) if bulk is None else bulk
-    bulk = bulk[(bulk.obs[keys.N_CELLS] >= min_cells).to_numpy()]
-    known = set(bulk.var_names)
-    measured = {name: [g for g in s if g in known] for name, s in signatures.items()}
-    index = [keys.POPULATION, keys.SUBJECT, keys.CONDITION]
-    parts = [pd.DataFrame(columns=["feature", *index, "score"])]
-    for population in dict.fromkeys(bulk.obs[keys.POPULATION]):
-        own = bulk[(bulk.obs[keys.POPULATION] == population).to_numpy()].copy()
-        genes = set(own.var_names[_expressed(own, min_count)])
-        kept = {name: [g for g in s if g in genes] for name, s in measured.items()}
-        shown = {s: g for s, g in kept.items() if len(g) >= min(min_genes, len(measured[s])) > 0}
-        wide = signature_scores(own, signatures=shown)
-        frame = own.obs[index].astype(str).join(wide)
-        long = frame.melt(id_vars=index, var_name="feature", value_name="score").dropna()
-        parts.append(long[["feature", *index, "score"]])
-    rank = {name: i for i, name in enumerate(signatures)}
-    return pd.concat(parts[1:] or parts, ignore_index=True).sort_values(
-        "feature", key=lambda names: names.map(rank), kind="stable", ignore_index=True
+    return comparison.subject_scores(
+        comparison.pseudobulk(adata) if bulk is None else bulk,
+        signatures=signatures,
+        min_cells=min_cells,
+        min_count=min_count,
+        min_genes=min_genes,
     )
-
-
-def _expressed(bulk: AnnData, min_count: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Genes that the rows of one population make themselves, shape `(n_genes,)`."""
-    smallest = int(bulk.obs[keys.CONDITION].astype(str).value_counts().min())
-    enough = np.asarray((as_csr(bulk.X) >= min_count - 0.5).sum(axis=0)).ravel() >= smallest
-    raw, ambient = (
-        np.asarray(bulk.layers[name].sum(axis=0), dtype=np.float64).ravel()
-        for name in (keys.COUNTS, keys.AMBIENT)
-    )
-    return np.asarray(enough & above_ambient(raw, ambient))
 
 
 def score_figures(

@@ -13,7 +13,7 @@ from scipy import sparse, stats
 
 from crs_sc import keys
 from crs_sc.comparison import Contrast, pseudobulk, shifts, signature_scores
-from crs_sc.comparison._units import above_ambient
+from crs_sc.core.stats import above_ambient
 from crs_sc.errors import DesignError, InputError, MissingKeyError
 
 if TYPE_CHECKING:
