@@ -282,7 +282,7 @@ def schema() -> None:
     """Print the JSON schema of a CONFIG, for editors that complete and check YAML."""
     import json
 
-    from crs_sc.run.schema import config_schema
+    from crs_sc.run.config import config_schema
 
     click.echo(json.dumps(config_schema(), indent=2))
 

@@ -13,7 +13,6 @@ from crs_sc.core.blocks import pass_over
 from crs_sc.core.memory import CohortSize, attribution_chunk, memory_of
 from crs_sc.errors import InputError
 from crs_sc.io import write_table
-from crs_sc.run.config import settings_for
 from crs_sc.run.design import covariate_names, design_samples
 from crs_sc.run.stages import (
     absolute_counts,
@@ -126,10 +125,8 @@ def attribution_tables(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFr
         sources.weigh_cells(adata, absolute_counts=counts)
     if not has_ambient(adata):
         logger.info("the file has no ambient RNA: it is estimated first")
-        preprocessing.estimate_ambient(
-            adata, organism=organism, **settings_for(config, preprocessing.estimate_ambient)
-        )
-    min_cells = settings_for(config, comparison.shifts)["min_cells"]
+        preprocessing.estimate_ambient(adata, organism=organism, **config.estimate_ambient)
+    min_cells = config.shifts.min_cells
     few = sources.CondensePass(adata, genes=genes_of_sources(config))
     bulk = comparison.PseudobulkPass(adata, covariates=covariate_names(config), min_cells=min_cells)
     pass_over(adata, few, bulk)
@@ -156,7 +153,7 @@ def _compared(
             contrasts=contrasts,
             samples=design_samples(adata, config),
             random_state=config.seed,
-            **settings_for(config, comparison.decompose),
+            **config.decompose,
         ),
         "shifts": comparison.shifts(
             bulk,
@@ -164,6 +161,6 @@ def _compared(
             genes=list(dict.fromkeys(tables["ledger"]["gene"])),
             signatures=chosen_signatures(config),
             random_state=config.seed,
-            **settings_for(config, comparison.shifts),
+            **config.shifts,
         ),
     }

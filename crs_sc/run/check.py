@@ -18,7 +18,6 @@ from crs_sc.core.blocks import counts_matrix
 from crs_sc.core.memory import memory_lines, memory_of, size_of, stage_memory
 from crs_sc.errors import InputError, listing
 from crs_sc.io import empty_droplet_profile
-from crs_sc.run.config import settings_for
 from crs_sc.run.design import covariate_names, design_samples, unanswerable
 from crs_sc.run.opinions import refuse_unusable_opinions
 from crs_sc.run.stages import (
@@ -264,7 +263,7 @@ def _power_lines(adata: AnnData, config: RunConfig) -> list[str]:
             contrasts=list(config.contrasts),
             signatures=chosen_signatures(config),
             random_state=config.seed,
-            **settings_for(config, shifts),
+            **config.shifts,
         )
     )
     if seen.empty:

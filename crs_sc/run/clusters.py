@@ -9,7 +9,6 @@ import pandas as pd
 
 from crs_sc import clustering, keys, preprocessing
 from crs_sc.core.blocks import rows_of
-from crs_sc.run.config import settings_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -110,7 +109,7 @@ def subcluster_myeloid(
         preprocessing.select_genes(
             part,
             exclude=[*genes, *config.transgene],
-            **settings_for(config, preprocessing.select_genes),
+            **config.select_genes,
         )
         chosen = part.var_names[part.var[keys.HIGHLY_VARIABLE]]
     clustering.subcluster(
@@ -118,5 +117,5 @@ def subcluster_myeloid(
         genes=chosen,
         random_state=config.seed,
         n_jobs=n_jobs,
-        **settings_for(config, clustering.subcluster),
+        **config.subcluster,
     )

@@ -12,12 +12,13 @@ from crs_sc.errors import InputError, listing
 from crs_sc.genesets import target_cytokines
 from crs_sc.io import describe_file, write_text
 from crs_sc.io._formats import open_file
-from crs_sc.preprocessing import estimate_ambient
-from crs_sc.run.config import STAGE_FUNCTIONS, parameter_help, settings_of
+from crs_sc.run.config import SETTINGS_OF, sections_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from pydantic import BaseModel
 
     from crs_sc.io import FileDescription
 
@@ -297,38 +298,35 @@ def _transgene_lines(var_names: Sequence[str]) -> list[str]:
 
 
 def _default_lines(*, corrected_in: str | None) -> list[str]:
+    """Every section with its defaults as comments."""
     lines = []
-    for stage, functions in STAGE_FUNCTIONS.items():
-        lines.append(f"# --- {stage} ---")
-        for function in functions:
-            if function is estimate_ambient and corrected_in is not None:
+    for stage in SETTINGS_OF:
+        sections = sections_of(stage)
+        lines += [f"# --- {stage} ---"] if sections else []
+        for name, section in sections.items():
+            if name == "estimate_ambient" and corrected_in is not None:
                 lines += [
                     f"# The counts in {corrected_in} have fractions, as CellBender or SoupX leave",
                     "# them: taken as corrected for ambient RNA, rounded, and not corrected again.",
                     "# If they are something else, give the raw counts and delete `corrected`.",
                 ]
-                lines.extend(_section_lines(function, chosen={"corrected": True}))
+                lines += _section_lines(name, section, chosen={"corrected": True})
             else:
-                lines.extend(_section_lines(function, chosen={}))
+                lines += _section_lines(name, section, chosen={})
     return lines
 
 
-def _section_lines(function: Callable[..., Any], *, chosen: dict[str, Any]) -> list[str]:
-    """Defaults of a function as comments, and the values that differ from them as settings."""
-    settings = settings_of(function)
-    if not settings:
-        return []
-    about = parameter_help(function)
-    rows = []
-    for name, parameter in settings.items():
-        default = chosen.get(name, parameter.default)
+def _section_lines(name: str, section: type[BaseModel], *, chosen: dict[str, Any]) -> list[str]:
+    """Defaults of a section as comments, and the values that differ from them as settings."""
+    rows = [f"{'' if chosen else '# '}{name}:"]
+    for key, field in section.model_fields.items():
+        default = chosen.get(key, field.default)
         value = yaml.safe_dump(
             list(default) if isinstance(default, tuple) else default, default_flow_style=True
         )
         value = value.replace("\n...", "").strip()
-        sign = " " if name in chosen else "#"
-        rows.append(f"{sign}   {name}: {value}   # {about.get(name, '')}".rstrip(" #"))
-    return [f"{'' if chosen else '# '}{function.__name__}:", *rows]
+        rows.append(f"{' ' if key in chosen else '#'}   {key}: {value}   # {field.description}")
+    return rows
 
 
 def _yaml(content: dict[str, Any]) -> list[str]:

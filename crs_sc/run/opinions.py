@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from crs_sc import annotation, genesets, keys
 from crs_sc.io import CohortFiles, read
-from crs_sc.run.config import settings_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +39,7 @@ def gather_opinions(adata: AnnData, config: RunConfig, *, genes: list[str]) -> p
         annotation.add_marker_opinion(
             adata,
             organism=organism,
-            settings=settings_for(config, annotation.annotate),
+            settings=dict(config.annotate),
             random_state=config.seed,
         )
     if config.label_reference is not None:
@@ -56,7 +55,7 @@ def gather_opinions(adata: AnnData, config: RunConfig, *, genes: list[str]) -> p
         annotation.celltypist_labels(
             adata,
             model=config.celltypist_model,
-            **settings_for(config, annotation.celltypist_labels),
+            **config.celltypist_labels,
         )
     return annotation.compare_opinions(adata, label_names=config.label_names)
 
@@ -103,11 +102,10 @@ def refuse_unusable_opinions(config: RunConfig, names: Sequence[str]) -> list[st
 
 def _without_key(config: RunConfig) -> dict[str, Any]:
     """Leave the column out of the settings of the transfer: reading has renamed it."""
-    settings = settings_for(config, annotation.transfer_labels)
-    return {name: value for name, value in settings.items() if name != "reference_key"}
+    return config.transfer_labels.model_dump(exclude={"reference_key"})
 
 
 def _reading(config: RunConfig) -> dict[str, Any]:
     """How the reference is read: symbols as the cohort has them, labels in `obs["label"]`."""
-    column = settings_for(config, annotation.transfer_labels)["reference_key"]
+    column = config.transfer_labels.reference_key
     return {"columns": {keys.LABEL: column}, "organism": config.organism.partition("+")[0]}

@@ -13,7 +13,6 @@ from crs_sc.io import (
     write_table,
 )
 from crs_sc.preprocessing import merge_samples, normalize
-from crs_sc.run.config import settings_for
 from crs_sc.run.design import covariate_names
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class Results:
         else:
             adata = self.merged()
             added = ad.read_h5ad(self._space.stage(stage))
-            normalize(adata, **settings_for(self._config, normalize))
+            normalize(adata, **self._config.normalize)
             for slot in ("obs", "var", "obsm", "varm", "obsp", "uns"):
                 setattr(adata, slot, getattr(added, slot))
         self._cohort = (stage, adata)
@@ -99,7 +98,7 @@ class Results:
             self._bulk = comparison.pseudobulk(
                 self.cohort("sources"),
                 covariates=covariate_names(self._config),
-                min_cells=settings_for(self._config, comparison.shifts)["min_cells"],
+                min_cells=self._config.shifts.min_cells,
             )
         return self._bulk
 

@@ -19,8 +19,7 @@ from crs_sc.io import (
     write_text,
 )
 from crs_sc.run.config import (
-    STAGE_FUNCTIONS,
-    STAGE_READS,
+    SETTINGS_OF,
     RunConfig,
     dump_config,
     is_of_the_user,
@@ -326,8 +325,7 @@ class Run:
 
     def _settings(self, stage: str) -> dict[str, Any]:
         content = self.config.model_dump(mode="json")
-        sections = [function.__name__ for function in STAGE_FUNCTIONS.get(stage, ())]
-        settings = {name: content[name] for name in (*STAGE_READS[stage], *sections)}
+        settings = {name: content[name] for name in SETTINGS_OF[stage]}
         return settings | setting_digests(settings)
 
     def _provenance(self, settings: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from crs_sc.core.parallel import start_map
 from crs_sc.errors import CrsWarning, InputError, listing
 from crs_sc.io import CohortFiles, read, read_absolute_counts
 from crs_sc.run.clusters import cluster_tables, population_tables
-from crs_sc.run.config import STAGE_FUNCTIONS, settings_for
+from crs_sc.run.config import sections_of
 from crs_sc.run.design import design_samples, refuse_unanswerable
 from crs_sc.run.opinions import gather_opinions, refuse_unusable_opinions
 
@@ -85,7 +85,7 @@ def _reading(config: RunConfig) -> dict[str, Any]:
     return {
         "columns": config.columns.mapping(),
         "organism": config.organism,
-        "corrected": settings_for(config, preprocessing.estimate_ambient)["corrected"],
+        "corrected": config.estimate_ambient.corrected,
     }
 
 
@@ -152,8 +152,7 @@ def chosen_signatures(config: RunConfig) -> dict[str, list[str]]:
 
 def chosen_scoring(config: RunConfig) -> dict[str, int]:
     """Choose the settings of the shifts that say which cells and genes make a score."""
-    settings = settings_for(config, comparison.shifts)
-    return {name: settings[name] for name in ("min_cells", "min_count", "min_genes")}
+    return config.shifts.model_dump(include={"min_cells", "min_count", "min_genes"})
 
 
 def qc_sample(
@@ -161,20 +160,16 @@ def qc_sample(
 ) -> AnnData:
     """Species, QC, ambient RNA and doublets of one sample; returns the cells that passed."""
     organism = analysed_organism(config)
-    preprocessing.call_species(
-        adata, organism=organism, **settings_for(config, preprocessing.call_species)
-    )
+    preprocessing.call_species(adata, organism=organism, **config.call_species)
     cells = preprocessing.select_species(adata, organism=organism)
-    preprocessing.quality_control(cells, **settings_for(config, preprocessing.quality_control))
+    preprocessing.quality_control(cells, **config.quality_control)
     preprocessing.estimate_ambient(
         cells,
         organism=organism,
         empty_profiles=empty_profiles,
-        **settings_for(config, preprocessing.estimate_ambient),
+        **config.estimate_ambient,
     )
-    preprocessing.call_doublets(
-        cells, random_state=config.seed, **settings_for(config, preprocessing.call_doublets)
-    )
+    preprocessing.call_doublets(cells, random_state=config.seed, **config.call_doublets)
     return preprocessing.filter_cells(cells)
 
 
@@ -182,18 +177,18 @@ def cluster_cohort(
     adata: AnnData, config: RunConfig, *, n_jobs: int = 1
 ) -> dict[str, pd.DataFrame]:
     """Normalise, select genes, embed and cluster; returns the tables."""
-    preprocessing.normalize(adata, **settings_for(config, preprocessing.normalize))
+    preprocessing.normalize(adata, **config.normalize)
     preprocessing.select_genes(
         adata,
         exclude=[*chosen_genes(config), *config.transgene],
-        **settings_for(config, preprocessing.select_genes),
+        **config.select_genes,
     )
-    clustering.embed(adata, random_state=config.seed, **settings_for(config, clustering.embed))
+    clustering.embed(adata, random_state=config.seed, **config.embed)
     clustering.cluster(
         adata,
         random_state=config.seed,
         n_jobs=n_jobs,
-        **settings_for(config, clustering.cluster),
+        **config.cluster,
     )
     return cluster_tables(adata, config)
 
@@ -204,24 +199,22 @@ def annotate_cohort(
     """Score signatures, name cell types and myeloid states; returns the tables."""
     organism = analysed_organism(config)
     signatures = chosen_signatures(config)
-    annotation.score_signatures(
-        adata, signatures=signatures, **settings_for(config, annotation.score_signatures)
-    )
+    annotation.score_signatures(adata, signatures=signatures, **config.score_signatures)
     annotation.annotate(
         adata,
         organism=organism,
         label_key=keys.LABEL if config.columns.label else None,
         random_state=config.seed,
         n_jobs=n_jobs,
-        **settings_for(config, annotation.annotate),
+        **config.annotate,
     )
     if config.transgene:
         annotation.call_transgene(
             adata,
             transgene=config.transgene,
-            **settings_for(config, annotation.call_transgene),
+            **config.call_transgene,
         )
-    annotation.call_myeloid_states(adata, **settings_for(config, annotation.call_myeloid_states))
+    annotation.call_myeloid_states(adata, **config.call_myeloid_states)
     panels = genesets.cell_type_panels(organism=organism)
     genes = chosen_genes(config)
     tables = population_tables(
@@ -252,31 +245,29 @@ def attribute_sources(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFra
         sources.weigh_cells(adata, absolute_counts=counts)
     weight_key = keys.SAMPLING_WEIGHT if keys.SAMPLING_WEIGHT in adata.obs else None
     genes = chosen_genes(config)
-    sources.call_producers(adata, genes=genes, **settings_for(config, sources.call_producers))
+    sources.call_producers(adata, genes=genes, **config.call_producers)
     ledger = sources.ledger(
         adata,
         genes=genes,
         weight_key=weight_key,
         random_state=config.seed,
-        **settings_for(config, sources.ledger),
+        **config.ledger,
     )
     producers = sources.producers(adata)
     return {
         "producers": producers,
-        "production": sources.production(producers, **settings_for(config, sources.production)),
+        "production": sources.production(producers, **config.production),
         "receivers": sources.receivers(
             adata,
             organism=analysed_organism(config),
-            **settings_for(config, sources.receivers),
+            **config.receivers,
         ),
-        "il1_tone": sources.il1_tone(
-            adata, organism=analysed_organism(config), **settings_for(config, sources.il1_tone)
-        ),
+        "il1_tone": sources.il1_tone(adata, organism=analysed_organism(config), **config.il1_tone),
         "ledger": ledger,
         "ledger_by_condition": sources.ledger_by_condition(
             ledger,
             random_state=config.seed,
-            **settings_for(config, sources.ledger_by_condition),
+            **config.ledger_by_condition,
         ),
     }
 
@@ -301,7 +292,7 @@ def compare_arms(
     }
 
     def call(function: Callable[..., pd.DataFrame], *given: Any, **settings: Any) -> Any:
-        return partial(function, *given, **settings, **settings_for(config, function))
+        return partial(function, *given, **settings, **getattr(config, function.__name__))
 
     calls = {
         "shifts": call(comparison.shifts, bulk, **scored, **seed),
@@ -318,7 +309,7 @@ def compare_arms(
     enrichment = call(
         comparison.enrichment, expression, gene_sets=signatures, n_jobs=n_jobs, **seed
     )()
-    min_cells = settings_for(config, comparison.shifts)["min_cells"]
+    min_cells = config.shifts.min_cells
     return {
         **next(others),
         "expression": expression,
@@ -333,14 +324,13 @@ def _results_of(calls: Mapping[str, Callable[[], pd.DataFrame]]) -> dict[str, pd
 
 def empty_comparisons() -> dict[str, pd.DataFrame]:
     """Tables of `compare_arms` where there is nothing to compare."""
-    names = [function.__name__ for function in STAGE_FUNCTIONS["compare"]]
-    tables = [_TABLE_OF.get(name, name) for name in names if name != "onset"]
+    tables = [_TABLE_OF.get(name, name) for name in sections_of("compare") if name != "onset"]
     return {name: empty_table(name) for name in [*tables, "exclusions"]}
 
 
 def order_of_onset(ledger: pd.DataFrame, samples: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
     """Order of two cytokines in each subject; empty without time points or without one of them."""
-    settings = settings_for(config, comparison.onset)
+    settings: dict[str, Any] = dict(config.onset)
     known = set(ledger["gene"])
     for name in ("first", "second"):
         genes = list(settings[name])

@@ -3,37 +3,71 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import pytest
 import yaml
+from click.testing import CliRunner
+from pydantic import BaseModel
 
+from crs_sc import genesets, pp, tl
+from crs_sc.cli import main
 from crs_sc.errors import InputError
 from crs_sc.run.config import (
-    STAGE_FUNCTIONS,
+    SETTINGS_OF,
     RunConfig,
+    config_schema,
     dump_config,
     load_config,
-    parameter_help,
     parse_config,
-    settings_of,
+    sections_of,
 )
-from crs_sc.run.init import _TRANSGENE, guess_contrasts
 from crs_sc.run.stages import chosen_genes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-FUNCTIONS = [function for functions in STAGE_FUNCTIONS.values() for function in functions]
+# Parameters that the run itself supplies.
+SUPPLIED = {
+    "sample_key", "subject_key", "condition_key", "batch_key", "label_key", "weight_key",
+    "population_key", "cluster_key", "group_key", "timepoint_key", "key_added", "layer",
+    "random_state", "n_jobs", "organism", "transgene", "genes", "signatures", "gene_sets",
+    "contrasts", "samples", "columns", "exclude", "empty_profiles", "opinion",
+}  # fmt: skip
+SECTIONS = {name: model for stage in SETTINGS_OF for name, model in sections_of(stage).items()}
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
-def test_defaults_are_those_of_the_signature(function: object) -> None:
-    section = getattr(RunConfig(input=["x.h5ad"]), function.__name__)
-    signature = inspect.signature(function).parameters
-    for name in settings_of(function):
-        assert getattr(section, name) == signature[name].default
-        assert parameter_help(function).get(name), f"{name} is not documented"
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_section_has_the_settings_and_defaults_of_its_function(name: str) -> None:
+    function = getattr(tl, name, None) or getattr(pp, name)
+    settings = {
+        parameter.name: parameter.default
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+        and parameter.default is not parameter.empty
+        and parameter.name not in SUPPLIED
+    }
+    section = getattr(RunConfig(input=["x.h5ad"]), name)
+    assert dict(**section) == settings
+    for field in SECTIONS[name].model_fields.values():
+        assert field.description
+
+
+def test_every_section_belongs_to_a_stage_and_the_genes_are_those_of_the_package() -> None:
+    config = RunConfig(input=["x.h5ad"])
+    assert config.genes == genesets.TARGET_CYTOKINES
+    found = {n for n, value in config if isinstance(value, BaseModel) and n != "columns"}
+    assert found == set(SECTIONS)
+
+
+def test_a_config_is_read_without_the_science() -> None:
+    code = "import sys, crs_sc.run.config; print({'numpy', 'pandas', 'scanpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_dump_reads_back_to_the_same_settings(tmp_path: Path) -> None:
@@ -129,21 +163,54 @@ def test_all_settings_survive_yaml() -> None:
     assert set(yaml.safe_load(text)) == set(RunConfig.model_fields)
 
 
-def test_contrasts_are_guessed_from_the_names() -> None:
-    arms = ["CART", "CART_anakinra", "CART_tocilizumab", "vehicle"]
-    assert guess_contrasts(arms, set()) == [
-        {"name": "CART", "treated": "CART", "reference": "vehicle"},
-        {"name": "anakinra", "treated": "CART_anakinra", "reference": "CART",
-         "baseline": "vehicle"},
-        {"name": "tocilizumab", "treated": "CART_tocilizumab", "reference": "CART",
-         "baseline": "vehicle"},
-    ]  # fmt: skip
-    paired = guess_contrasts(["ctrl", "stim"], {("ctrl", "stim"), ("stim", "ctrl")})
-    assert paired == [{"name": "stim", "treated": "stim", "reference": "ctrl", "paired": True}]
-    assert guess_contrasts(["only"], set()) == []
+CONTRAST = {"name": "cart", "treated": "CART", "reference": "vehicle"}
 
 
-def test_receptors_that_end_in_car_are_no_transgene() -> None:
-    assert not [name for name in ("OSCAR", "FCAR", "CARD9", "SCARB1") if _TRANSGENE.match(name)]
-    names = ("CAR", "anti-CD19_CAR", "CD19CAR", "CAR_scFv", "FMC63-28z", "WPRE", "Yescarta")
-    assert all(_TRANSGENE.match(name) for name in names)
+def is_valid(content: Any) -> bool:
+    return jsonschema.Draft202012Validator(config_schema()).is_valid(content)
+
+
+def is_loaded(content: Any, folder: Path) -> bool:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    try:
+        load_config(path)
+    except InputError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("content", "accepted"),
+    [
+        ({"input": "a.h5ad"}, True),
+        ({"input": ["a.h5ad", "b.h5ad"], "seed": 3, "organism": "mouse"}, True),
+        ({"input": "a.h5ad", "contrasts": [CONTRAST], "shifts": {"min_cells": 5}}, True),
+        ({"input": "a.h5ad", "contrasts": [CONTRAST | {"treated": 1, "baseline": 2.5}]}, True),
+        ({"input": "a.h5ad", "quality_control": None, "genes": ["IL6"]}, True),
+        ({"seed": 3}, False),
+        ({"input": "a.h5ad", "sead": 3}, False),
+        ({"input": "a.h5ad", "seed": -1}, False),
+        ({"input": "a.h5ad", "seed": "three"}, False),
+        ({"input": "a.h5ad", "organism": "rat"}, False),
+        ({"input": "a.h5ad", "genes": []}, False),
+        ({"input": "a.h5ad", "shifts": {"min_cell": 5}}, False),
+        ({"input": "a.h5ad", "contrasts": [{"name": "cart"}]}, False),
+        ({"input": "a.h5ad", "contrasts": [CONTRAST | {"pared": True}]}, False),
+        ({"input": "a.h5ad", "columns": {"mouse": "id"}}, False),
+    ],
+)
+def test_schema_and_loader_agree(content: Any, *, accepted: bool, tmp_path: Path) -> None:
+    assert is_valid(content) is accepted
+    assert is_loaded(content, tmp_path) is accepted
+
+
+def test_resolved_settings_of_a_run_are_valid(small_cohort: Path) -> None:
+    assert is_valid(yaml.safe_load(dump_config(load_config(small_cohort))))
+
+
+def test_command_prints_the_schema() -> None:
+    done = CliRunner().invoke(main, ["schema"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout) == config_schema()
+    jsonschema.Draft202012Validator.check_schema(config_schema())

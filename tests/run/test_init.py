@@ -11,11 +11,11 @@ import pytest
 import yaml
 from scipy import sparse
 
-from crs_sc import preprocessing, read
+from crs_sc import read
 from crs_sc.genesets import target_cytokines
 from crs_sc.run.check import check_report
-from crs_sc.run.config import load_config, settings_for
-from crs_sc.run.init import guess_columns, guess_contrasts, write_guessed_config
+from crs_sc.run.config import load_config
+from crs_sc.run.init import _TRANSGENE, guess_columns, guess_contrasts, write_guessed_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,8 +116,8 @@ def test_counts_with_fractions_are_suggested_as_corrected(tmp_path: Path) -> Non
     assert "CellBender or SoupX" in text
     assert yaml.safe_load(text)["estimate_ambient"] == {"corrected": True}
     config = load_config(out)
-    settings = settings_for(config, preprocessing.estimate_ambient)
-    adata = read(path, columns={"sample": "lib"}, corrected=settings["corrected"])
+    corrected = config.estimate_ambient.corrected
+    adata = read(path, columns={"sample": "lib"}, corrected=corrected)
     np.testing.assert_array_equal(adata.layers["counts"].data, np.rint(ad.read_h5ad(path).X.data))
     report, _ = check_report(config)
     assert "rounded to whole UMI" in report
@@ -135,3 +135,23 @@ def test_other_counts_are_not_declared_corrected(tmp_path: Path) -> None:
         text = out.read_text(encoding="utf-8")
         assert "estimate_ambient" not in yaml.safe_load(text)
         assert "# estimate_ambient:" in text
+
+
+def test_contrasts_are_guessed_from_the_names() -> None:
+    arms = ["CART", "CART_anakinra", "CART_tocilizumab", "vehicle"]
+    assert guess_contrasts(arms, set()) == [
+        {"name": "CART", "treated": "CART", "reference": "vehicle"},
+        {"name": "anakinra", "treated": "CART_anakinra", "reference": "CART",
+         "baseline": "vehicle"},
+        {"name": "tocilizumab", "treated": "CART_tocilizumab", "reference": "CART",
+         "baseline": "vehicle"},
+    ]  # fmt: skip
+    paired = guess_contrasts(["ctrl", "stim"], {("ctrl", "stim"), ("stim", "ctrl")})
+    assert paired == [{"name": "stim", "treated": "stim", "reference": "ctrl", "paired": True}]
+    assert guess_contrasts(["only"], set()) == []
+
+
+def test_receptors_that_end_in_car_are_no_transgene() -> None:
+    assert not [name for name in ("OSCAR", "FCAR", "CARD9", "SCARB1") if _TRANSGENE.match(name)]
+    names = ("CAR", "anti-CD19_CAR", "CD19CAR", "CAR_scFv", "FMC63-28z", "WPRE", "Yescarta")
+    assert all(_TRANSGENE.match(name) for name in names)

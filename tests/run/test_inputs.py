@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from crs_sc import Run, _workspace, load_config
+from crs_sc import Run, load_config
 from crs_sc.core.memory import stage_memory
 from crs_sc.errors import InputError
 from crs_sc.io import CohortFiles
+from crs_sc.run import workspace
 from crs_sc.run.check import check_report
 from crs_sc.run.workspace import Workspace, file_digest
 
@@ -62,7 +63,7 @@ def test_a_digest_is_made_again_only_if_the_file_was_touched(
     first = space.input_digest(file)
     assert first == file_digest(file)
     with monkeypatch.context() as patch:
-        patch.setattr(_workspace, "file_digest", lambda _: pytest.fail("was read again"))
+        patch.setattr(workspace, "file_digest", lambda _: pytest.fail("was read again"))
         assert Workspace(tmp_path / "out").input_digest(file) == first
     times = file.stat()
     # The same size and the same time of change, as a copying tool can leave them.
