@@ -25,6 +25,7 @@ __all__ = [
     "as_csr",
     "compiled",
     "group_sums",
+    "is_on_disk",
     "jitted",
     "log_scaled",
     "row_chunks",
@@ -102,7 +103,14 @@ def as_csr(matrix: Any) -> sparse.csr_matrix:
     """
     if isinstance(matrix, sparse.csr_matrix):
         return matrix
-    return sparse.csr_matrix(matrix.to_memory() if hasattr(matrix, "to_memory") else matrix)
+    return sparse.csr_matrix(matrix.to_memory() if is_on_disk(matrix) else matrix)
+
+
+def is_on_disk(matrix: Any) -> bool:
+    """Whether a matrix is a sparse one of anndata that is read from its file when asked for."""
+    from anndata.abc import CSCDataset, CSRDataset
+
+    return isinstance(matrix, CSRDataset | CSCDataset)
 
 
 def row_chunks(n_rows: int, *, size: int = 20_000) -> Iterator[slice]:
@@ -255,28 +263,10 @@ class RowTotals:
 
     def add(self, rows: slice, chunk: sparse.csr_matrix) -> None:
         """Take in the rows of one chunk."""
-        compiled(_total_rows)(
-            chunk.data, chunk.indices, chunk.indptr, self._columns, self.total[rows],
-            self.masked[rows], self.n_above_zero[rows],
-        )  # fmt: skip
-
-
-def _total_rows(
-    data: NDArray[Any],
-    indices: NDArray[np.integer],
-    indptr: NDArray[np.integer],
-    columns: NDArray[np.bool_],
-    total: NDArray[np.float64],
-    masked: NDArray[np.float64],
-    n_above_zero: NDArray[np.int64],
-) -> None:
-    """Add up each row of a CSR matrix."""
-    for i in range(len(total)):
-        for j in range(indptr[i], indptr[i + 1]):
-            total[i] += data[j]
-            n_above_zero[i] += data[j] > 0
-            if columns[indices[j]]:
-                masked[i] += data[j]
+        self.total[rows] = chunk.sum(axis=1, dtype=np.float64).ravel()
+        self.masked[rows] = chunk @ self._columns.astype(np.float64)
+        above = np.concatenate([[0], np.cumsum(chunk.data > 0)])
+        self.n_above_zero[rows] = np.diff(above[chunk.indptr])
 
 
 class FewColumns:
@@ -291,66 +281,22 @@ class FewColumns:
     """
 
     def __init__(self, columns: NDArray[np.integer], n_rows: int, n_cols: int) -> None:
-        self._place = np.full(n_cols, -1, dtype=np.int32)
-        self._place[columns] = np.arange(len(columns), dtype=np.int32)
-        self._n_columns = len(columns)
-        self._rows_seen = 0
-        self._n_stored = np.zeros(n_rows, dtype=np.int64)
+        self._columns = columns
+        self._others = np.ones(n_cols)
+        self._others[columns] = 0
         self._rest = np.zeros(n_rows)
-        self._values: list[NDArray[np.float32]] = []
-        self._columns: list[NDArray[np.int32]] = []
+        self._parts = [sparse.csr_matrix((0, len(columns)), dtype=np.float32)]
 
     def add(self, rows: slice, chunk: sparse.csr_matrix) -> None:
         """Take in the rows of one chunk."""
-        if rows.start != self._rows_seen:
-            msg = f"rows from {self._rows_seen} on were expected, not {rows}"
-            raise ValueError(msg)
-        self._rows_seen = rows.stop
-        values = np.empty(chunk.nnz, dtype=np.float32)
-        columns = np.empty(chunk.nnz, dtype=np.int32)
-        n = compiled(_pick_columns)(
-            chunk.data, chunk.indices, chunk.indptr, self._place, values, columns,
-            self._n_stored[rows], self._rest[rows],
-        )  # fmt: skip
-        self._values.append(values[:n].copy())
-        self._columns.append(columns[:n].copy())
+        self._parts.append(chunk[:, self._columns].astype(np.float32))
+        self._rest[rows] = chunk @ self._others
 
     def result(self) -> tuple[sparse.csr_matrix, NDArray[np.float64]]:
         """Return the columns, CSR float32 with sorted indices, and the sums of the others."""
-        indptr = np.concatenate([[0], np.cumsum(self._n_stored)])
-        values = np.concatenate([np.empty(0, dtype=np.float32), *self._values])
-        columns = np.concatenate([np.empty(0, dtype=np.int32), *self._columns])
-        matrix = sparse.csr_matrix(
-            (values, columns, indptr), shape=(len(self._rest), self._n_columns)
-        )
+        matrix = sparse.csr_matrix(sparse.vstack(self._parts, format="csr"))
         matrix.sum_duplicates()
         return matrix, self._rest
-
-
-def _pick_columns(
-    data: NDArray[Any],
-    indices: NDArray[np.integer],
-    indptr: NDArray[np.integer],
-    place: NDArray[np.int32],
-    values: NDArray[np.float32],
-    columns: NDArray[np.int32],
-    n_stored: NDArray[np.int64],
-    rest: NDArray[np.float64],
-) -> int:
-    """Copy the values of the columns that have a place, and add up the rest of each row."""
-    n = 0
-    for i in range(len(n_stored)):
-        first, total = n, 0.0
-        for j in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
-            column = place[np.uint64(indices[j])]
-            if column >= 0:
-                values[n], columns[n] = data[j], column
-                n += 1
-            else:
-                total += data[j]
-        n_stored[i] = n - first
-        rest[i] = total
-    return n
 
 
 def whole_numbers(values: NDArray[Any]) -> bool:

@@ -9,8 +9,13 @@ import numpy as np
 from scipy import sparse
 
 from crs_sc import keys
-from crs_sc.core.arrays import FewColumns, as_csr, row_chunks, value_chunks, whole_numbers, within
-from crs_sc.core.stored import StoredArray
+from crs_sc.core.arrays import (
+    as_csr,
+    is_on_disk,
+    value_chunks,
+    whole_numbers,
+    within,
+)
 from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
@@ -21,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "as_given",
+    "STORED_COUNTS",
     "columns_of",
     "count_chunks",
     "counts_matrix",
@@ -32,6 +37,12 @@ __all__ = [
     "pass_over",
     "rows_of",
 ]
+
+# Slot of `obsm` with counts on disk whose columns are not the genes of `var` (some are of one gene,
+# or of none), and of `uns["crs_sc"]` with the gene of each column.
+STORED_COUNTS = "stored_counts"
+# Stored values of a chunk: more makes nothing faster.
+VALUES = 1 << 20
 
 
 def counts_matrix(adata: AnnData, *, layer: str = keys.COUNTS) -> sparse.csr_matrix:
@@ -53,18 +64,18 @@ def counts_matrix(adata: AnnData, *, layer: str = keys.COUNTS) -> sparse.csr_mat
 
 
 def count_chunks(
-    adata: AnnData, *, layer: str = keys.COUNTS, max_values: int = 1 << 20
+    adata: AnnData, *, layer: str = keys.COUNTS, max_values: int | None = None
 ) -> Iterator[tuple[slice, sparse.csr_matrix]]:
     """Go over the raw counts once, in chunks of rows, from memory or from disk.
 
     Parameters
     ----------
     adata
-        Cells x genes, in memory or from `io.open_h5ad`.
+        Cells x genes, in memory, from `io.open_h5ad` or from `io.CohortFiles.on_disk`.
     layer
         Layer with raw counts.
     max_values
-        Stored values that a chunk may have, which bounds the memory: from disk, three chunks are
+        Stored values that a chunk may have, which bounds the memory: from disk, two chunks are
         held, because the next one is read while one is worked on.
 
     Yields
@@ -72,8 +83,7 @@ def count_chunks(
     rows
         Which cells, in order; together all of them.
     counts
-        CSR of these cells, values as stored. It may be kept: the memory of a chunk is used for
-        another one only when nothing refers to its arrays any more.
+        CSR of these cells, values as stored.
 
     Raises
     ------
@@ -82,22 +92,30 @@ def count_chunks(
     InputError
         If a value is no count, or the matrix on disk is damaged or not stored by rows.
     """
-    matrix = layer_of(adata, layer=layer)
-    for rows, counts, is_sound in _stored(matrix, what=f"layers['{layer}']", max_values=max_values):
-        if not is_sound:
-            _refuse(counts, adata.obs_names[rows], layer=layer)
-        yield rows, as_given(matrix, rows, counts)
+    genes = None
+    if layer not in adata.layers and STORED_COUNTS in adata.obsm:
+        matrix, genes = adata.obsm[STORED_COUNTS], adata.uns[keys.UNS][STORED_COUNTS]
+    else:
+        matrix = layer_of(adata, layer=layer)
+
+    def counted() -> Iterator[tuple[slice, sparse.csr_matrix]]:
+        for rows, counts in _chunks(matrix, what=f"layers['{layer}']", max_values=max_values):
+            if not whole_numbers(counts.data):
+                _refuse(counts, adata.obs_names[rows], layer=layer)
+            yield rows, counts if genes is None else _of_genes(counts, genes, adata.n_vars)
+
+    return _ahead(counted()) if is_on_disk(matrix) else counted()
 
 
 def matrix_chunks(
-    matrix: Any, *, max_values: int = 1 << 20
+    matrix: Any, *, max_values: int | None = None
 ) -> Iterator[tuple[slice, sparse.csr_matrix]]:
     """Go over any matrix once, such as `X`, in chunks of rows, from memory or from disk.
 
     Parameters
     ----------
     matrix
-        Dense or sparse, or a sparse matrix that was left on disk, shape `(n_rows, n_columns)`.
+        Dense or sparse, or a `anndata.abc.CSRDataset`, shape `(n_rows, n_columns)`.
     max_values
         As in `count_chunks`.
 
@@ -106,8 +124,8 @@ def matrix_chunks(
     rows, values
         As in `count_chunks`.
     """
-    for rows, values, _ in _stored(matrix, what="X", max_values=max_values):
-        yield rows, as_given(matrix, rows, values)
+    chunks = _chunks(matrix, what="X", max_values=max_values)
+    return _ahead(chunks) if is_on_disk(matrix) else chunks
 
 
 def columns_of(
@@ -129,20 +147,9 @@ def columns_of(
     CSR, shape `(len(rows), len(columns))`.
     """
     wanted = np.arange(matrix.shape[0]) if rows is None else rows
-    if not is_on_disk(matrix):
-        whole = as_csr(matrix)
-        if rows is None:
-            return sparse.csr_matrix(whole[:, columns])
-        # By chunks, so that no second copy of all columns is held.
-        parts = [whole[wanted[own]][:, columns] for own in row_chunks(len(wanted))]
-        return sparse.csr_matrix(sparse.vstack(parts, format="csr"))
-    if hasattr(matrix, "few_columns"):
-        # Only what is wanted need be normalised.
-        return matrix.few_columns(columns, rows=wanted)
-    taken = FewColumns(columns, len(wanted), matrix.shape[1])
-    for own, values in _wanted_rows(matrix, wanted):
-        taken.add(own, values)
-    return taken.result()[0]
+    # By chunks, so that no second copy of all columns is held.
+    chunks = [values[:, columns] for values in _wanted_rows(matrix, wanted)]
+    return _stacked(chunks, matrix, n_columns=len(columns))
 
 
 def rows_of(matrix: Any, rows: NDArray[np.integer]) -> sparse.csr_matrix:
@@ -159,28 +166,25 @@ def rows_of(matrix: Any, rows: NDArray[np.integer]) -> sparse.csr_matrix:
     -------
     CSR, shape `(len(rows), n_columns)`.
     """
-    if not is_on_disk(matrix):
-        return sparse.csr_matrix(as_csr(matrix)[rows])
-    found = [values for _, values in _wanted_rows(matrix, rows)]
-    empty = sparse.csr_matrix((0, matrix.shape[1]), dtype=matrix.dtype)
-    return sparse.csr_matrix(sparse.vstack([empty, *found], format="csr"))
+    return _stacked(list(_wanted_rows(matrix, rows)), matrix, n_columns=matrix.shape[1])
 
 
-def _wanted_rows(
-    matrix: Any, rows: NDArray[np.integer]
-) -> Iterator[tuple[slice, sparse.csr_matrix]]:
-    """Chunks of some rows of a matrix, and their place among those."""
+def _wanted_rows(matrix: Any, rows: NDArray[np.integer]) -> Iterator[sparse.csr_matrix]:
+    """Chunks of some rows of a matrix."""
     for place, values in matrix_chunks(matrix):
         first, last = np.searchsorted(rows, [place.start, place.stop])
         if last - first == values.shape[0]:
-            yield slice(first, last), values
+            yield values
         elif last > first:
-            yield slice(first, last), values[rows[first:last] - place.start]
+            yield values[rows[first:last] - place.start]
 
 
-def is_on_disk(matrix: Any) -> bool:
-    """Whether a matrix is read from its file when it is asked for."""
-    return hasattr(matrix, "to_memory")
+def _stacked(found: list[sparse.csr_matrix], matrix: Any, *, n_columns: int) -> sparse.csr_matrix:
+    """Put chunks below each other, with sorted indices."""
+    empty = sparse.csr_matrix((0, n_columns), dtype=matrix.dtype)
+    result = sparse.csr_matrix(sparse.vstack([empty, *found], format="csr"))
+    result.sort_indices()
+    return result
 
 
 class RowKernel(Protocol):
@@ -208,45 +212,36 @@ def pass_over(adata: AnnData, *kernels: RowKernel, layer: str = keys.COUNTS) -> 
                 done.result()
 
 
+def _chunks(
+    matrix: Any, *, what: str, max_values: int | None
+) -> Iterator[tuple[slice, sparse.csr_matrix]]:
+    """Row chunks of any matrix."""
+    max_values = VALUES if max_values is None else max_values
+    if not is_on_disk(matrix):
+        yield from _memory_chunks(as_csr(matrix), max_values=max_values)
+        return
+    start = 0
+    for part in parts_of(matrix):
+        for rows, values in _stored_chunks(part, what=what, max_values=max_values):
+            place = slice(start + rows.start, start + rows.stop)
+            yield place, matrix.mapped(place, values) if hasattr(matrix, "mapped") else values
+        start += part.shape[0]
+
+
 def parts_of(matrix: Any) -> list[Any]:
     """Matrices of which this one is made, one below the other: itself, if it is in one piece."""
     return list(getattr(matrix, "parts", [matrix]))
 
 
-def as_given(matrix: Any, rows: slice, stored: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Values of some rows, where a file has something else stored than the matrix stands for."""
-    found: sparse.csr_matrix = matrix.mapped(rows, stored) if hasattr(matrix, "mapped") else stored
-    return found
-
-
-def _stored(
-    matrix: Any, *, what: str, max_values: int
-) -> Iterator[tuple[slice, sparse.csr_matrix, bool]]:
-    """Row chunks of any matrix as stored, part by part, and whether their values are counts."""
-    start = 0
-    for part in parts_of(matrix):
-        if hasattr(part, "group"):
-            shape = getattr(part, "stored_shape", part.shape)
-            # A file that was opened with a limit of memory knows its chunks.
-            size = getattr(part, "chunk_values", max_values)
-            chunks = _stored_chunks(part.group, shape, what=what, max_values=size)
-        else:
-            chunks = _memory_chunks(as_csr(part), max_values=max_values)
-        for rows, values, is_sound in chunks:
-            yield slice(start + rows.start, start + rows.stop), values, is_sound
-        start += part.shape[0]
-
-
 def _memory_chunks(
     matrix: sparse.csr_matrix, *, max_values: int
-) -> Iterator[tuple[slice, sparse.csr_matrix, bool]]:
-    """Row chunks of a matrix in memory, and whether their values are counts."""
+) -> Iterator[tuple[slice, sparse.csr_matrix]]:
+    """Row chunks of a matrix in memory."""
     # Of views scipy would add up duplicates in place, in the data of the user.
     canonical = matrix.has_canonical_format
     for rows in value_chunks(matrix.indptr, size=max_values):
         if not canonical:
-            part = matrix[rows]
-            yield rows, part, whole_numbers(part.data)
+            yield rows, matrix[rows]
             continue
         start, stop = matrix.indptr[rows.start], matrix.indptr[rows.stop]
         # Slices of scipy's would be copies.
@@ -256,16 +251,14 @@ def _memory_chunks(
         indptr = matrix.indptr[rows.start : rows.stop + 1] - start
         chunk.indptr = indptr.astype(matrix.indices.dtype)
         chunk.has_canonical_format = True
-        yield rows, chunk, whole_numbers(chunk.data)
+        yield rows, chunk
 
 
 def _stored_chunks(
-    group: Any, shape: tuple[int, int], *, what: str, max_values: int
-) -> Iterator[tuple[slice, sparse.csr_matrix, bool]]:
-    """Row chunks of a sparse matrix on disk, and whether their values are counts.
-
-    Wrong indices would crash scipy and are looked for, beside the work on the chunk before.
-    """
+    matrix: Any, *, what: str, max_values: int
+) -> Iterator[tuple[slice, sparse.csr_matrix]]:
+    """Row chunks of a sparse matrix on disk; wrong indices would crash scipy and are looked for."""
+    group, (n_rows, n_columns) = matrix.group, matrix.shape
     kind = str(group.attrs.get("encoding-type", ""))
     if kind != "csr_matrix":
         msg = (
@@ -274,34 +267,44 @@ def _stored_chunks(
         )
         raise InputError(msg)
     indptr = group["indptr"][...].astype(np.int64)
-    whole = len(indptr) == shape[0] + 1 and indptr[0] == 0 and not (np.diff(indptr) < 0).any()
+    whole = len(indptr) == n_rows + 1 and indptr[0] == 0 and not (np.diff(indptr) < 0).any()
     if not whole or not indptr[-1] == group["data"].shape[0] == group["indices"].shape[0]:
         msg = f"`{what}` is damaged: its row pointers and values do not fit together."
         raise InputError(msg)
-    data, indices = (StoredArray(group[name], block=max_values) for name in ("data", "indices"))
-
-    def read(rows: slice) -> tuple[sparse.csr_matrix, bool]:
-        start, stop = int(indptr[rows.start]), int(indptr[rows.stop])
-        columns, values = indices.read(start, stop), data.read(start, stop)
-        if not within(columns, shape[1]):
+    for rows in value_chunks(indptr, size=max_values):
+        chunk = sparse.csr_matrix(matrix[rows])
+        if not within(chunk.indices, n_columns):
             msg = (
                 f"`{what}` is damaged: column indices of the cells {rows.start} to "
-                f"{rows.stop - 1} are not all from 0 to {shape[1] - 1}."
+                f"{rows.stop - 1} are not all from 0 to {n_columns - 1}."
             )
             raise InputError(msg)
-        pointers = (indptr[rows.start : rows.stop + 1] - start).astype(columns.dtype)
-        chunk = sparse.csr_matrix((rows.stop - rows.start, shape[1]), dtype=values.dtype)
-        # Set one by one, because the constructor looks for the largest index once more.
-        chunk.data, chunk.indices, chunk.indptr = values, columns, pointers
-        return chunk, whole_numbers(values)
+        # A file of a machine with the other order of bytes.
+        yield rows, chunk.astype(chunk.dtype.newbyteorder("="), copy=False)
 
-    slices = list(value_chunks(indptr, size=max_values))
+
+def _ahead(
+    chunks: Iterator[tuple[slice, sparse.csr_matrix]],
+) -> Iterator[tuple[slice, sparse.csr_matrix]]:
+    """Read the next chunk while one is worked on."""
     with ThreadPoolExecutor(max_workers=1) as reader:
-        pending = [reader.submit(read, rows) for rows in slices[:1]]
-        for i, rows in enumerate(slices):
-            chunk, is_sound = pending.pop().result()
-            pending += [reader.submit(read, after) for after in slices[i + 1 : i + 2]]
-            yield rows, chunk, is_sound
+        pending = reader.submit(next, chunks, None)
+        while (chunk := pending.result()) is not None:
+            pending = reader.submit(next, chunks, None)
+            yield chunk
+
+
+def _of_genes(
+    stored: sparse.csr_matrix, genes: NDArray[np.integer], n_genes: int
+) -> sparse.csr_matrix:
+    """Give the columns of a file to the genes they stand for: added up, or left out where < 0."""
+    gene = genes[stored.indices]
+    kept = gene >= 0
+    indptr = np.concatenate([[0], np.cumsum(kept)])[stored.indptr]
+    parts = (stored.data[kept].astype(np.float32), gene[kept], indptr)
+    counts = sparse.csr_matrix(parts, shape=(stored.shape[0], n_genes))
+    counts.sum_duplicates()
+    return counts
 
 
 def _refuse(counts: sparse.csr_matrix, names: pd.Index, *, layer: str) -> NoReturn:

@@ -9,7 +9,7 @@ from anndata._core.sparse_dataset import _CSRDataset
 from scipy import sparse
 
 from crs_sc.core.arrays import log_scaled
-from crs_sc.core.blocks import as_given, columns_of, parts_of, rows_of
+from crs_sc.core.blocks import columns_of, parts_of, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,18 +101,16 @@ class LogNormalised(_OnDisk):
         return np.dtype(np.float32)
 
     def mapped(self, rows: slice, stored: sparse.csr_matrix) -> sparse.csr_matrix:
-        """Values of some rows, from their counts as they are stored."""
-        return self.normalised(rows, as_given(self.counts, rows, stored))
+        """Values of some rows, from their counts."""
+        return self.normalised(rows, stored)
+
+    def log_normalised(self, rows: slice, counts: sparse.csr_matrix) -> NDArray[np.float32]:
+        """Work out the stored values of some rows from their counts."""
+        return log_scaled(counts, self.factor[rows])
 
     def normalised(self, rows: slice, counts: sparse.csr_matrix) -> sparse.csr_matrix:
         """Values of some rows from their counts."""
         return _log_scaled(counts, self.factor[rows])
-
-    def few_columns(
-        self, columns: NDArray[np.integer], *, rows: NDArray[np.integer]
-    ) -> sparse.csr_matrix:
-        """Values of some rows, ascending, and some columns."""
-        return _log_scaled(columns_of(self.counts, columns, rows=rows), self.factor[rows])
 
 
 def _log_scaled(counts: sparse.csr_matrix, factor: NDArray[np.float64]) -> sparse.csr_matrix:

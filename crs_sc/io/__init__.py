@@ -12,7 +12,7 @@ from crs_sc.io._read import FileDescription, describe_file, empty_droplet_profil
 from crs_sc.io._sheet import source_files
 from crs_sc.io._state import MatrixState, matrix_state
 from crs_sc.io._tables import read_table, write_table
-from crs_sc.io._write import write_h5ad
+from crs_sc.io._write import write_cohort, write_h5ad
 
 __all__ = [
     "CohortFiles",
@@ -29,6 +29,7 @@ __all__ = [
     "read_absolute_counts",
     "read_table",
     "source_files",
+    "write_cohort",
     "write_h5ad",
     "write_json",
     "write_table",

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 import pandas as pd
-from anndata._core.sparse_dataset import _CSRDataset
-from anndata.io import read_elem
-from scipy import sparse
+from anndata.io import read_elem, sparse_dataset
 
 from crs_sc import keys
+from crs_sc.core.blocks import STORED_COUNTS
 from crs_sc.core.checks import store
 from crs_sc.errors import InputError
 from crs_sc.io._kind import one_error
@@ -25,64 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["leave_on_disk"]
 
 
-# The public class of anndata is abstract; that of `sparse_dataset` is what an AnnData can hold.
-class _MappedCounts(_CSRDataset):  # type: ignore[misc]
-    """A CSR matrix on disk whose columns are given to other genes, added up or left out.
-
-    Parameters
-    ----------
-    group
-        HDF5 group of the matrix.
-    codes
-        Gene of each column of the file, negative for those that are left out.
-    n_genes
-        Number of genes.
-
-    Attributes
-    ----------
-    chunk_values
-        Stored values of a chunk of `_chunks.count_chunks`; set where memory is limited.
-    """
-
-    def __init__(self, group: Any, codes: NDArray[np.int32], n_genes: int) -> None:
-        super().__init__(group)
-        self._codes, self._n_genes = codes, n_genes
-        self._as_stored = np.array_equal(codes, np.arange(n_genes))
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Cells and genes."""
-        return self.stored_shape[0], self._n_genes
-
-    @property
-    def stored_shape(self) -> tuple[int, int]:
-        """Rows and columns in the file."""
-        rows, columns = super().shape
-        return rows, columns
-
-    def mapped(self, _: slice, chunk: sparse.csr_matrix) -> sparse.csr_matrix:
-        """Give the columns of some rows to the genes."""
-        if self._as_stored:
-            return chunk
-        genes = self._codes[chunk.indices]
-        kept = genes >= 0
-        indptr = np.concatenate([[0], np.cumsum(kept)])[chunk.indptr]
-        parts = (chunk.data[kept].astype(np.float32), genes[kept], indptr)
-        result = sparse.csr_matrix(parts, shape=(chunk.shape[0], self._n_genes))
-        result.sum_duplicates()
-        return result
-
-    def to_memory(self) -> sparse.csr_matrix:
-        """Read all of it."""
-        return self.mapped(slice(None), super().to_memory())
-
-    def __getitem__(self, index: Any) -> sparse.csr_matrix:
-        rows, columns = (
-            axis if isinstance(axis, slice) else np.asarray(axis).ravel() for axis in index
-        )
-        return self.mapped(slice(None), super().__getitem__((rows, slice(None))))[:, columns]
-
-
 def leave_on_disk(
     adata: AnnData,
     path: Path,
@@ -91,7 +32,10 @@ def leave_on_disk(
     codes: NDArray[np.integer],
     columns: NDArray[np.intp] | None,
 ) -> None:
-    """Set `layers["counts"]` to the counts in the file, and ambient RNA to that of the file.
+    """Add the counts in the file, and the ambient RNA of the file.
+
+    They become `layers["counts"]` where each column of the file is one gene. Else `obsm` and `uns`
+    get the matrix as it is and the gene of each column, from which `core.blocks` works them out.
 
     Parameters
     ----------
@@ -123,7 +67,11 @@ def leave_on_disk(
             raise InputError(msg)
         genes = np.full(int(group.attrs["shape"][1]), -1, dtype=np.int32)
         genes[slice(None) if columns is None else columns] = codes
-        adata.layers[keys.COUNTS] = _MappedCounts(group, genes, adata.n_vars)
+        if np.array_equal(genes, np.arange(adata.n_vars)):
+            adata.layers[keys.COUNTS] = sparse_dataset(group)
+        else:
+            adata.obsm[STORED_COUNTS] = sparse_dataset(group)
+            store(adata, STORED_COUNTS, genes)
         if where != "raw.X":
             _take_ambient(adata, file, genes)
 

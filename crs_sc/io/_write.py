@@ -11,17 +11,19 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from crs_sc.core.blocks import is_on_disk
+from crs_sc import keys
+from crs_sc.core.arrays import as_csr, log_scaled
+from crs_sc.core.blocks import is_on_disk, layer_of, matrix_chunks, parts_of
 from crs_sc.errors import InputError
 from crs_sc.io._atomic import atomic_path, check_space, full_disk_error
-from crs_sc.io._write_rows import can_be_copied, stored_size, write_by_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from anndata import AnnData
+    from numpy.typing import NDArray
 
-__all__ = ["write_h5ad"]
+__all__ = ["write_cohort", "write_h5ad"]
 
 _PARTS = ("obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns")
 
@@ -193,10 +195,8 @@ def _plain(value: Any, *, where: str) -> Any:
             return np.asarray(items)
     elif isinstance(value, str | bool | int | float | np.generic | np.ndarray):
         return value
-    if sparse.issparse(value) or can_be_copied(value):
+    if sparse.issparse(value) or is_on_disk(value):
         return value
-    if is_on_disk(value):
-        return value.to_memory()
     msg = f"{where} is {type(value).__name__}, which no h5ad can hold. Store strings or numbers."
     raise InputError(msg)
 
@@ -209,8 +209,8 @@ def _size(value: Any) -> int:
         return int(value.memory_usage(deep=True).sum())
     if isinstance(value, dict):
         return sum(_size(item) for item in value.values())
-    if can_be_copied(value):
-        return stored_size(value)
+    if is_on_disk(value):
+        return 8 * int(_pointers(value)[-1])
     if sparse.issparse(value):
         return int(value.data.nbytes + value.indices.nbytes + value.indptr.nbytes)
     return int(getattr(value, "nbytes", 64))
@@ -231,6 +231,10 @@ def _contents(adata: AnnData) -> dict[str, Any]:
     return parts
 
 
+# Values of `X` from the counts of some rows.
+type _Normalised = Callable[[slice, sparse.csr_matrix], NDArray[np.float32]]
+
+
 def _apart(parts: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parts that anndata writes, and by their place the matrices that are written by rows."""
     held = {name: part for name, part in parts.items() if not _is_by_rows(part)}
@@ -243,7 +247,49 @@ def _apart(parts: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _is_by_rows(value: Any) -> bool:
-    return can_be_copied(value) or (sparse.issparse(value) and value.format == "csr")
+    return is_on_disk(value) or (sparse.issparse(value) and value.format == "csr")
+
+
+def _pointers(matrix: Any) -> NDArray[np.integer]:
+    """Row pointers of a CSR matrix."""
+    if sparse.issparse(matrix):
+        in_memory: NDArray[np.integer] = matrix.indptr
+        return in_memory
+    sizes = [np.diff(part.group["indptr"][...].astype(np.int64)) for part in parts_of(matrix)]
+    return np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
+
+
+def _write_csr(
+    file: Any,
+    place: str,
+    matrix: Any,
+    options: Mapping[str, Any],
+    normalised: _Normalised | None = None,
+) -> None:
+    """Write a CSR matrix as anndata does, but not in pieces of a few kilobytes.
+
+    With `normalised`, `X` is worked out from it and written in the same pass. It shares the indices
+    of the counts in the file: any reader finds both, and nothing is stored twice.
+    """
+    indptr = _pointers(matrix)
+    groups = [
+        file.require_group(name) for name in ((place,) if normalised is None else (place, "X"))
+    ]
+    for group, dtype in zip(groups, (matrix.dtype, np.float32), strict=False):
+        group.attrs["encoding-type"] = "csr_matrix"
+        group.attrs["encoding-version"] = "0.1.0"
+        group.attrs["shape"] = np.array(matrix.shape, dtype=np.int64)
+        group.create_dataset("data", (int(indptr[-1]),), dtype=dtype, **options)
+    first = groups[0]
+    first.create_dataset("indices", (int(indptr[-1]),), dtype=np.int32, **options)
+    first.create_dataset("indptr", data=indptr, **options)
+    for group in groups[1:]:
+        group["indices"], group["indptr"] = first["indices"], first["indptr"]
+    for rows, chunk in matrix_chunks(matrix):
+        stored = slice(int(indptr[rows.start]), int(indptr[rows.stop]))
+        first["data"][stored], first["indices"][stored] = chunk.data, chunk.indices
+        if normalised is not None:
+            groups[1]["data"][stored] = normalised(rows, chunk)
 
 
 def _verify(path: Path, shape: tuple[int, int], parts: dict[str, Any]) -> None:
@@ -289,14 +335,68 @@ def write_h5ad(
         If a name or value cannot be stored, the folder cannot be written to, or there is no
         space. Nothing is then left under `path`, or what was there before.
     """
+    _write(adata, Path(path), compression)
+
+
+def write_cohort(
+    adata: AnnData,
+    path: str | os.PathLike[str],
+    *,
+    target_sum: float = 1e4,
+    compression: Literal["gzip", "lzf"] | None = None,
+) -> None:
+    """Write an h5ad as `write_h5ad` does, its `X` worked out from the counts on the way.
+
+    It goes over the counts once, a chunk of cells at a time: neither they nor `X` need be in
+    memory. What `X` is in `adata` does not matter.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes, `layers["counts"]` in memory or on disk (`open_h5ad`).
+    path
+        The final path.
+    target_sum
+        Counts per cell in `X`, which becomes `log1p(counts / total * target_sum)`, float32, zero
+        for a cell without counts, as `pp.normalize` has it.
+    compression
+        As for `write_h5ad`.
+
+    Raises
+    ------
+    MissingKeyError
+        If `layers["counts"]` is absent.
+    InputError
+        As for `write_h5ad`; or if the counts on disk are damaged.
+    """
+    layer_of(adata)
+
+    def normalised(_: slice, chunk: sparse.csr_matrix) -> NDArray[np.float32]:
+        total = np.asarray(chunk.sum(axis=1, dtype=np.float64)).ravel()
+        factor = np.divide(target_sum, total, out=np.zeros_like(total), where=total > 0)
+        return log_scaled(chunk, factor)
+
+    _write(adata, Path(path), compression, normalised)
+
+
+def _write(
+    adata: AnnData, path: Path, compression: str | None, normalised: _Normalised | None = None
+) -> None:
+    """Write all parts of an AnnData; with `normalised`, `X` is what it gives of the counts."""
     import h5py
     from anndata.io import write_elem
 
-    path = Path(path)
-    parts = _contents(adata)
+    parts, place = _contents(adata), f"layers/{keys.COUNTS}"
+    if normalised is not None:
+        parts["X"] = parts["layers"][keys.COUNTS] = _by_cell(parts["layers"][keys.COUNTS])
+    elif getattr(adata.X, "counts", path) is adata.layers.get(keys.COUNTS):
+        normalised = adata.X.log_normalised
+    needed = _size(parts) * (1.02 if compression is None else 0.25) + 1e5
     held, by_rows = _apart(parts)
+    if normalised is not None:
+        del by_rows["X"]
     with atomic_path(path) as temporary:
-        check_space(path, needed=_size(parts) * (1.02 if compression is None else 0.25) + 1e5)
+        check_space(path, needed=needed)
         options = {} if compression is None else {"compression": compression}
         with GuardedFile(temporary) as guard:
             with h5py.File(guard, "w") as file:
@@ -305,7 +405,12 @@ def write_h5ad(
                 for name, part in held.items():
                     if guard.error is None:
                         write_elem(file, name, part, dataset_kwargs=options)
-                write_by_rows(file, by_rows, options)
+                for name, matrix in by_rows.items():
+                    _write_csr(file, name, matrix, options, normalised if name == place else None)
             if guard.error is not None:
                 raise full_disk_error(path, guard.error) from guard.error
         _verify(temporary, adata.shape, parts)
+
+
+def _by_cell(matrix: Any) -> Any:
+    return matrix if is_on_disk(matrix) else as_csr(matrix)

@@ -85,7 +85,8 @@ def open_labelled(config: RunConfig) -> AnnData:
             "let `crs-sc run` find them."
         )
         raise InputError(msg)
-    adata = input_files(config).on_disk()
+    files = input_files(config)
+    adata = files.on_disk()
     refuse_unusable(adata, config)
     label = adata.obs[keys.LABEL]
     if label.isna().any():
@@ -96,16 +97,15 @@ def open_labelled(config: RunConfig) -> AnnData:
     adata.obs[keys.LINEAGE] = pd.Categorical(
         pd.Series(of_label, dtype="str").to_numpy()[label.cat.codes]
     )
-    counts = adata.layers[keys.COUNTS]
     n_units = len(design_samples(adata, config))
     size = CohortSize(
         n_cells=adata.n_obs,
         n_genes=adata.n_vars,
-        n_values=int(counts.group["data"].shape[0]),
+        n_values=files.n_values,
         largest_sample=1.0,
         n_groups=n_units * len(label.cat.categories),
     )
-    counts.chunk_values = attribution_chunk(size, limit=memory_of(config.memory_limit))
+    attribution_chunk(size, limit=memory_of(config.memory_limit))
     return adata
 
 

@@ -77,12 +77,6 @@ def test_weighted_sums_do_not_depend_on_the_cut_by_a_bit(seed: int, size: int) -
     np.testing.assert_array_equal(whole.sums, parts.sums)
 
 
-def test_columns_come_in_order() -> None:
-    few = FewColumns(np.array([0]), 31, 9)
-    with pytest.raises(ValueError, match="rows from 0 on"):
-        few.add(slice(5, 9), _matrix(0)[5:9])
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     values=st.lists(st.sampled_from(["b", "a", "10", "2", None]), min_size=1, max_size=12),

@@ -14,8 +14,17 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from crs_sc.core import blocks
 from crs_sc.errors import InputError
-from crs_sc.io import atomic_path, write_h5ad, write_json, write_text
+from crs_sc.io import (
+    atomic_path,
+    open_h5ad,
+    write_cohort,
+    write_h5ad,
+    write_json,
+    write_text,
+)
+from crs_sc.preprocessing import normalize
 
 
 def small(n_cells: int = 6) -> ad.AnnData:
@@ -190,6 +199,7 @@ def test_disk_that_fills_up(tmp_path: Path, compression: str) -> None:
     code = f"""
 import resource, signal, sys
 import anndata as ad, numpy as np, pandas as pd
+from crs_sc.core import blocks
 from crs_sc.errors import InputError
 from crs_sc.io import write_h5ad
 X = np.random.default_rng(0).random((4000, 50))
@@ -231,3 +241,35 @@ while True:
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=30)
     assert not final.exists() or ad.read_h5ad(final).shape == (4000, 500)
+
+
+@pytest.mark.parametrize("where", ["disk", "memory"])
+def test_cohort_is_written_with_normalised_values_beside_its_counts(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = np.random.default_rng(0).poisson(0.5, size=(40, 9)).astype(np.float32)
+    counts[[3, 39]] = 0
+    adata = ad.AnnData(
+        obs=pd.DataFrame({"sample": "s1"}, index=[f"c{i}" for i in range(40)]),
+        var=pd.DataFrame(index=[f"G{i}" for i in range(9)]),
+        layers={
+            "counts": sparse.csc_matrix(counts) if where == "memory" else sparse.csr_matrix(counts)
+        },
+    )
+    expected = adata.copy()
+    normalize(expected)
+    if where == "disk":
+        write_h5ad(adata, tmp_path / "counts.h5ad")
+        adata = open_h5ad(tmp_path / "counts.h5ad")
+        monkeypatch.setattr(blocks, "VALUES", 30)
+    write_cohort(adata, tmp_path / "cohort.h5ad")
+    written = ad.read_h5ad(tmp_path / "cohort.h5ad")
+    np.testing.assert_array_equal(written.X.toarray(), expected.X.toarray())
+    np.testing.assert_array_equal(written.layers["counts"].toarray(), counts)
+    with h5py.File(tmp_path / "cohort.h5ad") as file:
+        assert file["X/indices"] == file["layers/counts/indices"]
+    # One that was opened is copied as it is.
+    write_h5ad(open_h5ad(tmp_path / "cohort.h5ad"), tmp_path / "copy.h5ad")
+    np.testing.assert_array_equal(
+        ad.read_h5ad(tmp_path / "copy.h5ad").X.toarray(), written.X.toarray()
+    )
