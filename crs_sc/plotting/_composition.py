@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-__all__ = ["composition", "myeloid_states"]
-
 # None of them the colour of an arm, because the arms stand above the bars.
 _STATE_COLOURS = {
     "resting": "#D9D4C7",

@@ -1,4 +1,4 @@
-"""The map of the cells."""
+"""The map of the cells, whether its clusters stand, and the markers of their names."""
 
 from __future__ import annotations
 
@@ -8,26 +8,32 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from crs_sc import keys
+from crs_sc import genesets, keys
+from crs_sc.core.arrays import group_sums
+from crs_sc.core.blocks import columns_of
 from crs_sc.core.checks import check_obs
-from crs_sc.errors import MissingKeyError, listing
+from crs_sc.errors import InputError, MissingKeyError, listing
 from crs_sc.plotting._style import (
     SPECIES_COLOURS,
     arm_colours,
     arm_order,
+    check_table,
     new_axes,
+    new_grid,
     outside_legend,
     population_colours,
+    population_order,
     styled,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
     from matplotlib.axes import Axes
-
-__all__ = ["umap"]
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+    from scipy import sparse
 
 
 @styled
@@ -140,3 +146,213 @@ def _shade(colour: str, place: float) -> str:
     hue, _, saturation = colorsys.rgb_to_hls(*rgb)
     shaded = colorsys.hls_to_rgb(hue, 0.28 + 0.5 * place, saturation)
     return "#" + "".join(f"{round(255 * part):02X}" for part in shaded)
+
+
+_STATES = {
+    keys.STABLE: "",
+    keys.DOUBTFUL: "doubtful",
+    keys.UNSTABLE: "unstable",
+    keys.UNDETERMINED: "too few cells",
+}
+
+
+@styled
+def cluster_stability(clusters: pd.DataFrame, *, clustering: pd.DataFrame) -> Figure:
+    """Agreement with subsamples by resolution, and by cluster at the chosen one.
+
+    Parameters
+    ----------
+    clusters, clustering
+        The tables of these names.
+
+    Returns
+    -------
+    The figure. Left: mean adjusted Rand index with the subsamples, down to the smallest; the
+    chosen resolution is filled. Right: mean Jaccard coefficient of each cluster with its best
+    match, and the smallest as a tick; what it is found with where it is not found again.
+
+    Raises
+    ------
+    InputError
+        If a table has no rows or lacks a column.
+    """
+    check_table(clusters, keys.CLUSTERS_TABLE.names, name="clusters")
+    check_table(clustering, keys.CLUSTERING_TABLE.names, name="clustering")
+    height = 1.1 + 0.24 * len(clusters)
+    figure, [[left, right]] = new_grid(
+        1, 2, (8.6, max(height, 2.6)), share={"width_ratios": [1, 1.6]}
+    )
+    _resolutions(left, clustering.sort_values("resolution", kind="stable"))
+    _clusters(right, clusters)
+    return figure
+
+
+def _resolutions(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw one point a resolution, with the smallest agreement and the number of clusters."""
+    x = np.arange(len(table))
+    mean = table["stability"].to_numpy(dtype=float)
+    low = table["stability_low"].to_numpy(dtype=float)
+    chosen = table["chosen"].to_numpy(dtype=bool)
+    ax.plot(x, mean, color="#999999", linewidth=1, zorder=1)
+    ax.vlines(x, low, mean, color="#999999", linewidth=1, zorder=1)
+    ax.scatter(
+        x, mean, s=36, zorder=2, linewidths=1.2, edgecolors="#222222",
+        c=np.where(chosen, "#222222", "#FFFFFF").tolist(),
+    )  # fmt: skip
+    names = [
+        f"{resolution:g}\n({count})"
+        for resolution, count in zip(table["resolution"], table["n_clusters"], strict=True)
+    ]
+    ax.set_xticks(x, names)
+    ax.set_xlim(-0.5, len(table) - 0.5)
+    ax.set_ylim(min(0.0, float(low.min())), 1.03)
+    ax.set_xlabel("Resolution (clusters)")
+    ax.set_ylabel("Adjusted Rand index with subsamples")
+    ax.set_title("Resolutions")
+
+
+def _clusters(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw one bar a cluster in the colour of its population."""
+    colours = population_colours(table["population"].astype(str))
+    y = np.arange(len(table))
+    value = table["stability"].to_numpy(dtype=float)
+    ax.barh(y, value, height=0.7, color=[colours[name] for name in table["population"].astype(str)])
+    low = table["stability_low"].to_numpy(dtype=float)
+    # White beneath, so that the tick is seen on a dark bar.
+    for colour, width in (("#FFFFFF", 3.0), ("#222222", 1.2)):
+        ax.vlines(low, y - 0.3, y + 0.3, color=colour, linewidth=width)
+    for bound in (0.6, 0.75):
+        ax.axvline(bound, color="#444444", linewidth=0.8, linestyle=(0, (3, 2)), zorder=0)
+    labels = [
+        f"{cluster}: {name}"
+        for cluster, name in zip(table["cluster"], table["population"], strict=True)
+    ]
+    ax.set_yticks(y, labels)
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    ax.set_xlim(0, 1.03)
+    for row, (state, other) in enumerate(
+        zip(table["state"], table["joins_population"], strict=True)
+    ):
+        said = _STATES.get(str(state), "")
+        if said:
+            text = f"{said}, with {other}" if other else said
+            ax.text(1.05, row, text, va="center", fontsize="small", clip_on=False)
+    ax.set_xlabel("Jaccard coefficient with the best match")
+    ax.set_title("Clusters found again")
+    ax.tick_params(axis="y", length=0)
+
+
+@styled
+def marker_dotplot(
+    adata: AnnData,
+    *,
+    markers: Mapping[str, Sequence[str]] | None = None,
+    population_key: str = keys.POPULATION,
+    n_markers: int = 3,
+) -> Figure:
+    """Expression of marker genes by population.
+
+    Size is the share of cells with any UMI of the gene in `X`, colour the mean of `X` scaled so
+    that the highest population is 1. UMI of ambient RNA are in both.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes; `X` is log-normalised.
+    markers
+        Genes of each population in order of importance; the packaged human panels if None.
+        Genes that are not in the data are passed over, and a gene is shown only once.
+    population_key
+        Column of `obs`.
+    n_markers
+        Genes of each population.
+
+    Returns
+    -------
+    The figure.
+
+    Raises
+    ------
+    InputError
+        If none of the genes is in the data.
+    """
+    from matplotlib.lines import Line2D
+
+    check_obs(adata, population_key=population_key)
+    labels = adata.obs[population_key].astype(str).to_numpy()
+    populations = population_order(labels)
+    panels = genesets.cell_type_panels() if markers is None else markers
+    genes, groups = _choose(adata, panels, populations, n_markers)
+    if not genes:
+        msg = "None of the marker genes of these populations is in `var_names`."
+        raise InputError(msg)
+    columns = adata.var_names.get_indexer(pd.Index(genes))
+    scaled, share = _summary(columns_of(adata.X, columns), labels, populations)
+    figure, grid = new_grid(1, 1, (2.9 + 0.21 * len(genes) + 1.4, 1.5 + 0.25 * len(populations)))
+    ax = grid[0][0]
+    y, x = np.mgrid[0 : len(populations), 0 : len(genes)]
+    dots = ax.scatter(
+        x.ravel(),
+        y.ravel(),
+        s=95 * share.ravel(),
+        c=scaled.ravel(),
+        cmap="Reds",
+        vmin=0,
+        vmax=1,
+        edgecolors="#999999",
+        linewidths=0.3,
+    )
+    ax.set_xticks(range(len(genes)), genes, rotation=90, style="italic")
+    ax.set_yticks(range(len(populations)), populations)
+    ax.set_xlim(-0.7, len(genes) - 0.3)
+    ax.set_ylim(len(populations) - 0.4, -0.6)
+    for i in range(1, len(genes)):
+        if groups[i] != groups[i - 1]:
+            ax.axvline(i - 0.5, color="#DDDDDD", linewidth=0.7, zorder=0)
+    handles = [
+        Line2D(
+            [],
+            [],
+            marker="o",
+            ls="",
+            mfc="#BBBBBB",
+            mec="#999999",
+            mew=0.3,
+            ms=float(np.sqrt(95 * part)),
+            label=f"{100 * part:.0f} %",
+        )
+        for part in (1.0, 0.5, 0.1)
+    ]
+    outside_legend(ax, handles, title="cells with UMI")
+    bar = figure.colorbar(dots, ax=ax, location="right", shrink=0.45, anchor=(0.0, 0.0), aspect=12)
+    bar.set_label("mean, scaled")
+    return figure
+
+
+def _summary(
+    values: sparse.csr_matrix, labels: NDArray[np.str_], populations: list[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean by population over that of the highest, and share of cells with any, by gene."""
+    codes = pd.Index(populations).get_indexer(pd.Index(labels))
+    sizes = np.bincount(codes, minlength=len(populations))[:, None]
+    mean = group_sums(values, codes, len(populations)) / sizes
+    share = group_sums((values > 0).astype(np.float64), codes, len(populations)) / sizes
+    peak = mean.max(axis=0)
+    return mean / np.where(peak > 0, peak, 1), share
+
+
+def _choose(
+    adata: AnnData, markers: Mapping[str, Sequence[str]], populations: list[str], n_markers: int
+) -> tuple[list[str], list[str]]:
+    """Genes to show and the population that each stands for."""
+    genes: list[str] = []
+    groups: list[str] = []
+    for name in [*populations, *markers]:
+        if name not in populations or name in groups:
+            continue
+        found = [
+            gene for gene in markers.get(name, ()) if gene in adata.var_names and gene not in genes
+        ]
+        genes += found[:n_markers]
+        groups += [name] * len(found[:n_markers])
+    return genes, groups

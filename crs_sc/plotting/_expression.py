@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["enrichment_dotplot", "volcano"]
-
 _UP, _DOWN, _FLAT = "#D55E00", "#0072B2", "#C8C8C8"
 
 

@@ -1,8 +1,8 @@
-"""Who makes it: source shares, observed against ambient RNA."""
+"""Who makes it and who has its receptors: shares, producers, receivers, ambient RNA."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from crs_sc.plotting._style import (
     PAGE_WIDTH,
     arm_colours,
     arm_heads,
+    arm_order,
     check_table,
     figure_legend,
     log_with_zero,
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.collections import PathCollection
+    from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
-
-__all__ = ["ambient_expected", "source_shares"]
 
 _PALE = 0.35
 
@@ -155,7 +156,7 @@ def _bar_notes(
             ax.text(
                 x,
                 0.5,
-                "soup only" if float(seen.get(sample, 0)) > 0 else "no UMI",
+                "ambient RNA only" if float(seen.get(sample, 0)) > 0 else "no UMI",
                 ha="center",
                 va="center",
                 rotation=90,
@@ -237,8 +238,341 @@ def ambient_expected(
         Line2D([], [], marker="o", ls="", ms=5, color=colour, label=name)
         for name, colour in colours.items()
     ]
-    handles.append(Line2D([], [], color="#444444", linewidth=0.9, label="soup only"))
+    handles.append(Line2D([], [], color="#444444", linewidth=0.9, label="ambient RNA only"))
     bound = "97.5 % point of ambient RNA only"
     handles.append(Line2D([], [], color="#999999", ls=":", linewidth=0.9, label=bound))
     figure_legend(figure, handles)
     return figure
+
+
+_EDGE = "#555555"
+
+
+@styled
+def producer_dotplot(
+    producers: pd.DataFrame,
+    *,
+    production: pd.DataFrame | None = None,
+    genes: Sequence[str] | None = None,
+    conditions: Sequence[str] | None = None,
+) -> Figure:
+    """Draw the producers of each cytokine by population, one panel an arm.
+
+    Size is the share of cells called producers, colour the ambient-corrected UMI per cell; both are
+    means over subjects. A hollow dot has UMI that ambient RNA explains, a small grey one no UMI but
+    cells too shallow to exclude producers. A dash means that the arm has no cell of the
+    population.
+
+    Parameters
+    ----------
+    producers
+        The table `producers`.
+    production
+        The table `production`, whose `state` decides what is filled, hollow or too shallow. None:
+        filled where any cell was called, and nothing is said about depth.
+    genes
+        Genes in order; all of the table if None.
+    conditions
+        Arms in order.
+
+    Returns
+    -------
+    The figure, one panel an arm, in several rows where they would be too wide for a page.
+
+    Raises
+    ------
+    InputError
+        If the table is empty.
+    """
+    from matplotlib.colors import LogNorm
+
+    check_table(producers, keys.PRODUCERS_TABLE.names, name="producers")
+    names = ordered(producers["gene"], genes)
+    table = _with_marks(_producers_by_arm(producers.loc[producers["gene"].isin(names)]), production)
+    check_table(table, ["gene"], name="producers")
+    populations = population_order(table["population"])
+    arms = arm_order(table["condition"], conditions)
+    panel = max(0.4 + 0.3 * len(names), 0.2 + 0.1 * max(len(arm) for arm in arms))
+    across = max(1, min(len(arms), int(PAGE_WIDTH / panel)))
+    down = -(-len(arms) // across)
+    left = 0.08 * max(len(name) for name in populations)
+    figure, grid = new_grid(
+        down,
+        across,
+        (left + across * panel + 2.2, 1.0 + down * (0.5 + 0.25 * len(populations))),
+        share={"sharey": True, "sharex": True},
+    )
+    panels = [ax for row in grid for ax in row]
+    largest = float(table["fraction"].max()) or 1.0
+    positive = table.loc[table["per_cell"] > 0, "per_cell"]
+    low = max(float(positive.min()), float(positive.max()) / 1e3) if len(positive) else 0.01
+    high = float(positive.max()) if len(positive) else 1.0
+    norm = LogNorm(vmin=low, vmax=max(high, low * 10))
+    mapped = None
+    for ax, arm in zip(panels, arms, strict=False):
+        rows = table.loc[table["condition"] == arm]
+        mapped = _dots(ax, rows, names, populations, largest=largest, norm=norm)
+        ax.set_title(arm)
+    for ax in panels[len(arms) :]:
+        ax.set_axis_off()
+    _dot_legend(figure, largest, shallow=bool((table["mark"] == "shallow").any()))
+    if mapped is not None:
+        bar = figure.colorbar(
+            mapped, ax=panels, location="bottom", shrink=0.45, aspect=40, pad=0.03
+        )
+        bar.set_label("corrected UMI per cell (mean over subjects)")
+    return figure
+
+
+def _dots(
+    ax: Axes,
+    rows: pd.DataFrame,
+    names: list[str],
+    populations: list[str],
+    *,
+    largest: float,
+    norm: LogNorm,
+) -> PathCollection:
+    """Draw one arm; returns the filled dots."""
+    x = rows["gene"].map({gene: i for i, gene in enumerate(names)}).to_numpy()
+    y = rows["population"].map({name: i for i, name in enumerate(populations)}).to_numpy()
+    mark = rows["mark"].to_numpy(dtype=str)
+    made, ambient = mark == "made", mark == "ambient"
+    filled = ax.scatter(
+        x[made],
+        y[made],
+        s=_area(rows["fraction"].to_numpy()[made], largest),
+        c=np.clip(rows["per_cell"].to_numpy()[made], norm.vmin, None),
+        cmap="viridis_r",
+        norm=norm,
+        edgecolors=_EDGE,
+        linewidths=0.4,
+        zorder=2,
+    )
+    ax.scatter(
+        x[ambient], y[ambient], s=22, facecolors="none", edgecolors="#777777", linewidths=0.9
+    )
+    for kind, marker, size in (("empty", "_", 16), ("shallow", ".", 8)):
+        chosen = mark == kind
+        ax.scatter(x[chosen], y[chosen], s=size, marker=marker, color="#AAAAAA", linewidths=0.9)
+    ax.set_xticks(range(len(names)), names, rotation=90, style="italic")
+    ax.set_yticks(range(len(populations)), populations)
+    ax.set_xlim(-0.6, len(names) - 0.4)
+    ax.set_ylim(len(populations) - 0.4, -0.6)
+    ax.grid(color="#EEEEEE", linewidth=0.6)
+    return filled
+
+
+def _area(fraction: NDArray[np.float64], largest: float) -> NDArray[np.float64]:
+    """Area of a dot in points squared."""
+    return 12 + 150 * np.sqrt(fraction / largest)
+
+
+def _with_marks(table: pd.DataFrame, production: pd.DataFrame | None) -> pd.DataFrame:
+    """Say of each dot whether it is made, ambient RNA, shallow, empty or not drawn."""
+    if production is None:
+        mark = np.where(table["n_producers"] > 0, "made", np.where(table["umi"] > 0, "ambient", ""))
+    else:
+        index = ["gene", "population", "condition"]
+        table = table.merge(production[[*index, "state"]], on=index, how="left")
+        named = {
+            keys.PRODUCER: "made",
+            keys.AMBIENT_COMPATIBLE: "ambient",
+            keys.UNDETERMINED: "shallow",
+        }
+        mark = table["state"].map(named).fillna("").to_numpy(dtype=str)
+    return table.assign(mark=np.where(table["n_cells"] == 0, "empty", mark))
+
+
+def _producers_by_arm(producers: pd.DataFrame) -> pd.DataFrame:
+    """Pool the samples of a subject, then average over the subjects of an arm."""
+    table = producers.assign(
+        corrected=np.clip(producers["umi"] - producers["expected_ambient_umi"], 0, None)
+    )
+    sums = ["n_cells", "n_producers", "umi", "corrected"]
+    index = ["gene", "population", "condition"]
+    by_subject = table.groupby([*index, "subject"], as_index=False, observed=True)[sums].sum()
+    cells = by_subject["n_cells"].where(by_subject["n_cells"] > 0)
+    by_subject["fraction"] = by_subject["n_producers"] / cells
+    by_subject["per_cell"] = by_subject["corrected"] / cells
+    grouped = by_subject.groupby(index, as_index=False, observed=True, sort=False)
+    result = grouped.agg(
+        n_cells=("n_cells", "sum"),
+        n_producers=("n_producers", "sum"),
+        umi=("umi", "sum"),
+        fraction=("fraction", "mean"),
+        per_cell=("per_cell", "mean"),
+    )
+    return result.fillna({"fraction": 0.0, "per_cell": 0.0})
+
+
+def _dot_legend(figure: Figure, largest: float, *, shallow: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    def mark(shape: str, size: float, label: str, **look: Any) -> Line2D:
+        return Line2D([], [], marker=shape, ls="", ms=size, label=label, **look)
+
+    grey = {"mfc": "#BBBBBB", "mec": _EDGE, "mew": 0.4}
+    shares = _round_shares(largest)
+    handles = [
+        mark("o", float(np.sqrt(area)), f"{100 * share:g} %", **grey)
+        for share, area in zip(shares, _area(np.array(shares), largest), strict=True)
+    ]
+    handles.append(mark("o", 4.7, "ambient RNA explains the UMI", mfc="none", mec="#777777"))
+    if shallow:
+        handles.append(mark(".", 3.0, "no UMI, too shallow to tell", color="#AAAAAA"))
+    handles.append(mark("_", 5.0, "no cells", color="#AAAAAA"))
+    # The largest dot is 13 points high, and the text 8.
+    figure_legend(figure, handles, title="producers among cells", spacing=0.9)
+
+
+def _round_shares(largest: float) -> list[float]:
+    """At the most three round shares up to the largest, about a factor of five apart."""
+    steps = [digit * 10.0**power for power in range(-1, -6, -1) for digit in (5, 2, 1)]
+    steps = [1.0, *steps]
+    first = next((i for i, step in enumerate(steps) if step <= largest * 1.001), len(steps) - 1)
+    return steps[first : first + 5 : 2]
+
+
+@styled
+def producers_to_receivers(
+    receivers: pd.DataFrame,
+    *,
+    cytokine: str,
+    ledger_by_condition: pd.DataFrame,
+    production: pd.DataFrame | None = None,
+    conditions: Sequence[str] | None = None,
+) -> Figure:
+    """Left who makes a cytokine, right who has its receptors, decoys and antagonists.
+
+    A point is the mean of an arm over its subjects, the line its 95 % interval. Filled: above the
+    ambient RNA; hollow: ambient RNA can explain the UMI. Without any UMI, or with too few cells,
+    there is no point.
+
+    Parameters
+    ----------
+    receivers
+        The table `receivers`.
+    cytokine
+        Which of them.
+    ledger_by_condition
+        The table `ledger_by_condition`, for the shares of the producers. Without a row of the
+        cytokine the left panel is left out.
+    production
+        The table `production`, for what is above ambient RNA on the left; every share above zero is
+        filled if None.
+    conditions
+        Arms in order; the first is the reference and grey.
+
+    Returns
+    -------
+    The figure, one panel for the producers and one for each gene.
+
+    Raises
+    ------
+    InputError
+        If the table has no row of the cytokine.
+    """
+    check_table(receivers, keys.RECEIVERS_TABLE.names, name="receivers")
+    heard = receivers.loc[receivers["cytokine"] == cytokine]
+    check_table(heard, ["gene"], name=f"receivers of {cytokine}")
+    made = ledger_by_condition.loc[ledger_by_condition["gene"] == cytokine]
+    makers = _makers(made, production)
+    hearers = heard.assign(filled=heard["state"] == keys.ABOVE_AMBIENT)
+    hearers = hearers.loc[hearers["state"].isin([keys.ABOVE_AMBIENT, keys.AMBIENT_COMPATIBLE])]
+    genes = ordered(heard["gene"], None)
+    populations = population_order([*makers["population"], *hearers["population"]])
+    colours = arm_colours(heard["condition"], conditions)
+    n_panels = len(genes) + int(not made.empty)
+    left = 0.075 * max((len(name) for name in populations), default=0)
+    row = 0.12 + 0.075 * len(colours)
+    figure, grid = new_grid(
+        1,
+        n_panels,
+        (left + 1.55 * n_panels + 2.0, 1.2 + row * max(len(populations), 1)),
+        share={"sharey": True},
+    )
+    panels = grid[0]
+    for ax in panels:
+        _rows(ax, populations)
+    if not made.empty:
+        _arms(panels[0], makers, "share", populations, colours)
+        panels[0].set_xlim(-4, 104)
+        panels[0].set_xticks([0, 50, 100])
+        panels[0].set_xlabel("share of UMI (%)")
+        _title(panels[0], "made by", cytokine)
+    for ax, gene in zip(panels[-len(genes) :], genes, strict=True):
+        shown = hearers.loc[hearers["gene"] == gene]
+        _arms(ax, shown, "cpm", populations, colours)
+        ends = float(shown[["cpm", "ci_high"]].max().max()) if len(shown) else 0.0
+        ends = ends or 1.0
+        ax.set_xlim(-0.04 * ends, 1.04 * ends)
+        ax.locator_params(axis="x", nbins=3)
+        ax.set_xlabel("UMI per million")
+        _title(ax, str(heard.loc[heard["gene"] == gene, "role"].iloc[0]), gene)
+    _legend(figure, colours)
+    return figure
+
+
+def _makers(made: pd.DataFrame, production: pd.DataFrame | None) -> pd.DataFrame:
+    """Shares in per cent, with whether the population makes any beyond ambient RNA."""
+    drawn = made.assign(**{end: 100 * made[end] for end in ("share", "ci_low", "ci_high")})
+    if production is None:
+        return drawn.loc[drawn["share"] > 0].assign(filled=True)
+    index = ["gene", "population", "condition"]
+    drawn = drawn.merge(production[[*index, "state"]], on=index, how="left")
+    drawn = drawn.loc[drawn["state"].isin([keys.PRODUCER, keys.AMBIENT_COMPATIBLE])]
+    return drawn.assign(filled=drawn["state"] == keys.PRODUCER)
+
+
+def _rows(ax: Axes, populations: list[str]) -> None:
+    """One band a population, every second one shaded."""
+    for i in range(0, len(populations), 2):
+        ax.axhspan(i - 0.5, i + 0.5, color="#F5F5F5", linewidth=0, zorder=0)
+    ax.set_yticks(range(len(populations)), populations)
+    ax.set_ylim(len(populations) - 0.5, -0.5)
+    ax.tick_params(axis="y", length=0)
+
+
+def _title(ax: Axes, role: str, gene: str) -> None:
+    ax.set_title(gene, style="italic", pad=16)
+    ax.annotate(
+        role,
+        (0.5, 1.0),
+        (0, 4),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=8,
+        color="#666666",
+    )
+
+
+def _arms(
+    ax: Axes, rows: pd.DataFrame, value: str, populations: list[str], colours: dict[str, str]
+) -> None:
+    """Point and interval of each arm within the band of its population."""
+    places = {name: i for i, name in enumerate(populations)}
+    step = 0.8 / len(colours)
+    for i, (arm, colour) in enumerate(colours.items()):
+        mine = rows.loc[(rows["condition"] == arm) & rows["population"].isin(populations)]
+        band = mine["population"].map(places).to_numpy(dtype=float)
+        y = band + (i - (len(colours) - 1) / 2) * step
+        x = mine[value].to_numpy(dtype=float)
+        ax.hlines(y, mine["ci_low"], mine["ci_high"], color=colour, linewidth=1.0, alpha=0.7)
+        filled = mine["filled"].to_numpy(dtype=bool)
+        ax.scatter(x, y, s=17, c=np.where(filled, colour, "white"), edgecolors=colour,
+                   linewidths=0.9, zorder=3)  # fmt: skip
+
+
+def _legend(figure: Figure, colours: dict[str, str]) -> None:
+    from matplotlib.lines import Line2D
+
+    def dot(colour: str, face: str, label: str) -> Line2D:
+        return Line2D([], [], marker="o", ls="", ms=4.5, mfc=face, mec=colour, label=label)
+
+    handles = [dot(colour, colour, arm) for arm, colour in colours.items()]
+    handles.append(dot("black", "black", "above ambient RNA"))
+    handles.append(dot("black", "white", "ambient RNA explains the UMI"))
+    figure_legend(figure, handles, title="arm (mean, 95 % interval)")

@@ -13,8 +13,8 @@ from crs_sc.plotting._style import (
     log_with_zero,
     ordered,
     styled,
+    wrapped_grid,
 )
-from crs_sc.plotting._wrap import wrapped_grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-__all__ = ["trajectories"]
 
 _COLUMNS = ["gene", "condition", "subject", "timepoint", "time", "output", "above_soup"]
 # Time points nearer to each other than this share of the axis could not be labelled.
@@ -78,7 +76,7 @@ def trajectories(
     for ax in grid.first_of_lines:
         ax.set_ylabel("UMI per 1,000 cells")
     handles = [Line2D([], [], color=colour, label=arm) for arm, colour in colours.items()]
-    for label, fill in (("more than soup", "#555555"), ("soup explains it", "white")):
+    for label, fill in (("above ambient RNA", "#555555"), ("ambient RNA explains it", "white")):
         handles.append(
             Line2D([], [], ls="", marker="o", ms=4, mfc=fill, mec="#555555", label=label)
         )

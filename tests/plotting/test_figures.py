@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 import crs_sc.plotting as pl
 from crs_sc import genesets, keys
 from crs_sc.errors import InputError, MissingKeyError
-from crs_sc.plotting._producers import _round_shares
+from crs_sc.plotting._sources import _round_shares
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -211,8 +211,8 @@ class TestSources:
         some, none = (pl.source_shares(ledger, genes=[gene]).axes[0] for gene in ("IL1B", "IL6"))
         at = tick_labels(none, "x").index("car1")
         assert all(group[at].get_height() == 0 for group in none.containers)
-        assert "soup only" in texts(none)
-        assert "soup only" not in texts(some)
+        assert "ambient RNA only" in texts(none)
+        assert "ambient RNA only" not in texts(some)
         ledger.loc[silent, "umi"] = 0
         assert "no UMI" in texts(pl.source_shares(ledger, genes=["IL6"]).axes[0])
 
@@ -231,7 +231,7 @@ class TestSources:
         assert len({round(ax.get_position().x0, 3) for ax in figure.axes if ax.has_data()}) == 2
         assert figure.get_size_inches()[0] < 13
 
-    def test_producers_fill_and_soup_is_hollow(self, tables, fake):
+    def test_producers_fill_and_ambient_rna_is_hollow(self, tables, fake):
         producers = tables["producers"]
         figure = pl.producer_dotplot(producers, genes=["TNF"], conditions=fake.ARMS)
         panels = [ax for ax in figure.axes if ax.get_title() in fake.ARMS]

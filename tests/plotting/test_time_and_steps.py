@@ -61,9 +61,9 @@ class TestTrajectories:
             assert dict(zip(ax.get_yticks(), tick_labels(ax, "y"), strict=True))[foot] == "0"
             assert tick_labels(ax, "x") == ["d0", "d2", "d7"]
             assert ax.get_xlabel() == ""
-        assert legend_texts(figure) == [*ARMS, "more than soup", "soup explains it"]
+        assert legend_texts(figure) == [*ARMS, "above ambient RNA", "ambient RNA explains it"]
 
-    def test_hollow_where_the_soup_explains_it(self):
+    def test_hollow_where_ambient_rna_explains_it(self):
         (ax,) = pl.trajectories(courses({"d0": 0, "d2": 2}), genes=["IL6"]).axes
         points = [c for c in ax.collections if len(c.get_offsets())]
         fills = [[to_hex(f) for f in c.get_facecolors()] for c in points]
