@@ -10,6 +10,7 @@ from crs_sc.genesets._families import (
     haemoglobin_genes,
     immune_receptor_genes,
     immunoglobulin_genes,
+    kept_out,
     mitochondrial_genes,
     sex_genes,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "haemoglobin_genes",
     "immune_receptor_genes",
     "immunoglobulin_genes",
+    "kept_out",
     "lineages",
     "load_cell_types",
     "load_label_names",

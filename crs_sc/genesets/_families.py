@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crs_sc.genesets._symbols import current_names, unversioned
+from crs_sc.genesets._symbols import current_names, match_genes, unversioned
+from crs_sc.genesets._tables import TARGET_CYTOKINES, target_cytokines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    import pandas as pd
     from numpy.typing import NDArray
 
 __all__ = [
     "haemoglobin_genes",
     "immune_receptor_genes",
     "immunoglobulin_genes",
+    "kept_out",
     "mitochondrial_genes",
     "sex_genes",
 ]
@@ -123,3 +126,36 @@ def sex_genes(var_names: Iterable[str]) -> NDArray[np.bool_]:
     Boolean array, one value a gene.
     """
     return np.array([name in _SEX for name in _symbols(var_names)], dtype=bool)
+
+
+def kept_out(names: pd.Index, *, exclude: Sequence[str] = ()) -> dict[str, NDArray[np.bool_]]:
+    """Mark the genes that no embedding is to follow, by reason.
+
+    Parameters
+    ----------
+    names
+        Of the genes of the data.
+    exclude
+        More genes to keep out.
+
+    Returns
+    -------
+    For each reason a mask of shape `(n_genes,)`: target cytokines (they are measured later),
+    immune-receptor, sex and mitochondrial genes, and those named by the user.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import crs_sc as crs
+    >>> masks = crs.genesets.kept_out(pd.Index(["IL6", "LYZ", "XIST"]))
+    >>> masks["target cytokines"].tolist(), masks["sex genes"].tolist()
+    ([True, False, False], [False, False, True])
+    """
+    cytokines = [*TARGET_CYTOKINES, *target_cytokines(organism="mouse")]
+    return {
+        "target cytokines": names.isin(match_genes(cytokines, names).values()),
+        "immune-receptor genes": immune_receptor_genes(names),
+        "sex genes": sex_genes(names),
+        "mitochondrial genes": mitochondrial_genes(names),
+        "genes named by the user": names.isin(match_genes(exclude, names).values()),
+    }

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from crs_sc.preprocessing.ambient import estimate_ambient
 from crs_sc.preprocessing.doublets import call_doublets
-from crs_sc.preprocessing.genes import select_genes
+from crs_sc.preprocessing.genes import normalize, select_genes
 from crs_sc.preprocessing.merge import merge_samples
-from crs_sc.preprocessing.normalisation import normalize
 from crs_sc.preprocessing.qc import filter_cells, qc_table, quality_control
 from crs_sc.preprocessing.species import call_species, select_species
 

@@ -13,8 +13,8 @@ from crs_sc.core.arrays import as_csr
 from crs_sc.core.blocks import count_chunks, is_on_disk
 from crs_sc.core.checks import add_note, store
 from crs_sc.errors import InputError, listing
-from crs_sc.preprocessing._assumed import from_cohort
-from crs_sc.preprocessing._table import REASON_COLUMNS
+from crs_sc.preprocessing.ambient import from_cohort
+from crs_sc.preprocessing.qc import REASON_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

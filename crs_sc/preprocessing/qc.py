@@ -9,14 +9,10 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc.core.arrays import RowTotals
-from crs_sc.core.blocks import pass_over
-from crs_sc.core.checks import add_note, check_fraction, check_obs, sample_table
+from crs_sc.core.blocks import count_chunks
+from crs_sc.core.checks import add_note, check_fraction, check_obs, sample_table, store
 from crs_sc.errors import InputError, MissingKeyError, listing
 from crs_sc.genesets import mitochondrial_genes
-from crs_sc.preprocessing._assumed import CONTAMINATION_COLUMNS
-from crs_sc.preprocessing._table import join_notes, refresh_table, stored_table
-from crs_sc.preprocessing._thresholds import lower_limit, upper_limit
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -26,6 +22,28 @@ __all__ = ["filter_cells", "qc_table", "quality_control"]
 
 # The floors are meant for the whole transcriptome; a file with fewer genes sees fewer UMI.
 _WHOLE_TRANSCRIPTOME = 2000
+# Scaled MAD of a normal distribution is its standard deviation.
+_MAD_TO_SD = 1.4826
+# Counts of cells of a single kind still differ by about this much (natural log). Without it a
+# sample of one cell type gets a narrow limit that cuts every cell type with less RNA.
+_MIN_LOG_SPREAD = 0.35
+# Fewer cells do not give a spread worth using.
+_MIN_CELLS = 20
+
+CONTAMINATION_COLUMNS = ("ambient_fraction", "ambient_upper", "ambient_source", "ambient_lower")
+REASON_COLUMNS = {
+    "n_low_counts": keys.LOW_COUNTS,
+    "n_low_genes": keys.LOW_GENES,
+    "n_high_mt": keys.HIGH_MT,
+    "n_doublets": keys.DOUBLET,
+    "n_other_species": keys.OTHER_SPECIES,
+    "n_cross_species": keys.CROSS_SPECIES,
+}
+_MEDIAN_COLUMNS = {
+    "median_umi": keys.N_UMI,
+    "median_genes": keys.N_GENES,
+    "median_mt_fraction": keys.MT_FRACTION,
+}
 
 
 def quality_control(
@@ -131,12 +149,30 @@ def _note_empty(adata: AnnData, table: pd.DataFrame, sample_key: str) -> None:
 
 def _measure(adata: AnnData) -> bool:
     """Write UMI, genes and mitochondrial share per cell; say whether there are such genes."""
+    import anndata as ad
+    import scanpy as sc
+
     mask = _mitochondrial(tuple(adata.var_names.tolist()))
-    kernel = RowTotals(adata.n_obs, mask)
-    pass_over(adata, kernel)
-    umi, mt = kernel.total, kernel.masked
+    var = pd.DataFrame({"mt": mask}, index=adata.var_names)
+    parts = []
+    for rows, counts in count_chunks(adata):
+        # scanpy takes stored zeros out of the matrix that it is given.
+        own = counts if counts.data.all() else counts.copy()
+        cells = ad.AnnData(own, obs=pd.DataFrame(index=adata.obs_names[rows]), var=var)
+        parts.append(
+            sc.pp.calculate_qc_metrics(
+                cells, qc_vars=["mt"], percent_top=None, log1p=False, inplace=False
+            )[0]
+        )
+    if parts:
+        measured = pd.concat(parts)
+        umi = measured["total_counts"].to_numpy(dtype=np.float64)
+        mt = measured["total_counts_mt"].to_numpy(dtype=np.float64)
+        n_genes = measured["n_genes_by_counts"].to_numpy(dtype=np.int64)
+    else:
+        umi, mt, n_genes = np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64)
     adata.obs[keys.N_UMI] = np.rint(umi).astype(np.int64)
-    adata.obs[keys.N_GENES] = kernel.n_above_zero
+    adata.obs[keys.N_GENES] = n_genes
     share = np.divide(mt, umi, out=np.zeros(adata.n_obs), where=umi > 0)
     adata.obs[keys.MT_FRACTION] = share if mask.any() else np.full(adata.n_obs, np.nan)
     return bool(mask.any())
@@ -219,3 +255,72 @@ def qc_table(adata: AnnData) -> pd.DataFrame:
         msg = f"`uns['{keys.UNS}']['{keys.QC}']` has no {listing(sorted(missing))}."
         raise MissingKeyError(msg)
     return table.reset_index()[keys.QC_TABLE.names]
+
+
+def join_notes(*notes: str) -> str:
+    """Join the notes of one sample."""
+    return "; ".join(note for note in notes if note)
+
+
+def stored_table(adata: AnnData) -> pd.DataFrame:
+    """Copy of `uns['crs_sc']['qc']`, indexed by sample."""
+    table = adata.uns.get(keys.UNS, {}).get(keys.QC)
+    if table is None:
+        msg = f"`uns['{keys.UNS}']` has no '{keys.QC}'. Call crs_sc.pp.quality_control first."
+        raise MissingKeyError(msg)
+    copy: pd.DataFrame = table.copy()
+    copy.index = copy.index.astype(str)
+    return copy
+
+
+def refresh_table(adata: AnnData, table: pd.DataFrame, *, sample_key: str) -> None:
+    """Count cells and reasons again from `obs` of all barcodes, and store the table.
+
+    The table comes with subject, condition, thresholds and note of each sample (its index).
+    """
+    sample = adata.obs[sample_key].astype(str)
+    status = adata.obs[keys.QC_STATUS].astype(str)
+    counts = pd.crosstab(sample.to_numpy(), status.to_numpy())
+    counts = counts.reindex(index=table.index, columns=list(keys.QC_REASONS), fill_value=0)
+    table["n_cells_in"] = counts.sum(axis=1)
+    table["n_cells_out"] = counts[keys.PASS]
+    for column, reason in REASON_COLUMNS.items():
+        table[column] = counts[reason]
+    # A sample too small for the doublet test has no count of doublets, which is not none.
+    table["n_doublets"] = table["n_doublets"].astype(float)
+    table.loc[table["max_doublet_score"].isna(), "n_doublets"] = np.nan
+    passed = adata.obs.loc[np.asarray(status == keys.PASS)]
+    grouped = passed.groupby(passed[sample_key].astype(str).to_numpy())
+    for column, name in _MEDIAN_COLUMNS.items():
+        table[column] = grouped[name].median().reindex(table.index)
+    table.index.name = keys.SAMPLE
+    store(adata, keys.QC, table)
+
+
+def lower_limit(values: NDArray[np.float64], *, floor: float, n_mads: float) -> float:
+    """Lower limit on UMI or genes of one sample, on a log scale: median - `n_mads` x scaled MAD.
+
+    Only cells that reach the floor count for the median, so that empty droplets in the file do
+    not move it; the limit is never below the floor.
+    """
+    kept = values[values >= max(floor, 1)]
+    if len(kept) < _MIN_CELLS:
+        return float(floor)
+    logs = np.log(kept)
+    centre = np.median(logs)
+    spread = max(_MAD_TO_SD * float(np.median(np.abs(logs - centre))), _MIN_LOG_SPREAD)
+    return float(max(floor, np.exp(centre - n_mads * spread)))
+
+
+def upper_limit(
+    values: NDArray[np.float64], *, lowest: float, highest: float, n_mads: float
+) -> float:
+    """Upper limit on the mitochondrial share of one sample: median + `n_mads` x scaled MAD.
+
+    It is kept within `[lowest, highest]`; `highest` wins.
+    """
+    if len(values) < _MIN_CELLS:
+        return float(highest)
+    centre = np.median(values)
+    spread = _MAD_TO_SD * np.median(np.abs(values - centre))
+    return float(min(highest, max(lowest, centre + n_mads * spread)))

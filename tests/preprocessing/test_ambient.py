@@ -13,7 +13,6 @@ from scipy import sparse, stats
 from crs_sc import genesets, keys
 from crs_sc.errors import InputError
 from crs_sc.preprocessing import call_species, estimate_ambient, quality_control, select_species
-from crs_sc.preprocessing._assumed import from_species
 from crs_sc.preprocessing._contamination import (
     Rate,
     agreeing_cells,
@@ -23,8 +22,8 @@ from crs_sc.preprocessing._contamination import (
     panel_rate,
     relative_lysis,
 )
-from crs_sc.preprocessing._species_kernels import ambient_scaling
-from crs_sc.preprocessing.ambient import MARKERS, PANELS
+from crs_sc.preprocessing.ambient import MARKERS, PANELS, from_species
+from crs_sc.preprocessing.species import ambient_scaling
 
 if TYPE_CHECKING:
     from pathlib import Path

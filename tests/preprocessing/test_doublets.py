@@ -12,14 +12,14 @@ from sklearn.metrics import roc_auc_score
 from crs_sc import keys
 from crs_sc.errors import InputError, MissingKeyError
 from crs_sc.preprocessing import call_doublets, qc_table, quality_control
-from crs_sc.preprocessing._scrublet import (
+from crs_sc.preprocessing.doublets import (
     _components,
     automatic_threshold,
+    bounded_threshold,
     moments,
     scrublet_scores,
     variable_genes,
 )
-from crs_sc.preprocessing.doublets import bounded_threshold
 
 
 def cohort(n_cells: int = 300, n_doublets: int = 15, *, seed: int = 0) -> ad.AnnData:

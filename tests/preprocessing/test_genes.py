@@ -1,4 +1,4 @@
-"""Genes for the embedding."""
+"""Normalisation starts from the counts, always; genes for the embedding."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy import sparse
 
 from crs_sc import genesets, keys
-from crs_sc.core.blocks import pass_over
+from crs_sc.core.variable_genes import variable_genes
 from crs_sc.errors import InputError
-from crs_sc.preprocessing import select_genes
-from crs_sc.preprocessing._variance import (
-    BatchMoments,
-    ClippedCounts,
-    most_variable,
-    standardised_variance,
-)
+from crs_sc.preprocessing import normalize, select_genes
 
 LEFT_OUT = [*genesets.TARGET_CYTOKINES, "XIST", "RPS4Y1", "IGHV3-23", "TRBV7-2", "MT-CO1", "CAR"]
 
@@ -65,11 +62,11 @@ def test_small_panel_is_used_whole() -> None:
 
 
 def test_failing_loess_falls_back_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def singular(*arguments: object) -> None:
+    def singular(*arguments: object, **settings: object) -> None:
         msg = "reciprocal condition number 1e-17"
         raise ValueError(msg)
 
-    monkeypatch.setattr(BatchMoments, "limits", singular)
+    monkeypatch.setattr("skmisc.loess.loess", singular)
     adata = cohort()
     select_genes(adata, n_genes=50)
     assert adata.var[keys.HIGHLY_VARIABLE].sum() == 50
@@ -91,31 +88,46 @@ def test_nothing_to_select_from_is_an_error() -> None:
         select_genes(adata, n_genes=0)
 
 
-def test_ranks_are_those_of_scanpy() -> None:
-    import scanpy as sc
+def test_what_is_left_of_other_genes_is_never_chosen() -> None:
+    adata = cohort((80, 80))
+    adata.var_names = [*adata.var_names[:-1], keys.OTHER_GENES]
+    select_genes(adata)
+    assert not adata.var.loc[keys.OTHER_GENES, keys.HIGHLY_VARIABLE]
+    assert adata.var[keys.HIGHLY_VARIABLE].sum() == 500
 
-    adata = cohort((120, 90))
-    # Some counts that are clipped.
-    adata.layers[keys.COUNTS].data[::97] = 900
-    adata.X = adata.layers[keys.COUNTS]
-    columns = np.arange(adata.n_vars)
-    codes = (adata.obs[keys.SAMPLE] == "s1").to_numpy().astype(np.int32)
-    moments = BatchMoments(codes, 2, adata.n_vars)
-    pass_over(adata, moments)
-    spread, limit = moments.limits(columns)
-    clipped = ClippedCounts(codes, limit)
-    pass_over(adata, clipped)
-    variance = standardised_variance(moments, clipped, spread, columns)
-    for code, batch in enumerate(("s0", "s1")):
-        own = adata[adata.obs[keys.SAMPLE] == batch].copy()
-        known = sc.pp.highly_variable_genes(own, flavor="seurat_v3", n_top_genes=50, inplace=False)[
-            "variances_norm"
-        ]
-        np.testing.assert_allclose(variance[code], known, rtol=1e-6)
-    assert clipped.lost.any()
-    known = sc.pp.highly_variable_genes(
-        adata, flavor="seurat_v3", n_top_genes=50, batch_key=keys.SAMPLE, inplace=False
-    )["highly_variable"].to_numpy()
-    found = most_variable(variance, columns, 50)
-    # scanpy's variances of several batches are of single precision.
-    assert len(np.intersect1d(found, np.flatnonzero(known))) >= 48
+
+def test_a_sample_of_the_cells_chooses_the_genes_of_all() -> None:
+    adata = cohort((300, 900, 5))
+    settings = {
+        "candidate": np.arange(adata.n_vars) >= len(LEFT_OUT),
+        "n_genes": 50,
+        "batch_key": keys.SAMPLE,
+        "min_batch_cells": 30,
+    }
+    whole, some = (variable_genes(adata, **settings, max_cells=n) for n in (2000, 400))
+    assert whole.small_batches == some.small_batches == ["s2"]
+    assert (whole.marked & some.marked).sum() >= 48
+
+
+@given(arrays(np.float32, (4, 5), elements=st.integers(0, 50).map(float)))
+def test_normalisation_is_the_formula_and_empty_cells_stay_empty(dense: np.ndarray) -> None:
+    adata = ad.AnnData(layers={keys.COUNTS: sparse.csr_matrix(dense)})
+    normalize(adata)
+    total = np.maximum(dense.sum(1, keepdims=True), 1)
+    np.testing.assert_allclose(adata.X.toarray(), np.log1p(dense / total * 1e4), rtol=1e-5)
+
+
+def test_normalisation_cannot_be_done_twice() -> None:
+    adata = cohort((20,))
+    before = adata.layers[keys.COUNTS].copy()
+    normalize(adata)
+    once = adata.X.copy()
+    normalize(adata)
+    assert adata.X.dtype == np.float32
+    np.testing.assert_array_equal(once.toarray(), adata.X.toarray())
+    assert (adata.layers[keys.COUNTS] != before).nnz == 0
+
+
+def test_target_must_be_positive() -> None:
+    with pytest.raises(InputError, match="target_sum"):
+        normalize(ad.AnnData(np.ones((1, 1))), target_sum=0)

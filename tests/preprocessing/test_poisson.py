@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from crs_sc.preprocessing._poisson import largest_count, mid_ranks, truncated_sum
+from crs_sc.preprocessing._contamination import largest_count, mid_ranks, truncated_sum
 
 # From no ambient RNA to a plasma cell's immunoglobulins.
 MEANS = np.concatenate([[0.0, 1e-12], np.geomspace(1e-6, 3e4, 3001)])

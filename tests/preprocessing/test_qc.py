@@ -21,7 +21,7 @@ from crs_sc.preprocessing import (
     qc_table,
     quality_control,
 )
-from crs_sc.preprocessing._thresholds import lower_limit, upper_limit
+from crs_sc.preprocessing.qc import lower_limit, upper_limit
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from scipy import sparse
 from crs_sc import keys
 from crs_sc.errors import InputError, MissingKeyError
 from crs_sc.preprocessing import call_species, select_species
-from crs_sc.preprocessing._species_kernels import minor_rate, one_species, species_soup
+from crs_sc.preprocessing.species import minor_rate, one_species, species_soup
 
 if TYPE_CHECKING:
     from pathlib import Path
