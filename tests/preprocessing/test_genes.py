@@ -117,13 +117,19 @@ def test_normalisation_is_the_formula_and_empty_cells_stay_empty(dense: np.ndarr
     np.testing.assert_allclose(adata.X.toarray(), np.log1p(dense / total * 1e4), rtol=1e-5)
 
 
-def test_normalisation_cannot_be_done_twice() -> None:
+def test_normalisation_is_that_of_scanpy_and_cannot_be_done_twice() -> None:
+    import scanpy as sc
+
     adata = cohort((20,))
     before = adata.layers[keys.COUNTS].copy()
+    reference = ad.AnnData(before.copy())
+    sc.pp.normalize_total(reference, target_sum=1e4)
+    sc.pp.log1p(reference)
     normalize(adata)
     once = adata.X.copy()
     normalize(adata)
     assert adata.X.dtype == np.float32
+    np.testing.assert_allclose(once.toarray(), reference.X.toarray(), atol=5e-7)
     np.testing.assert_array_equal(once.toarray(), adata.X.toarray())
     assert (adata.layers[keys.COUNTS] != before).nnz == 0
 
