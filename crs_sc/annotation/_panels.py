@@ -1,25 +1,42 @@
-"""Marker panels of the cell types, as columns of the data."""
+"""Marker panels of the cell types, how well they fit a profile, and what the cells show of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from crs_sc import genesets
-from crs_sc.annotation._marker_scores import Panel
+from crs_sc import genesets, keys
+from crs_sc.core.ambient import ambient_of, has_ambient
+from crs_sc.core.arrays import FewColumns, group_sums
+from crs_sc.core.blocks import columns_of, pass_over
 from crs_sc.core.checks import add_note
 from crs_sc.errors import InputError, listing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
     from numpy.typing import NDArray
+    from scipy import sparse
 
     from crs_sc.genesets._tables import Organism
 
-__all__ = ["Panels", "compartments", "make_panels"]
+__all__ = [
+    "Markers",
+    "Panel",
+    "Panels",
+    "compartments",
+    "make_panels",
+    "marker_evidence",
+    "n_shown",
+    "panel_scores",
+    "read_markers",
+    "relative_to",
+    "resampled_scores",
+]
 
 # Lineages between which cells change by degrees; every other lineage is a compartment of its own.
 _COMPARTMENT = {
@@ -33,6 +50,33 @@ _COMPARTMENT = {
 # Defined by showing both genes at once (Wong 2011, doi:10.1182/blood-2010-12-326355), not by any
 # of its own.
 _CO_EXPRESSED = {"Intermediate monocyte": ("CD14", "FCGR3A")}
+# Relative expression that a required marker must reach.
+_REQUIRED_SHARE = 0.5
+# Relative expression from which a marker is there.
+_SHOWN = 0.25
+# Markers that are named as evidence, the strongest first.
+_MOST_NAMED = 6
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Markers of one cell type, as columns of a profile.
+
+    Attributes
+    ----------
+    positive, negative
+        Columns, shapes `(n_positive,)` and `(n_negative,)`; at least one positive.
+    positive_weight, negative_weight
+        Weight of each marker, same shapes.
+    required
+        Columns that must all reach half of their highest expression, shape `(n_required,)`.
+    """
+
+    positive: NDArray[np.intp]
+    negative: NDArray[np.intp]
+    positive_weight: NDArray[np.float64]
+    negative_weight: NDArray[np.float64]
+    required: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, dtype=np.intp))
 
 
 @dataclass(frozen=True)
@@ -58,6 +102,67 @@ class Panels:
     of_type: list[Panel]
     of_lineage: list[Panel]
     columns: NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Markers:
+    """Expression, counts and ambient RNA of the panel genes.
+
+    Attributes
+    ----------
+    expression, counts
+        Log-normalised values and raw counts, CSR, shape `(n_cells, n_genes)`.
+    depth
+        Counts of all genes, shape `(n_cells,)`.
+    sample
+        Sample of each cell, shape `(n_cells,)`.
+    ambient
+        Share of a cell's counts that ambient RNA adds to each gene, shape `(n_samples, n_genes)`;
+        None where no ambient RNA is known.
+    """
+
+    expression: sparse.csr_matrix
+    counts: sparse.csr_matrix
+    depth: NDArray[np.float64]
+    sample: NDArray[np.integer]
+    ambient: NDArray[np.float64] | None
+
+    def profile(self, codes: NDArray[np.integer], n_groups: int) -> NDArray[np.float64]:
+        """Mean expression by group without what ambient RNA explains, `(n_groups, n_genes)`."""
+        sums = group_sums(self.expression, codes, n_groups)
+        mean = sums / np.maximum(np.bincount(codes, minlength=n_groups), 1)[:, None]
+        return np.asarray(mean * self.native_share(codes, n_groups))
+
+    def native_share(self, codes: NDArray[np.integer], n_groups: int) -> NDArray[np.float64]:
+        """Share of the UMI that ambient RNA does not explain, 1 where no ambient RNA is known."""
+        if self.ambient is None:
+            return np.ones((n_groups, self.counts.shape[1]))
+        depth = np.zeros((n_groups, len(self.ambient)))
+        np.add.at(depth, (codes, self.sample), self.depth)
+        seen = group_sums(self.counts, codes, n_groups)
+        expected = depth @ self.ambient
+        # A gene without UMI has no share, and none is needed.
+        return np.asarray(1 - expected / np.maximum(np.maximum(seen, expected), 1e-12))
+
+
+def read_markers(adata: AnnData, columns: NDArray[np.intp]) -> Markers:
+    """Read the panel genes, in one pass over the counts and one over `X`."""
+    taken = FewColumns(columns, adata.n_obs, adata.n_vars)
+    pass_over(adata, taken)
+    counts, rest = taken.result()
+    sample, ambient = np.zeros(adata.n_obs, dtype=np.intp), None
+    if has_ambient(adata):
+        sample, names = pd.factorize(adata.obs[keys.SAMPLE].astype(str), sort=True)
+        fraction, profile = ambient_of(adata, list(names))
+        shares = profile.to_numpy(dtype=np.float64).T[:, columns]
+        ambient = np.nan_to_num(fraction[:, None] * shares)
+    return Markers(
+        expression=columns_of(adata.X, columns),
+        counts=counts,
+        depth=rest + np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel(),
+        sample=sample,
+        ambient=ambient,
+    )
 
 
 def compartments(lineages: NDArray[np.str_]) -> NDArray[np.str_]:
@@ -86,9 +191,9 @@ def make_panels(
     InputError
         If no type has that many.
     """
-    found = genesets.match_genes(table["symbol"].unique(), adata.var_names, organism=organism)
+    symbols = genesets.match_genes(table["symbol"].unique(), adata.var_names, organism=organism)
     everything = table["set"].unique()
-    table = table[table["symbol"].isin(list(found))]
+    table = table[table["symbol"].isin(list(symbols))]
     genes = pd.Index(table["symbol"].unique())
     markers = table[table["role"] == "marker"]
     n_markers = markers.groupby("set").size()
@@ -96,7 +201,7 @@ def make_panels(
         str(name)
         for name in everything
         if n_markers.get(name, 0) >= min_markers
-        and all(gene in found for gene in _CO_EXPRESSED.get(str(name), ()))
+        and all(gene in symbols for gene in _CO_EXPRESSED.get(str(name), ()))
     ]
     if not names:
         msg = (
@@ -124,7 +229,7 @@ def make_panels(
         compartments(np.array(lineages, dtype=str)),
         of_type,
         of_lineage,
-        adata.var_names.get_indexer(pd.Index([found[gene] for gene in genes])),
+        adata.var_names.get_indexer(pd.Index([symbols[gene] for gene in genes])),
     )
 
 
@@ -140,3 +245,136 @@ def _panel(rows: pd.DataFrame, genes: pd.Index, *, required: tuple[str, ...]) ->
         weight[~is_positive],
         genes.get_indexer(pd.Index(required, dtype=str)),
     )
+
+
+# --- how well the panels fit ---------------------------------------------------------------------
+
+
+def relative_to(profile: NDArray[np.float64], top: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Expression relative to the highest of each gene, at most 1."""
+    return np.minimum(profile / top, 1.0)
+
+
+def panel_scores(relative: NDArray[np.float64], panels: Sequence[Panel]) -> NDArray[np.float64]:
+    """Weighted mean of the positive markers less that of the negative ones.
+
+    Parameters
+    ----------
+    relative
+        Result of :func:`relative_to`, shape `(n_rows, n_genes)`.
+    panels
+        One a cell type.
+
+    Returns
+    -------
+    Shape `(n_rows, n_types)`, -1 to 1; -1 where a required marker is missing.
+    """
+    scores = [
+        _weighted_mean(relative, panel.positive, panel.positive_weight)
+        - _weighted_mean(relative, panel.negative, panel.negative_weight)
+        for panel in panels
+    ]
+    return np.where(_lacks_required(relative, panels), -1.0, np.stack(scores, axis=1))
+
+
+def resampled_scores(
+    relative: NDArray[np.float64],
+    panels: Sequence[Panel],
+    *,
+    n_resamples: int,
+    rng: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Scores with the markers of every panel drawn again with replacement.
+
+    How often a cell type stays best tells whether its call hangs on one or two genes.
+
+    Returns
+    -------
+    Shape `(n_resamples, n_rows, n_types)`.
+    """
+    scores = np.empty((n_resamples, relative.shape[0], len(panels)))
+    for column, panel in enumerate(panels):
+        for i in range(n_resamples):
+            up = rng.integers(len(panel.positive), size=len(panel.positive))
+            value = _weighted_mean(relative, panel.positive[up], panel.positive_weight[up])
+            if len(panel.negative):
+                down = rng.integers(len(panel.negative), size=len(panel.negative))
+                value = value - _weighted_mean(
+                    relative, panel.negative[down], panel.negative_weight[down]
+                )
+            scores[i, :, column] = value
+    return np.where(_lacks_required(relative, panels), -1.0, scores)
+
+
+def _lacks_required(relative: NDArray[np.float64], panels: Sequence[Panel]) -> NDArray[np.bool_]:
+    """Where a required marker stays below half, shape `(n_rows, n_types)`."""
+    return np.stack(
+        [(relative[:, panel.required] < _REQUIRED_SHARE).any(axis=1) for panel in panels], axis=1
+    )
+
+
+def _weighted_mean(
+    relative: NDArray[np.float64], columns: NDArray[np.intp], weight: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Mean over the columns, 0 without any; shape `(n_rows,)`."""
+    if len(columns) == 0:
+        return np.zeros(relative.shape[0])
+    return np.asarray(relative[:, columns] @ weight / weight.sum())
+
+
+# --- what speaks for a type ----------------------------------------------------------------------
+
+
+def n_shown(
+    relative: NDArray[np.float64], panels: Sequence[Panel], best: Sequence[int]
+) -> NDArray[np.int64]:
+    """Count the markers of its type that each part shows; every part has a type."""
+    shown = [
+        int((level[panels[code].positive] >= _SHOWN).sum())
+        for level, code in zip(relative, best, strict=True)
+    ]
+    return np.array(shown, dtype=np.int64)
+
+
+def marker_evidence(
+    relative: NDArray[np.float64],
+    panels: Sequence[Panel],
+    genes: Sequence[str],
+    best: Sequence[int],
+) -> list[str]:
+    """Name the markers that speak most for the type of each part, and those that speak against.
+
+    Parameters
+    ----------
+    relative
+        Expression relative to the highest of each gene, shape `(n_parts, n_genes)`.
+    panels
+        One a type.
+    genes
+        Name of each column of `relative`.
+    best
+        Type of each part as position in `panels`, -1 for none.
+
+    Returns
+    -------
+    For example "MPO, AZU1, CTSG; against it CD14"; empty for parts without a type.
+    """
+
+    def strongest(
+        level: NDArray[np.float64], columns: NDArray[np.intp], weight: NDArray[np.float64]
+    ) -> str:
+        order = columns[np.argsort(-(weight * level[columns]), kind="stable")]
+        return ", ".join([genes[int(i)] for i in order if level[i] >= _SHOWN][:_MOST_NAMED])
+
+    named = []
+    for level, code in zip(relative, best, strict=True):
+        if code < 0:
+            named.append("")
+            continue
+        panel = panels[code]
+        against = strongest(level, panel.negative, panel.negative_weight)
+        named.append(
+            strongest(level, panel.positive, panel.positive_weight)
+            + (f"; against it {against}" if against else "")
+        )
+    return named

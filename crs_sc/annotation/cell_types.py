@@ -9,12 +9,24 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import genesets, keys
-from crs_sc.annotation._cell_calls import NONE_SHARE, call_cells
-from crs_sc.annotation._evidence import cell_evidence, marker_evidence, n_shown
-from crs_sc.annotation._marker_scores import panel_scores, relative_to, resampled_scores
-from crs_sc.annotation._neighbourhood import fine_groups
-from crs_sc.annotation._panel_values import panel_values
-from crs_sc.annotation._panels import make_panels
+from crs_sc.annotation._calls import (
+    NONE_SHARE,
+    Cells,
+    fine_groups,
+    flag,
+    propagate,
+    refine,
+    with_neighbours,
+)
+from crs_sc.annotation._panels import (
+    make_panels,
+    marker_evidence,
+    n_shown,
+    panel_scores,
+    read_markers,
+    relative_to,
+    resampled_scores,
+)
 from crs_sc.core.arrays import as_csr
 from crs_sc.core.checks import add_note, check_fraction, check_obs, store
 from crs_sc.errors import MissingKeyError, listing
@@ -23,7 +35,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from crs_sc.annotation._panel_values import PanelValues
     from crs_sc.annotation._panels import Panels
 
 __all__ = ["annotate"]
@@ -32,12 +43,11 @@ __all__ = ["annotate"]
 _MIN_SHOWN = 2
 # A part of a cluster with fewer cells has no profile to judge it by.
 _MIN_PART = 5
-# Share of a compartment that lets the most believed of its lineages stand without a majority:
-# macrophages and dendritic cells out of monocytes share it.
-_SURE = 0.7
-# Share of its lineage after all evidence below which a cell is left open: more than a third of the
-# cells below it would be wrong in the data of benchmarks/annotation.py.
-_SETTLED = 0.9
+# How many times as credible as on average a doublet score makes a mixture, or as little, at most.
+_MOST_CREDIBLE = 10.0
+# Share of mixtures from which a note names the cluster.
+_MOSTLY_MIXED = 0.5
+_STRESS = "dissociation_stress"
 
 
 def annotate(
@@ -63,19 +73,19 @@ def annotate(
     ambient RNA is known. Lineage comes first, markers of its own siblings not held against it (a T
     cell with CD4 and CD8A is a T cell), then the type within the lineage by the whole panel.
 
-    With a neighbour graph, the scores are those of each cell and its neighbours, settled by label
-    spreading, so that a cluster is cut where its types meet. Then each cell's whole expression is
-    heard: its place in the embedding among the clouds of the types (linear discriminant), with its
-    counts of the markers that tell like types apart and the calls of its neighbours.
+    With a neighbour graph, cells are named in three steps. *Propagate*: the scores are those of
+    each cell and its neighbours, settled by label spreading, so that a cluster is cut where its
+    types meet. *Refine*: each cell's whole expression has its say, by its place in the embedding
+    among the clouds of the types (linear discriminant), with its counts of the markers that tell
+    like types apart and the calls of its neighbours. *Flag*: a cell is `Unknown` if its lineage has
+    less than `min_confidence` of the belief by markers (and its compartment, such as the myeloid
+    cells, less than 0.7), if its whole expression leaves other lineages more than 0.1, or if its
+    own counts carry the markers of another compartment beyond what its like have (a doublet, or a
+    platelet on a T cell; a high `obs["doublet_score"]` makes that more credible). Each part of a
+    cluster is then judged by its pseudobulk: `Unknown` if its lineage scores too low, or is the
+    best in fewer than `min_confidence` of the resamplings of the markers, or if it shows fewer than
+    two markers of its type. The table has a row for each part.
 
-    A cell is `Unknown` if its lineage has less than `min_confidence` of the belief by markers (and
-    its compartment, such as the myeloid cells, less than 0.7), if its whole expression leaves
-    other lineages more than 0.1, or if its own counts carry the markers of another compartment
-    beyond what its like have (a doublet, or a platelet on a T cell; a high `obs["doublet_score"]`
-    makes that more credible). Each part of a cluster is then judged by its pseudobulk: `Unknown`
-    if its lineage scores too low, or is the best in fewer than `min_confidence` of the resamplings
-    of the markers, or if it shows fewer than two markers of its type. The table has a row for each
-    part.
     Without a graph, or with labels of the user, each cluster or label is one part.
 
     The confidence of a part is the share of marker resamplings in which its type stays the best,
@@ -84,7 +94,9 @@ def annotate(
     Parameters
     ----------
     adata
-        Cells x genes with log-normalised `X`.
+        Cells x genes with raw counts and log-normalised `X`, and for clusters to be split an
+        embedding and its neighbour graph. Of the counts only the genes of the panels and the depth
+        of each cell are used: a condensed cohort (`tl.condense`) has the same calls.
     organism
         Whose markers.
     cluster_key
@@ -104,7 +116,7 @@ def annotate(
     min_confidence
         Smallest share of the belief about a cell, and of the resamplings, for a named lineage.
     neighbour_weight
-        How much a cell hears its neighbours, inside [0, 1).
+        How much the neighbours of a cell weigh in the belief about it, inside [0, 1).
     n_resamples
         Resamplings of the markers.
     random_state
@@ -123,164 +135,93 @@ def annotate(
         If `X` or a column is absent.
     InputError
         If no cell type has enough markers in the data.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> crs.tl.annotate(adata)
+    >>> calls = adata.obs[["population", "lineage", "population_confidence"]]
     """
     check_fraction("min_confidence", min_confidence)
-    group_key = cluster_key if label_key is None else label_key
     if label_key is None:
         check_obs(adata, cluster_key=cluster_key)
     if adata.X is None:
         msg = "`X` is empty. Run crs_sc.pp.normalize first."
         raise MissingKeyError(msg)
     table = genesets.load_cell_types(organism=organism) if gene_sets is None else gene_sets
-    groups = _groups(adata, group_key)
+    groups = _groups(adata, cluster_key if label_key is None else label_key)
     panels = make_panels(adata, table, organism=organism, min_markers=min_markers)
-    values = panel_values(adata, panels.columns)
+    markers = read_markers(adata, panels.columns)
     if label_key is None and "connectivities" in adata.obsp:
-        parts = _split(
-            adata, values, groups, panels, min_expression=min_expression, min_score=min_score,
-            min_confidence=min_confidence, neighbour_weight=neighbour_weight,
-            random_state=random_state, n_jobs=n_jobs,
-        )  # fmt: skip
+        cells = Cells(
+            panels=panels,
+            markers=markers,
+            components=adata.obsm[keys.HARMONY if keys.HARMONY in adata.obsm else keys.PCA],
+            around=with_neighbours(as_csr(adata.obsp["connectivities"])),
+            doublet_weight=_doublet_weight(adata),
+        )
+        propagated = propagate(
+            cells,
+            fine_groups(cells.components, random_state=random_state, n_jobs=n_jobs),
+            min_expression=min_expression,
+            min_score=min_score,
+            neighbour_weight=neighbour_weight,
+        )
+        best, settled_share = refine(cells, propagated.best)
+        best, belief, mixed = flag(
+            cells, propagated, best, settled_share, min_confidence=min_confidence
+        )
+        names, codes, best = _split(groups, best, panels.lineages)
+        parts = _Parts(names, codes, best, belief, mixed)
+        profile, top = markers.profile(parts.codes, len(parts.names)), propagated.top
+        # The cells of a part were weighed against "none of them" one by one already.
+        lowest_score = NONE_SHARE * min_score
     else:
-        parts = _whole(values, groups, min_expression=min_expression)
-    relative = relative_to(parts.profile, parts.top)
-    found = _call(
-        panels, relative, None if parts.are_whole else parts.best, n_resamples=n_resamples,
-        rng=np.random.default_rng(random_state),
-    )  # fmt: skip
-    n_cells = np.bincount(parts.codes, minlength=len(found))
-    mean_belief = np.bincount(parts.codes, weights=parts.belief, minlength=len(found)) / n_cells
-    found["confidence"] *= mean_belief
-    # The cells of a part were weighed against "none of them" one by one already.
-    floor = min_score if parts.are_whole else NONE_SHARE * min_score
-    is_named = (found["score"] >= floor) & (found["lineage_confidence"] >= min_confidence)
-    is_named &= parts.best >= 0
-    is_named &= n_shown(relative, panels.of_type, found["type"].tolist()) >= _MIN_SHOWN
-    found.loc[~is_named, ["population", "lineage"]] = keys.UNKNOWN
-    found["cluster"] = parts.names
-    found["n_cells"] = n_cells
-    found["markers"] = marker_evidence(
+        parts = _whole(groups)
+        profile = markers.profile(parts.codes, len(parts.names))
+        top = np.maximum(profile.max(axis=0, initial=0.0), min_expression)
+        lowest_score = min_score
+    relative = relative_to(profile, top)
+    rng = np.random.default_rng(random_state)
+    judged = _judged(panels, relative, parts.best, n_resamples=n_resamples, rng=rng)
+    n_cells = np.bincount(parts.codes, minlength=len(judged))
+    mean_belief = np.bincount(parts.codes, weights=parts.belief, minlength=len(judged)) / n_cells
+    judged["confidence"] *= mean_belief
+    is_named = (judged["score"] >= lowest_score) & (judged["lineage_confidence"] >= min_confidence)
+    is_named &= n_shown(relative, panels.of_type, judged["type"].tolist()) >= _MIN_SHOWN
+    if parts.best is not None:
+        is_named &= parts.best >= 0
+    judged.loc[~is_named, ["population", "lineage"]] = keys.UNKNOWN
+    judged["cluster"] = parts.names
+    judged["n_cells"] = n_cells
+    judged["markers"] = marker_evidence(
         relative,
         panels.of_type,
         adata.var_names[panels.columns].tolist(),
-        np.where(is_named, found.pop("type"), -1).tolist(),
+        np.where(is_named, judged.pop("type"), -1).tolist(),
     )
-    evidence = cell_evidence(adata, groups, parts.codes, parts.mixed, len(found))
-    found[evidence.columns] = evidence
+    _note_mixtures(adata, groups, parts.mixed)
+    evidence = _cell_evidence(adata, groups, parts)
+    judged[evidence.columns] = evidence
     if label_key is not None:
-        found["population"] = found["cluster"]
+        judged["population"] = judged["cluster"]
     for key, column in ((keys.POPULATION, "population"), (keys.LINEAGE, "lineage")):
-        adata.obs[key] = pd.Categorical(found[column].to_numpy()[parts.codes])
-    adata.obs[keys.CONFIDENCE] = found["confidence"].to_numpy()[parts.codes]
-    store(adata, keys.POPULATIONS, found[keys.POPULATIONS_TABLE.names])
+        adata.obs[key] = pd.Categorical(judged[column].to_numpy()[parts.codes])
+    adata.obs[keys.CONFIDENCE] = judged["confidence"].to_numpy()[parts.codes]
+    store(adata, keys.POPULATIONS, judged[keys.POPULATIONS_TABLE.names])
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """Clusters, or the parts of clusters that hold one type each.
-
-    Attributes
-    ----------
-    names
-        Name of each part: that of its cluster, numbered where the cluster is split.
-    codes
-        Part of each cell, shape `(n_cells,)`.
-    profile
-        Mean expression of the panel genes without ambient RNA, shape `(n_parts, n_genes)`.
-    top
-        Highest expression of each gene, shape `(n_genes,)`.
-    best
-        Type of each part, -1 where its cells are unknown; of no use where `are_whole`.
-    belief
-        Share of its type in the belief about each cell, shape `(n_cells,)`.
-    mixed
-        Whether each cell carries the markers of two compartments, shape `(n_cells,)`.
-    are_whole
-        Whether nothing was split, so that the type is that of the profile.
-    """
-
-    names: list[str]
-    codes: NDArray[np.integer]
-    profile: NDArray[np.float64]
-    top: NDArray[np.float64]
-    best: NDArray[np.intp]
-    belief: NDArray[np.float64]
-    mixed: NDArray[np.bool_]
-    are_whole: bool
-
-
-def _whole(values: PanelValues, groups: pd.Series, *, min_expression: float) -> _Parts:
-    """Each cluster or label as one part."""
-    codes = groups.cat.codes.to_numpy()
-    names = groups.cat.categories.astype(str).tolist()
-    profile = values.profile(codes, len(names))
-    top = np.maximum(profile.max(axis=0, initial=0.0), min_expression)
-    best = np.zeros(len(names), dtype=np.intp)
-    belief, mixed = np.ones(len(codes)), np.zeros(len(codes), dtype=bool)
-    return _Parts(names, codes, profile, top, best, belief, mixed, are_whole=True)
-
-
-def _split(
-    adata: AnnData,
-    values: PanelValues,
-    groups: pd.Series,
-    panels: Panels,
-    *,
-    min_expression: float,
-    min_score: float,
-    min_confidence: float,
-    neighbour_weight: float,
-    random_state: int,
-    n_jobs: int,
-) -> _Parts:
-    """Cut each cluster where the types of its cells meet."""
-    components = adata.obsm[keys.HARMONY if keys.HARMONY in adata.obsm else keys.PCA]
-    fine = fine_groups(components, random_state=random_state, n_jobs=n_jobs)
-    calls, top = call_cells(
-        values.expression,
-        values.counts,
-        values.depth,
-        _doublet_weight(adata),
-        as_csr(adata.obsp["connectivities"]),
-        components,
-        fine,
-        [values.native_share(group, int(group.max()) + 1) for group in fine],
-        panels,
-        min_expression=min_expression,
-        min_score=min_score,
-        neighbour_weight=neighbour_weight,
-    )
-    if calls.mixed.any():
-        add_note(
-            adata,
-            f"{calls.mixed.sum()} cells carry the markers of two compartments (doublets, or "
-            "platelets on other cells) and are Unknown.",
-        )
-    is_sure = (calls.lineage_share >= min_confidence) | (calls.compartment_share >= _SURE)
-    is_known = ~calls.mixed & is_sure & (calls.settled_share >= _SETTLED)
-    best = _without_small_parts(groups, np.where(is_known, calls.best, -1), panels.lineages)
-    names, codes, of_part = _numbered(groups, best)
-    profile = values.profile(codes, len(names))
-    belief = calls.lineage_share * calls.type_share
-    return _Parts(names, codes, profile, top, of_part, belief, calls.mixed, are_whole=False)
-
-
-def _without_small_parts(
-    groups: pd.Series, best: NDArray[np.intp], lineages: NDArray[np.str_]
-) -> NDArray[np.intp]:
-    """Give the cells of small parts the most frequent type of their lineage in the cluster.
-
-    Where that is too small as well, they are unknown (-1).
-    """
-    cells = pd.DataFrame({"cluster": groups.cat.codes.to_numpy(), "best": best})
-    cells["lineage"] = np.where(best >= 0, lineages[best], keys.UNKNOWN)
-    parts = cells.groupby(["cluster", "lineage", "best"]).size().rename("n").reset_index()
-    parts = parts.sort_values(["n", "best"], ascending=[False, True])
-    largest = parts.drop_duplicates(["cluster", "lineage"]).set_index(["cluster", "lineage"])
-    own = largest.loc[pd.MultiIndex.from_frame(cells[["cluster", "lineage"]])]
-    size = cells.groupby(["cluster", "best"])["lineage"].transform("size").to_numpy()
-    other = np.where(own["n"] >= _MIN_PART, own["best"], -1)
-    return np.where(size >= _MIN_PART, best, other).astype(np.intp)
+def _groups(adata: AnnData, key: str) -> pd.Series:
+    """Cluster or label of each cell; a cell without a label is in the group Unknown."""
+    if key not in adata.obs:
+        check_obs(adata, label_key=key)
+    groups: pd.Series = adata.obs[key].astype("category")
+    if groups.isna().any():
+        if keys.UNKNOWN not in groups.cat.categories:
+            groups = groups.cat.add_categories([keys.UNKNOWN])
+        groups = groups.fillna(keys.UNKNOWN)
+    return groups.cat.remove_unused_categories()
 
 
 def _doublet_weight(adata: AnnData) -> NDArray[np.float64]:
@@ -288,13 +229,56 @@ def _doublet_weight(adata: AnnData) -> NDArray[np.float64]:
     if keys.DOUBLET_SCORE not in adata.obs:
         return np.ones(adata.n_obs)
     score = adata.obs[keys.DOUBLET_SCORE].astype(float)
-    return np.asarray((score / score.mean()).fillna(1.0).clip(0.1, 10.0), dtype=np.float64)
+    weight = (score / score.mean()).fillna(1.0).clip(1 / _MOST_CREDIBLE, _MOST_CREDIBLE)
+    return np.asarray(weight, dtype=np.float64)
 
 
-def _numbered(
-    groups: pd.Series, best: NDArray[np.intp]
+# --- parts of clusters ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Clusters or labels, or the parts of clusters that hold one type each.
+
+    Attributes
+    ----------
+    names
+        Name of each part: that of its cluster, numbered where the cluster is split.
+    codes
+        Part of each cell, shape `(n_cells,)`.
+    best
+        Type of each part, -1 where its cells are unknown; None where nothing was split, so that
+        the type is that of the profile.
+    belief
+        Share of its type in the belief about each cell, shape `(n_cells,)`.
+    mixed
+        Whether each cell carries the markers of two compartments, shape `(n_cells,)`.
+    """
+
+    names: list[str]
+    codes: NDArray[np.integer]
+    best: NDArray[np.intp] | None
+    belief: NDArray[np.float64]
+    mixed: NDArray[np.bool_]
+
+
+def _whole(groups: pd.Series) -> _Parts:
+    """Each cluster or label as one part."""
+    n = len(groups)
+    names = groups.cat.categories.astype(str).tolist()
+    return _Parts(names, groups.cat.codes.to_numpy(), None, np.ones(n), np.zeros(n, dtype=bool))
+
+
+def _split(
+    groups: pd.Series, best: NDArray[np.intp], lineages: NDArray[np.str_]
 ) -> tuple[list[str], NDArray[np.integer], NDArray[np.intp]]:
-    """Names of the parts, the largest of a cluster first; part of each cell; type of each part."""
+    """Cut each cluster where the types of its cells meet; the largest part comes first.
+
+    Returns
+    -------
+    Name of each part, part of each cell, and type of each part.
+    """
+    best = _without_small_parts(groups, best, lineages)
     cells = pd.DataFrame({"cluster": groups.cat.codes.to_numpy(), "best": best})
     parts = cells.groupby(["cluster", "best"]).size().rename("n").reset_index()
     parts = parts.sort_values(["cluster", "n", "best"], ascending=[True, False, True])
@@ -310,20 +294,25 @@ def _numbered(
     return names, codes, parts["best"].to_numpy(dtype=np.intp)
 
 
-def _groups(adata: AnnData, key: str) -> pd.Series:
-    """Cluster or label of each cell; a cell without a label is in the group Unknown."""
-    if key not in adata.obs.columns:
-        msg = f"`obs` has no column '{key}' (label_key). Columns: {listing(adata.obs.columns)}."
-        raise MissingKeyError(msg)
-    groups: pd.Series = adata.obs[key].astype("category")
-    if groups.isna().any():
-        if keys.UNKNOWN not in groups.cat.categories:
-            groups = groups.cat.add_categories([keys.UNKNOWN])
-        groups = groups.fillna(keys.UNKNOWN)
-    return groups.cat.remove_unused_categories()
+def _without_small_parts(
+    groups: pd.Series, best: NDArray[np.intp], lineages: NDArray[np.str_]
+) -> NDArray[np.intp]:
+    """Give the cells of small parts the most frequent type of their lineage in the cluster.
+
+    Where that is too small as well, they are unknown (-1).
+    """
+    cells = pd.DataFrame({"cluster": groups.cat.codes.to_numpy(), "best": best})
+    cells["lineage"] = np.where(best >= 0, lineages[best], keys.UNKNOWN)
+    parts = cells.groupby(["cluster", "lineage", "best"]).size().rename("n").reset_index()
+    parts = parts.sort_values(["n", "best"], ascending=[False, True])
+    largest = parts.drop_duplicates(["cluster", "lineage"]).set_index(["cluster", "lineage"])
+    sibling = largest.loc[pd.MultiIndex.from_frame(cells[["cluster", "lineage"]])]
+    size = cells.groupby(["cluster", "best"])["lineage"].transform("size").to_numpy()
+    other = np.where(sibling["n"] >= _MIN_PART, sibling["best"], -1)
+    return np.where(size >= _MIN_PART, best, other).astype(np.intp)
 
 
-def _call(
+def _judged(
     panels: Panels,
     relative: NDArray[np.float64],
     given: NDArray[np.intp] | None,
@@ -331,7 +320,7 @@ def _call(
     n_resamples: int,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """Type, runner-up, margin and confidences of each part.
+    """Type, runner-up, margin and confidences of each part by its pseudobulk.
 
     Parameters
     ----------
@@ -347,8 +336,8 @@ def _call(
         Source of the resamplings.
     """
     both = (panels.of_lineage, panels.of_type)
-    by_lineage, by_type = (panel_scores(relative, own) for own in both)
-    drawn = [resampled_scores(relative, own, n_resamples=n_resamples, rng=rng) for own in both]
+    by_lineage, by_type = (panel_scores(relative, one) for one in both)
+    drawn = [resampled_scores(relative, one, n_resamples=n_resamples, rng=rng) for one in both]
     rows = np.arange(len(relative))
     lineage = panels.lineages[by_lineage.argmax(axis=1)]
     if given is not None:
@@ -379,3 +368,39 @@ def _call(
             "margin": margin,
         }
     )
+
+
+def _cell_evidence(adata: AnnData, clusters: pd.Series, parts: _Parts) -> pd.DataFrame:
+    """Mean doublet and stress score of each part, and the share of mixtures in its cluster.
+
+    A score that the data do not have is missing.
+    """
+    scores = pd.DataFrame(np.nan, index=adata.obs_names, columns=["doublet_score", "stress"])
+    if keys.DOUBLET_SCORE in adata.obs:
+        scores["doublet_score"] = adata.obs[keys.DOUBLET_SCORE].astype(float)
+    if _STRESS in adata.obsm.get(keys.SIGNATURE_SCORES, ()):
+        scores["stress"] = adata.obsm[keys.SIGNATURE_SCORES][_STRESS].astype(float)
+    scores["mixed_share"] = pd.Series(parts.mixed, index=adata.obs_names)
+    of_cluster = scores["mixed_share"].groupby(clusters, observed=True).mean()
+    scores["mixed_share"] = clusters.map(of_cluster).astype(float)
+    by_part = scores.groupby(parts.codes)
+    return by_part.mean().assign(mixed_share=by_part["mixed_share"].first())
+
+
+def _note_mixtures(adata: AnnData, clusters: pd.Series, mixed: NDArray[np.bool_]) -> None:
+    """Say how many cells carry the markers of two compartments, and which clusters are of such."""
+    if not mixed.any():
+        return
+    add_note(
+        adata,
+        f"{mixed.sum()} cells carry the markers of two compartments (doublets, or platelets on "
+        "other cells) and are Unknown.",
+    )
+    share = pd.Series(mixed, index=clusters.index).groupby(clusters, observed=True).mean()
+    mostly = [str(name) for name in share.index[share >= _MOSTLY_MIXED]]
+    if mostly:
+        add_note(
+            adata,
+            "Clusters of mixtures, half of whose cells or more carry the markers of two "
+            f"compartments: {listing(mostly)}.",
+        )

@@ -1,29 +1,49 @@
-"""Another opinion: the labels of a reference, carried over to the cells."""
+"""Labels for the cells from a reference, or from a model of CellTypist."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from crs_sc import genesets, keys
-from crs_sc.annotation._transfer import fit_labels, log_normalised, telling_genes
-from crs_sc.annotation.opinions import add_opinion
-from crs_sc.core.blocks import count_chunks, counts_matrix
+from crs_sc.annotation.cross_check import add_opinion
+from crs_sc.core.arrays import group_sums
+from crs_sc.core.blocks import count_chunks, counts_matrix, matrix_chunks
 from crs_sc.core.checks import add_note, check_fraction, check_obs
-from crs_sc.errors import InputError, listing
+from crs_sc.errors import InputError, MissingExtraError, listing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    import os
+    from collections.abc import Iterable, Iterator, Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
+    from scipy import sparse
+    from sklearn.pipeline import Pipeline
 
-__all__ = ["shared_genes", "transfer_labels"]
+__all__ = [
+    "celltypist_labels",
+    "log_normalised",
+    "require_celltypist",
+    "shared_genes",
+    "telling_genes",
+    "transfer_labels",
+]
 
+# With fewer genes in common, or fewer cells of a label, nothing can be learnt.
 _FEWEST_SHARED = 50
 _FEWEST_CELLS = 10
+# Standard deviations from the mean of the reference beyond which a gene says no more.
+_CLIP = 10.0
+# Inverse strength of the penalty: hundreds of genes for few cells of a rare label.
+_INVERSE_PENALTY = 0.01
+# A gene that hardly varies in any cell is not made telling by that.
+_SMALLEST_VARIANCE = 1e-3
 
 
 def transfer_labels(
@@ -70,7 +90,7 @@ def transfer_labels(
     min_probability
         Smallest probability of the best label.
     opinion
-        Name of the opinion.
+        Name of these labels.
     layer
         Layer with raw counts, of both.
     random_state
@@ -86,6 +106,13 @@ def transfer_labels(
         If the column or the layer is absent.
     InputError
         If fewer than 50 genes are shared, or fewer than two labels can be used.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> labelled = adata[::2].copy()
+    >>> crs.tl.transfer_labels(adata, reference=labelled, reference_key="population")
     """
     check_fraction("min_probability", min_probability)
     if n_label_genes < 1 or max_reference_cells < _FEWEST_CELLS:
@@ -100,25 +127,26 @@ def transfer_labels(
         reference, reference_key, max_cells=max_reference_cells, random_state=random_state
     )
     counts = counts_matrix(reference, layer=layer)[cells]
-    counts = counts[:, reference.var_names.get_indexer(shared)]
-    known = log_normalised(counts, np.asarray(counts.sum(axis=1)).ravel())
+    known = log_normalised(counts[:, reference.var_names.get_indexer(shared)])
     genes = telling_genes(known, codes, n_genes=n_label_genes)
-    model = fit_labels(known[:, genes].toarray(), codes)
+    # With several threads the last digits depend on their number, and nothing is faster.
+    with threadpool_limits(limits=1):
+        model = _classifier().fit(known[:, genes].toarray(), codes)
     columns = adata.var_names.get_indexer(shared)
-    found = np.empty(adata.n_obs, dtype=object)
+    labels = np.empty(adata.n_obs, dtype=object)
     for rows, chunk in count_chunks(adata, layer=layer):
-        own = chunk[:, columns]
-        totals = np.asarray(own.sum(axis=1, dtype=np.float64)).ravel()
-        probability = model.probabilities(log_normalised(own[:, genes], totals).toarray())
+        expression = log_normalised(chunk[:, columns])
+        probability = _probabilities(model, expression[:, genes].toarray())
         best = probability.argmax(axis=1)
         is_known = probability[np.arange(len(best)), best] >= min_probability
-        found[rows] = np.where(is_known & (totals > 0), names[best], keys.UNKNOWN)
+        is_known &= expression.getnnz(axis=1) > 0
+        labels[rows] = np.where(is_known, names[best], keys.UNKNOWN)
     add_note(
         adata,
         f"Opinion '{opinion}': labels of {len(codes)} reference cells ({listing(names, most=40)}) "
         f"through {len(genes)} of {len(shared)} shared genes.",
     )
-    add_opinion(adata, opinion=opinion, labels=found)
+    add_opinion(adata, opinion=opinion, labels=labels)
 
 
 def shared_genes(
@@ -126,7 +154,7 @@ def shared_genes(
 ) -> pd.Index:
     """Genes of the reference that the data have too, in its order; raise if they are too few."""
     data, known = pd.Index(list(names)), pd.Index(list(reference_names))
-    shared = known[known.isin(data) & ~known.isin(list(exclude))]
+    shared = known[known.isin(data) & ~known.isin([*exclude, keys.OTHER_GENES])]
     if len(shared) < _FEWEST_SHARED:
         msg = (
             f"The reference shares {len(shared)} genes with the data ({len(data)} such as "
@@ -168,3 +196,201 @@ def _labelled(
     cells = np.concatenate([rows for _, rows in kept])
     codes = np.repeat(np.arange(len(kept)), [len(rows) for _, rows in kept])
     return cells, codes, np.array([name for name, _ in kept], dtype=object)
+
+
+def log_normalised(counts: sparse.csr_matrix) -> sparse.csr_matrix:
+    """`log(1 + 10,000 count / total)`, as `sc.pp.normalize_total` and `log1p`; empty rows stay."""
+    from sklearn.preprocessing import normalize
+
+    result = normalize(counts.astype(np.float64), norm="l1", copy=False)
+    result.data = np.log1p(1e4 * result.data)
+    return result
+
+
+def telling_genes(
+    expression: sparse.csr_matrix, codes: NDArray[np.integer], *, n_genes: int
+) -> NDArray[np.intp]:
+    """Genes whose mean differs most between the labels, for how much they vary within the cells.
+
+    The variance of the means of the labels over the standard deviation of all cells. Every label
+    counts the same, so that a rare one has genes too.
+
+    Parameters
+    ----------
+    expression
+        Log-normalised, shape `(n_cells, n_all_genes)`.
+    codes
+        Label of each cell, shape `(n_cells,)`; each of them has cells.
+    n_genes
+        How many.
+
+    Returns
+    -------
+    Columns, the most telling first.
+    """
+    from sklearn.utils.sparsefuncs import mean_variance_axis
+
+    size = np.bincount(codes)
+    means = group_sums(expression, codes, len(size)) / size[:, None]
+    _, variance = mean_variance_axis(expression, axis=0)
+    score = means.var(axis=0) / np.sqrt(np.maximum(variance, _SMALLEST_VARIANCE))
+    return np.argsort(-score, kind="stable")[:n_genes]
+
+
+def _classifier() -> Pipeline:
+    """One logistic regression a label against the rest, on standardised genes.
+
+    The classes are weighted to be of one size. This is the model of CellTypist (Dominguez Conde
+    2022, doi 10.1126/science.abl5197).
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+    one = LogisticRegression(C=_INVERSE_PENALTY, class_weight="balanced", max_iter=500)
+    clip = FunctionTransformer(np.clip, kw_args={"a_min": -_CLIP, "a_max": _CLIP})
+    return make_pipeline(StandardScaler(), clip, OneVsRestClassifier(one))
+
+
+def _probabilities(model: Pipeline, expression: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probability of each label for itself, shape `(n_cells, n_labels)`.
+
+    They do not add up to 1, as those of `predict_proba` would: a cell of no known type can be
+    unlike all of them.
+    """
+    from scipy.special import expit
+
+    score = model.decision_function(expression)
+    # Of two labels scikit-learn gives the second against the first.
+    return np.asarray(expit(np.column_stack([-score, score]) if score.ndim == 1 else score))
+
+
+# --- CellTypist ----------------------------------------------------------------------------------
+
+
+def celltypist_labels(
+    adata: AnnData,
+    *,
+    model: str | os.PathLike[str],
+    min_probability: float = 0.5,
+    opinion: str = "celltypist",
+    layer: str = keys.COUNTS,
+) -> None:
+    """Ask CellTypist for the type of each cell, to be compared with the populations.
+
+    Nothing is downloaded: the model is a file of yours, such as `Immune_All_Low.pkl` from
+    celltypist.org. A model is a pickle, and reading a pickle can run any code: use only one that
+    you trust. The genes are asked by symbol. CellTypist's own smoothing over clusters
+    (`majority_voting`) is not used, so that its answer does not depend on our clusters.
+
+    Parameters
+    ----------
+    adata
+        Cells x all genes with log-normalised `X`, or without `X` and with raw counts, in memory or
+        from `io.open_h5ad`.
+    model
+        Model file.
+    min_probability
+        A cell whose best label has less is `Unknown`.
+    opinion
+        Name of these labels.
+    layer
+        Layer with raw counts, which are used where there is no `X`.
+
+    Returns
+    -------
+    None. Writes the column `opinion` of `obsm["opinions"]`, CellTypist's labels as they are.
+
+    Raises
+    ------
+    MissingExtraError
+        If CellTypist is not installed.
+    MissingKeyError
+        If there are neither `X` nor counts.
+    InputError
+        If there is no such model, it is none, or it shares no gene with the data.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> crs.tl.celltypist_labels(adata, model="Immune_All_Low.pkl")  # doctest: +SKIP
+    """
+    check_fraction("min_probability", min_probability)
+    path = Path(model).expanduser()
+    if not path.is_file():
+        msg = (
+            f"There is no CellTypist model '{path}'. Get one from celltypist.org (nothing is "
+            "downloaded for you) and give its path."
+        )
+        raise InputError(msg)
+    require_celltypist()
+    fitted = _load(path)
+    if not adata.var_names.isin(list(fitted.features)).any():
+        msg = (
+            f"No gene of the data ({adata.var_names[0]}, ...) is in the model '{path}' "
+            f"({fitted.features[0]}, ...). Is it a model of this organism?"
+        )
+        raise InputError(msg)
+    labels = np.empty(adata.n_obs, dtype=object)
+    for rows, values in _log_normalised_chunks(adata, layer=layer):
+        labels[rows] = _classify(values, adata.var_names, fitted, min_probability)
+    add_opinion(adata, opinion=opinion, labels=labels)
+
+
+def _log_normalised_chunks(
+    adata: AnnData, *, layer: str
+) -> Iterator[tuple[slice, sparse.csr_matrix]]:
+    """All genes in chunks of cells: `X`, or the counts normalised where there is none."""
+    if adata.X is not None:
+        yield from matrix_chunks(adata.X)
+    else:
+        for rows, counts in count_chunks(adata, layer=layer):
+            yield rows, log_normalised(counts)
+
+
+def require_celltypist() -> Any:
+    """Import CellTypist, or say how to get it."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        import celltypist
+    except ImportError as error:
+        package = "CellTypist"
+        raise MissingExtraError(package, "celltypist") from error
+    # It takes over the logging of the whole program.
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    return celltypist
+
+
+def _load(path: Path) -> Any:
+    """Read the model file; never the network, which CellTypist asks for a name without a folder."""
+    require_celltypist()
+    from celltypist.models import Model
+
+    try:
+        return Model.load(str(path.resolve()))
+    except Exception as error:
+        msg = f"'{path}' is no CellTypist model: {' '.join(str(error).split())}"
+        raise InputError(msg) from error
+
+
+def _classify(
+    values: sparse.csr_matrix, genes: pd.Index, fitted: Any, min_probability: float
+) -> np.ndarray[Any, np.dtype[np.object_]]:
+    """Labels of some cells."""
+    import anndata as ad
+
+    logger = logging.getLogger("celltypist.logger")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    cells = ad.AnnData(values, var=pd.DataFrame(index=genes))
+    try:
+        answer = require_celltypist().annotate(cells, model=fitted)
+    finally:
+        logger.setLevel(level)
+    best = answer.predicted_labels["predicted_labels"].astype(object).to_numpy()
+    probability = answer.probability_matrix.to_numpy().max(axis=1)
+    return np.where(probability >= min_probability, best, keys.UNKNOWN)

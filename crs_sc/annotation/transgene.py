@@ -68,6 +68,12 @@ def call_transgene(
     InputError
         If no feature of the construct is in the data, or no sample is of a condition or time
         point in `before`.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> crs.tl.call_transgene(adata, transgene=["CAR"])  # doctest: +SKIP
     """
     check_obs(adata, population_key=keys.POPULATION, lineage_key=keys.LINEAGE)
     is_before = _without_product(adata, before)

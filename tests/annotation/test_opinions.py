@@ -11,6 +11,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from crs_sc.annotation._transfer import fit_labels, log_normalised, telling_genes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -18,7 +19,6 @@ from sklearn.linear_model import LogisticRegression
 
 from crs_sc import genesets, keys, read, tl
 from crs_sc.annotation import require_celltypist
-from crs_sc.annotation._transfer import fit_labels, log_normalised, telling_genes
 from crs_sc.errors import InputError, MissingExtraError, MissingKeyError
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from crs_sc.annotation._rank_scores import rank_scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse, stats
 
 from crs_sc import genesets, keys, tl
-from crs_sc.annotation._rank_scores import rank_scores
 from crs_sc.errors import InputError
 from crs_sc.io import open_h5ad, write_h5ad
 
