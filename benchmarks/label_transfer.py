@@ -21,7 +21,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier
 
 from crs_sc import genesets, keys, tl
-from crs_sc.annotation._transfer import log_normalised, telling_genes
+from crs_sc.annotation.transfer import log_normalised, telling_genes
 
 DATA = Path(os.environ.get("CRS_SC_DATA", Path(__file__).parents[2] / "shared" / "data"))
 LINEAGE = {
@@ -57,7 +57,7 @@ def by_neighbours(reference: ad.AnnData, query: ad.AnnData) -> np.ndarray:
     """Vote of the nearest cells of the reference, on the same genes."""
     shared = reference.var_names.intersection(query.var_names)
     parts = [one[:, shared].layers[keys.COUNTS].tocsr() for one in (reference, query)]
-    known, asked = (log_normalised(x, np.asarray(x.sum(axis=1)).ravel()) for x in parts)
+    known, asked = map(log_normalised, parts)
     codes, names = pd.factorize(reference.obs[keys.LABEL].astype(str), sort=True)
     genes = telling_genes(known, codes, n_genes=500)
     pca = PCA(30, random_state=0).fit(known[:, genes].toarray())

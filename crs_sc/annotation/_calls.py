@@ -29,6 +29,8 @@ __all__ = [
     "NONE_SHARE",
     "Cells",
     "Propagated",
+    "by_compartment",
+    "by_counts",
     "count_likelihood",
     "defining_markers",
     "fine_groups",
@@ -38,6 +40,7 @@ __all__ = [
     "rates_of",
     "refine",
     "spread_labels",
+    "types_present",
     "with_neighbours",
 ]
 
@@ -180,7 +183,7 @@ def propagate(
         ],
         axis=0,
     )
-    present = _present([relative_to(profile, top) for profile in profiles], panels, min_score)
+    present = types_present([relative_to(profile, top) for profile in profiles], panels, min_score)
     by_lineage, by_type = _smoothed_scores(cells, rounds[0], top, present)
     names = list(dict.fromkeys(panels.lineages[present]))
     scores = np.stack(
@@ -193,7 +196,7 @@ def propagate(
         _shares(np.hstack([scores, none]), temperature=_TEMPERATURE),
         weight=neighbour_weight,
     )[:, :-1]
-    lineage, compartment_share = _by_compartment(of_lineage, names)
+    lineage, compartment_share = by_compartment(of_lineage, names)
     best = np.zeros(len(scores), dtype=np.intp)
     type_share = np.ones(len(scores))
     for code, name in enumerate(names):
@@ -271,7 +274,7 @@ def _highest(profile: NDArray[np.float64], n_cells: NDArray[np.integer]) -> NDAr
     return np.asarray(profile[large].max(axis=0, initial=0.0))
 
 
-def _present(
+def types_present(
     rounds: Sequence[NDArray[np.float64]], panels: Panels, min_score: float
 ) -> NDArray[np.intp]:
     """Types that most rounds show: the best of a group that shows its lineage; all if none is."""
@@ -333,7 +336,7 @@ def spread_labels(
     return np.asarray(settled)
 
 
-def _by_compartment(
+def by_compartment(
     belief: NDArray[np.float64], names: list[str]
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Most believed lineage of the most believed compartment, and the share of that compartment.
@@ -360,10 +363,10 @@ def refine(cells: Cells, best: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDAr
     -------
     Type of each cell, and the share of its lineage then; 1 for cells of a type that has no cloud.
     """
-    return _by_whole_expression(cells, _by_counts(cells, best))
+    return _by_whole_expression(cells, by_counts(cells, best))
 
 
-def _by_counts(cells: Cells, best: NDArray[np.intp]) -> NDArray[np.intp]:
+def by_counts(cells: Cells, best: NDArray[np.intp]) -> NDArray[np.intp]:
     """Types within each compartment by the cells' counts of the defining markers.
 
     The prior is the share of each type among the neighbours in the compartment. Cells of a type of

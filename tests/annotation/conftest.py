@@ -38,7 +38,8 @@ def with_rates(
     }
     rng = np.random.default_rng(seed)
     table = pd.DataFrame(rates, index=known["symbol"].unique()).T.fillna(0.0)
-    table = table.assign(**{f"HK{i}": others for i in range(n_others)})
+    of_all = pd.DataFrame(others, table.index, [f"HK{i}" for i in range(n_others)])
+    table = pd.concat([table, of_all], axis=1)
     counts = rng.poisson(np.repeat(table.to_numpy(), n, axis=0)).astype(np.float32)
     adata = ad.AnnData(
         sparse.csr_matrix(np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4)),

@@ -147,6 +147,25 @@ def test_foreign_markers_against_a_sum_of_probabilities() -> None:
     assert (pvalue[counts.getnnz(axis=1) < 2] == 1).all()
 
 
+def test_compartment_comes_before_lineage() -> None:
+    # Monocyte, DC and B: the myeloid cells together outweigh B.
+    belief = np.array([[0.35, 0.25, 0.4], [0.1, 0.1, 0.3]])
+    lineage, share = _calls.by_compartment(belief, ["Monocyte", "DC", "B"])
+    assert lineage.tolist() == [0, 2]
+    np.testing.assert_allclose(share, [0.6, 0.3])
+
+
+def test_a_type_is_there_if_most_rounds_show_it() -> None:
+    types = np.array(["a", "b"])
+    one = [panel([i], []) for i in (0, 1)]
+    panels = _panels.Panels(types, types, types, one, one, np.array([0, 1]))
+    only_a, both = np.array([[1.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 0.9]])
+    assert _calls.types_present([only_a, both, only_a], panels, 0.3).tolist() == [0]
+    assert _calls.types_present([only_a, both, both], panels, 0.3).tolist() == [0, 1]
+    # Where nothing is shown, nothing can be ruled out.
+    assert _calls.types_present([0.1 * only_a], panels, 0.3).tolist() == [0, 1]
+
+
 # --- refine: planted faults ----------------------------------------------------------------------
 
 
@@ -229,9 +248,8 @@ def test_cells_among_others_are_found_as_far_as_their_counts_go(rate: float, lea
         compartments=np.array(["Myeloid"] * 2),
         of_type=[panel([0], [1]), panel([1], [0])],
     )
-    # All in one place, so that only the counts can tell.
     cells = cells_of(np.ones((900, 2)), around=around, counts=counts, panels=monocytes)
-    found, _ = _calls.refine(cells, best)
+    found = _calls.by_counts(cells, best)
     seen = counts.toarray() > 0
     assert (found[800:] == 1).mean() >= least
     # No more are found than show their marker, and cells that show their own alone stay.
@@ -472,7 +490,7 @@ def test_small_parts_join_their_lineage_and_are_unknown_without_one(make: Maker)
     adata = make({"CD4 T": 60, "CD8 T": 40, "B": 60})
     # Three CD8 T cells in a cluster of CD4 T cells, two CD4 T cells in one of B cells.
     place = adata.obs.groupby("truth").cumcount()
-    cluster = adata.obs["truth"].to_numpy(object)
+    cluster = np.array(adata.obs["truth"], dtype=object)
     cluster[(adata.obs["truth"] == "CD8 T") & (place < 3)] = "CD4 T"
     cluster[(adata.obs["truth"] == "CD4 T") & (place < 2)] = "B"
     adata.obs["cluster"] = pd.Categorical(cluster)

@@ -1,4 +1,4 @@
-"""Mouse cells of a real study: bone-marrow dendritic cells after LPS and PAM (Shalek 2014)."""
+"""Calls on real cells: stimulated monocytes, surface proteins, mouse dendritic cells."""
 
 from __future__ import annotations
 
@@ -15,8 +15,54 @@ from crs_sc import keys, pp, tl
 if TYPE_CHECKING:
     from pathlib import Path
 
+MONOCYTES = ("CD14+ Monocytes", "FCGR3A+ Monocytes")
 # Reads, not UMI: of a gene that is not expressed a few stray reads are seen.
 PRODUCER = 10
+
+
+def annotated(adata: ad.AnnData, **settings: str) -> ad.AnnData:
+    """The way a user takes, with all defaults."""
+    pp.normalize(adata)
+    pp.select_genes(adata)
+    tl.embed(adata)
+    tl.cluster(adata)
+    tl.annotate(adata, **settings)
+    return adata
+
+
+def test_stimulated_monocytes_stay_monocytes(shared_data: Path) -> None:
+    """Interferon beta (Kang 2018)."""
+    adata = ad.read_h5ad(shared_data / "kang_ifnb_3800.h5ad")
+    stim = (adata.obs["condition"] == "stim") & (adata.obs["demuxlet_call"] == "SNG")
+    adata = adata[stim & (adata.obs["cell_type"] != "unlabelled")].copy()
+    adata.layers[keys.COUNTS] = adata.X.copy()
+    annotated(adata)
+    label = adata.obs["cell_type"].astype(str)
+    lineage = adata.obs["lineage"].astype(str)
+    assert (lineage[label.isin(MONOCYTES)] == "Monocyte").mean() > 0.97
+    assert (lineage[label == "Dendritic cells"] == "Monocyte").mean() < 0.3
+    assert (lineage == keys.UNKNOWN).mean() < 0.05
+
+
+def test_cd4_and_cd8_t_cells_are_those_with_the_protein(shared_data: Path) -> None:
+    """Mimitou 2019: the surface proteins of the same cells."""
+    adata = ad.read_h5ad(shared_data / "ecciteseq_pbmc_500.h5ad")
+    adata.obs[keys.SAMPLE] = "s"
+    adata.layers[keys.COUNTS] = adata.X.copy()
+    annotated(adata)
+    adt, population = adata.obsm["adt"], adata.obs[keys.POPULATION].astype(str).to_numpy()
+    no_b = (adt["CD19"] <= 100) & (adt["CD11c"] <= 100)
+    # NK cells have CD8 dimly: only cells with much of it are taken for T cells.
+    cd4 = (no_b & (adt["CD4"] > 100) & (adt["CD8"] < 50)).to_numpy()
+    cd8 = (no_b & (adt["CD8"] > 250) & (adt["CD4"] < 50)).to_numpy()
+    assert (cd4.sum(), cd8.sum()) > (90, 140)
+    right = np.concatenate([population[cd4] == "CD4 T", population[cd8] == "CD8 T"])
+    assert right.mean() >= 0.88
+    lineage = adata.obs[keys.LINEAGE].astype(str).to_numpy()
+    assert (lineage[cd4 | cd8] == "T").mean() >= 0.97
+
+
+# --- bone-marrow dendritic cells after LPS and PAM (Shalek 2014) ---------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +84,7 @@ def producer_share(cells: ad.AnnData, gene: str, stimulus: str) -> pd.Series:
 
 
 def test_named_cells_are_dendritic_cells_and_macrophages(cells: ad.AnnData) -> None:
-    adata = cells.copy()
-    pp.normalize(adata)
-    pp.select_genes(adata)
-    tl.embed(adata)
-    tl.cluster(adata)
-    tl.annotate(adata, organism="mouse")
+    adata = annotated(cells.copy(), organism="mouse")
     lineage = adata.obs[keys.LINEAGE].astype(str)
     named = lineage[lineage != keys.UNKNOWN]
     assert len(named) >= 0.7 * adata.n_obs
