@@ -218,9 +218,10 @@ def propagate(
 
 def with_neighbours(graph: sparse.csr_matrix) -> sparse.csr_matrix:
     """Matrix that takes the mean over each cell and its neighbours (where `graph` is above 0)."""
-    around = sparse.csr_matrix(
-        (graph > 0).astype(np.float32) + sparse.eye(graph.shape[0], dtype=np.float32)
-    )
+    # From a file the indices and row pointers can be of two types, which scipy refuses to compare.
+    graph = sparse.csr_matrix((graph.data > 0, graph.indices, graph.indptr), shape=graph.shape)
+    graph.eliminate_zeros()
+    around = sparse.csr_matrix(graph + sparse.eye(graph.shape[0]), dtype=np.float32)
     around.data[:] = 1.0
     return sparse.csr_matrix(sparse.diags(1 / around.getnnz(axis=1)) @ around)
 
