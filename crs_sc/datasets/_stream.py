@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from crs_sc.io import atomic_path
-from crs_sc.io._atomic import full_disk_error
-from crs_sc.io._write import GuardedFile
+from crs_sc.io._write import GuardedFile, full_disk_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

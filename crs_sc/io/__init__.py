@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from crs_sc.io._absolute import read_absolute_counts
-from crs_sc.io._atomic import atomic_path, write_json, write_text
-from crs_sc.io._cohort import CohortFiles
-from crs_sc.io._gene_names import gene_symbols
-from crs_sc.io._lazy import open_h5ad
-from crs_sc.io._open_files import allow_open_files
-from crs_sc.io._read import FileDescription, describe_file, empty_droplet_profile, read
+from crs_sc.io._cohort import CohortFiles, read
+from crs_sc.io._files import (
+    FileDescription,
+    describe_file,
+    empty_droplet_profile,
+    gene_symbols,
+    open_h5ad,
+)
+from crs_sc.io._matrix import MatrixState, matrix_state
 from crs_sc.io._sheet import source_files
-from crs_sc.io._state import MatrixState, matrix_state
-from crs_sc.io._tables import read_table, write_table
-from crs_sc.io._write import write_cohort, write_h5ad
+from crs_sc.io._tables import read_absolute_counts, read_table, write_table
+from crs_sc.io._write import (
+    allow_open_files,
+    atomic_path,
+    write_cohort,
+    write_h5ad,
+    write_json,
+    write_text,
+)
 
 __all__ = [
     "CohortFiles",

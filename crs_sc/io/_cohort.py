@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import warnings
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from crs_sc import keys
+from crs_sc.core.blocks import STORED_COUNTS
 from crs_sc.core.checks import add_note, sample_table, store
-from crs_sc.errors import InputError, listing
-from crs_sc.io._formats import open_file
-from crs_sc.io._genes import Remarks, check_orientation, label_genes
-from crs_sc.io._matrix import settle
+from crs_sc.errors import CrsWarning, InputError, listing
+from crs_sc.io._files import by_cell, one_error, open_file, require_counts
+from crs_sc.io._genes import Remarks, check_organism_name, check_orientation, label_genes
+from crs_sc.io._matrix import Reading, settle
 from crs_sc.io._obs import canonical_obs, check_in_all_files, check_mapping
 from crs_sc.io._sheet import resolve_source
 
@@ -25,82 +27,296 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from crs_sc.io._formats import RawFile
+    from crs_sc.io._files import RawFile
+    from crs_sc.io._genes import Genes
     from crs_sc.io._sheet import Entry
 
-__all__ = ["CohortFiles", "check_organism_name", "require_counts"]
+__all__ = ["CohortFiles", "read"]
 
-ORGANISMS = ("human", "mouse", "human+mouse", "mouse+human")
+
+def read(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    columns: Mapping[str, str | None] | None = None,
+    organism: str = "human",
+    corrected: bool = False,
+) -> AnnData:
+    """Read a cohort: raw counts, and the user's columns under the names that the package uses.
+
+    Parameters
+    ----------
+    source
+        An h5ad, a 10x `.h5`, a 10x matrix folder, a list of those, or a sample sheet (`.tsv` or
+        `.csv`) with a column `path`, relative to the sheet's folder. The sheet's other columns
+        become columns of `obs` for all cells of that file, before the file's own.
+    columns
+        Canonical name (sample, subject, condition, timepoint, batch, label, sampling_weight) ->
+        the user's column; None: do not use a column of that name. A canonical name that is left
+        out uses the column of that name where there is one.
+    organism
+        `human`, `mouse`, or both joined by `+` for data with genes of two genomes (the first is
+        the one analysed).
+    corrected
+        The counts were corrected for ambient RNA (CellBender, SoupX): fractions in
+        `layers["counts"]`, `X` and `raw.X` are rounded to whole UMI, and a note says so. Matrices
+        whose cells all have one total, or that are logarithms, are still refused. Whole counts are
+        taken as they are.
+
+    Returns
+    -------
+    New AnnData, cells x genes. `X` is empty until normalisation.
+
+    - `layers["counts"]`: CSR float32 of whole numbers. They are looked for in `layers["counts"]`,
+      `X`, the other layers and `raw.X`; `uns["crs_sc"]["matrix"]` says where they were.
+    - `obs`: the canonical columns as categories of strings (weights as float), then the user's
+      columns. A user's column with a name that the package writes is kept as `<name>_original`.
+      Without a sample column each file is one sample, named by the file; without a subject the
+      sample is the subject; without a condition all cells are in the condition `all`.
+    - `var`: names are current symbols, `original_name`, `gene_id` where known. With two genomes
+      the names stay as in the file, and `genome` and `symbol` are added. Counts of genes with
+      the same symbol are added up.
+    - `uns["crs_sc"]`: `matrix`, `organism`, `notes`.
+
+    Embeddings, other layers, `.raw` and other `uns` of the files are left behind. Where files
+    have different genes, those in all of them are kept. Where files of one sample each have the
+    same barcodes, all cells are named `SAMPLE_BARCODE`.
+
+    Raises
+    ------
+    MissingKeyError
+        If a mapped column is not there.
+    InputError
+        If a file is not there, damaged or of another format; if no matrix holds whole counts, or
+        one holds counts beside NaN, negative, fractional or impossible values; if cells have
+        duplicate names, missing values in a mapped column, or the matrix is transposed; if the
+        files do not share half of their genes; or if a sample has two subjects or conditions.
+
+    Warns
+    -----
+    CrsWarning
+        If genes were left out, names were damaged by a spreadsheet, ids could not be named, or
+        the counts were in a layer of another name.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import crs_sc as crs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     crs.io.write_h5ad(crs.datasets.toy_cohort(state="raw"), f"{folder}/cells.h5ad")
+    ...     adata = crs.io.read(f"{folder}/cells.h5ad", columns={"batch": None})
+    >>> adata.uns["crs_sc"]["matrix"]
+    "layers['counts']"
+    """
+    files = CohortFiles(source, columns=columns, organism=organism, corrected=corrected, keep=True)
+    adata = files.read()
+    for text in files.warned:
+        warnings.warn(text, CrsWarning, stacklevel=2)
+    return adata
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One file of the cohort, its genes labelled.
-
-    Attributes
-    ----------
-    entry
-        The file.
-    obs, var
-        Its cells with the columns of the sample sheet, and its genes.
-    codes
-        Gene of each column of the counts.
-    columns
-        Position of each of these columns in the file; None where they are those of the file.
-    counts
-        Cells x genes, where they were asked for.
-    where
-        Which matrix of the file holds them.
-    n_stored
-        Values of that matrix, as stored.
-    """
+    """One file of the cohort: as it is, its cells with the sheet's columns, its genes labelled."""
 
     entry: Entry
     obs: pd.DataFrame
-    var: pd.DataFrame
-    codes: NDArray[np.integer]
-    columns: NDArray[np.intp] | None
-    counts: sparse.csr_matrix
-    where: str
-    n_stored: int
+    genes: Genes
+    raw: RawFile
+
+    @property
+    def var(self) -> pd.DataFrame:
+        """Genes as the cohort has them."""
+        return self.genes.var
 
 
-def check_organism_name(organism: str) -> None:
-    if organism not in ORGANISMS:
-        msg = f"organism must be one of {', '.join(ORGANISMS)}, got {organism!r}."
-        raise InputError(msg)
+class CohortFiles:
+    """The files of a cohort, their cells and genes labelled.
+
+    Parameters
+    ----------
+    source, columns, organism, corrected
+        As for `read`.
+    keep
+        Read all counts now, and judge what the matrices hold by all of their values; else by their
+        beginning, and by the cells that are read later.
+
+    Attributes
+    ----------
+    warned
+        What the user is to be told.
+    obs, var
+        Cells and genes of the cohort.
+    n_values
+        Counts that the files store.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import crs_sc as crs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     crs.io.write_h5ad(crs.datasets.toy_cohort(state="raw"), f"{folder}/cells.h5ad")
+    ...     files = crs.io.CohortFiles(f"{folder}/cells.h5ad")
+    ...     first = next(iter(files.sample_sizes()))
+    ...     one = files.read([first])
+    >>> one.n_obs == files.sample_sizes()[first]
+    True
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        columns: Mapping[str, str | None] | None = None,
+        organism: str = "human",
+        corrected: bool = False,
+        keep: bool = False,
+    ) -> None:
+        check_organism_name(organism)
+        mapping, remarks = check_mapping(columns), Remarks()
+        reading = Reading(corrected=corrected, rows=None if keep else np.empty(0, dtype=np.intp))
+        self._parts = [
+            _load(entry, reading, organism=organism, remarks=remarks)
+            for entry in resolve_source(source)
+        ]
+        self._keep, self._organism, self._corrected = keep, organism, corrected
+        _check_default_samples(self._parts, mapping)
+        check_in_all_files(mapping, {part.entry.path: part.obs.columns for part in self._parts})
+        genes = _common_genes(self._parts, remarks)
+        names = [part.entry.name for part in self._parts]
+        sizes = [len(part.obs) for part in self._parts]
+        self.obs = canonical_obs(
+            pd.concat([part.obs for part in self._parts], ignore_index=True),
+            mapping,
+            default_sample=pd.Series(np.repeat(names, sizes), dtype="str"),
+        )
+        self.obs.index = _cell_names(self._parts, self.obs[keys.SAMPLE])
+        self.var = self._parts[0].var.loc[genes].copy()
+        self.warned = list(dict.fromkeys(remarks.warned))
+        self.n_values = sum(part.raw.n_stored for part in self._parts)
+        self._notes = remarks.notes
+
+    def sample_sizes(self) -> dict[str, int]:
+        """Cells of each sample, sorted by name."""
+        sizes = self.obs[keys.SAMPLE].astype(str).value_counts()
+        return {str(name): int(sizes[name]) for name in sorted(sizes.index)}
+
+    def header(self) -> AnnData:
+        """Cells and genes without counts."""
+        return self._cohort(self.obs.copy(), None)
+
+    def read(self, samples: Sequence[str] | None = None) -> AnnData:
+        """Cells x genes with counts, as `read` describes it.
+
+        Parameters
+        ----------
+        samples
+            Only the cells of these samples; from h5ad and 10x `.h5` only these are read.
+
+        Raises
+        ------
+        InputError
+            If there is no such sample, or its counts are damaged.
+        """
+        wanted = np.ones(len(self.obs), dtype=bool)
+        if samples is not None:
+            known = self.obs[keys.SAMPLE].cat.categories
+            if absent := [name for name in samples if name not in known]:
+                msg = f"There is no sample {listing(absent)}. Samples: {listing(known)}."
+                raise InputError(msg)
+            wanted = self.obs[keys.SAMPLE].isin(list(samples)).to_numpy()
+        blocks, start = [], 0
+        for part in self._parts:
+            rows = np.flatnonzero(wanted[start : start + len(part.obs)])
+            start += len(part.obs)
+            if len(rows):
+                counts = self._counts(part, rows)
+                if not part.var.index.equals(self.var.index):
+                    counts = settle(counts[:, part.var.index.get_indexer(self.var.index)])
+                blocks.append(counts)
+        counts = blocks[0] if len(blocks) == 1 else settle(sparse.vstack(blocks, format="csr"))
+        if wanted.all():
+            return self._cohort(self.obs, counts)
+        obs = self.obs[wanted].copy()
+        for name in obs.columns[[isinstance(kind, pd.CategoricalDtype) for kind in obs.dtypes]]:
+            obs[name] = obs[name].cat.remove_unused_categories()
+        return self._cohort(obs, counts)
+
+    def on_disk(self) -> AnnData:
+        """Cells x genes whose counts stay in the file, for `core.blocks.count_chunks`.
+
+        They are `layers["counts"]` where each column of the file is one gene. Else `obsm` and `uns`
+        have the matrix as it is and the gene of each column. Ambient RNA comes with them where the
+        file has it. One pass over the counts finds out whether they are sound.
+
+        Raises
+        ------
+        InputError
+            If the cohort is not one h5ad of one genome with counts stored by cell.
+        """
+        import h5py
+
+        if len(self._parts) > 1 or keys.GENOME in self.var:
+            what = "genes of two genomes" if keys.GENOME in self.var else "several files"
+            msg = (
+                f"Counts can stay on disk in one h5ad of one genome; this cohort is {what}. Run "
+                "`crs-sc run`, and go on with its cohort.h5ad."
+            )
+            raise InputError(msg)
+        adata, raw = self._cohort(self.obs, None), self._parts[0].raw
+        where = str(raw.where)
+        with one_error(raw.path):
+            file = h5py.File(raw.path, "r")
+            place = where.replace("layers['", "layers/").replace("']", "").replace(".", "/")
+            matrix = by_cell(file[place], raw.path, where)
+            genes = np.full(matrix.shape[1], -1, dtype=np.int32)
+            genes[slice(None) if raw.columns is None else raw.columns] = self._parts[0].genes.codes
+            if np.array_equal(genes, np.arange(adata.n_vars)):
+                adata.layers[keys.COUNTS] = matrix
+            else:
+                adata.obsm[STORED_COUNTS] = matrix
+                store(adata, STORED_COUNTS, genes)
+            if where != "raw.X":
+                _take_ambient(adata, file, genes)
+        return adata
+
+    def _counts(self, part: _Part, rows: NDArray[np.intp]) -> sparse.csr_matrix:
+        """Read the counts of some cells on the genes of their file."""
+        is_whole = len(rows) == len(part.obs)
+        if self._keep:
+            held, _ = require_counts(part.raw)
+            return held if is_whole else held[rows]
+        path, where = part.entry.path, part.raw.where
+        reading = Reading(corrected=self._corrected, rows=None if is_whole else rows)
+        counts, now = require_counts(open_file(path, reading))
+        if now != where:
+            msg = (
+                f"'{path}' holds counts in {where} at its beginning, but for other cells in {now}. "
+                "Write one matrix of counts into layers['counts']."
+            )
+            raise InputError(msg)
+        return _fold(counts, part.genes)
+
+    def _cohort(self, obs: pd.DataFrame, counts: sparse.csr_matrix | None) -> AnnData:
+        import anndata as ad
+
+        layers = {} if counts is None else {keys.COUNTS: counts}
+        # The names are known to be unique; anndata would look at a million of them once more.
+        with ad.settings.override(restrict_index_types=False):
+            adata = ad.AnnData(obs=obs, var=self.var.copy(), layers=layers)
+        where = dict.fromkeys(str(part.raw.where) for part in self._parts)
+        named = [f"{part.entry.path.name}: {part.raw.where}" for part in self._parts]
+        store(adata, keys.MATRIX, next(iter(where)) if len(where) == 1 else "; ".join(named))
+        store(adata, keys.ORGANISM, self._organism)
+        store(adata, keys.NOTES, [])
+        for note in self._notes:
+            add_note(adata, note)
+        sample_table(adata)
+        return adata
 
 
-def require_counts(raw: RawFile) -> tuple[sparse.csr_matrix, str]:
-    """Return the counts of a file and where they were, or say what there is instead."""
-    has_cells = min(len(raw.obs), len(raw.var)) > 0
-    if raw.counts is not None and raw.where is not None and has_cells:
-        return raw.counts, raw.where
-    if len(raw.obs) == 0 or len(raw.var) == 0:
-        msg = f"'{raw.path}' has {len(raw.obs)} cells and {len(raw.var)} genes: nothing to read."
-        raise InputError(msg)
-    held = "; ".join(f"{name}: {state}" for name, state in raw.states.items()) or "no matrix"
-    msg = (
-        f"'{raw.path}' has no raw counts. It holds {held}. Whole UMI numbers are needed: put them "
-        "into layers['counts'] or X. If these are counts that were corrected for ambient RNA, "
-        "declare them with corrected=True."
-    )
-    raise InputError(msg)
-
-
-def _fold(counts: sparse.csr_matrix, codes: np.ndarray, n_genes: int) -> sparse.csr_matrix:
-    """Add up the columns that became one gene."""
-    if n_genes == counts.shape[1]:
-        return counts
-    ones = np.ones(len(codes), dtype=np.float32)
-    to_gene = sparse.csr_matrix((ones, (np.arange(len(codes)), codes)), shape=(len(codes), n_genes))
-    return settle(counts @ to_gene)
-
-
-def _load(entry: Entry, *, organism: str, corrected: bool, keep: bool, remarks: Remarks) -> _Part:
+def _load(entry: Entry, reading: Reading, *, organism: str, remarks: Remarks) -> _Part:
     """Read one file: counts if asked for, labelled genes, its own columns and the sheet's."""
-    rows = None if keep else np.empty(0, dtype=np.intp)
-    raw = open_file(entry.path, corrected=corrected, rows=rows)
+    raw = open_file(entry.path, reading)
     counts, where = require_counts(raw)
     remarks.notes.extend(raw.notes)
     if where.startswith("layers") and where != f"layers['{keys.COUNTS}']":
@@ -117,7 +333,6 @@ def _load(entry: Entry, *, organism: str, corrected: bool, keep: bool, remarks: 
         raise InputError(msg)
     check_orientation(raw.obs.index, raw.var.index, path=entry.path)
     genes = label_genes(raw.var, organism=organism, path=entry.path.name, remarks=remarks)
-    counts = _fold(counts, genes.codes, len(genes.var))
     obs = raw.obs.copy()
     for column, value in entry.columns.items():
         if column in obs.columns:
@@ -126,7 +341,16 @@ def _load(entry: Entry, *, organism: str, corrected: bool, keep: bool, remarks: 
                 "the file."
             )
         obs[column] = value
-    return _Part(entry, obs, genes.var, genes.codes, raw.columns, counts, where, raw.n_stored)
+    return _Part(entry, obs, genes, replace(raw, counts=_fold(counts, genes)))
+
+
+def _fold(counts: sparse.csr_matrix, genes: Genes) -> sparse.csr_matrix:
+    """Add up the columns that became one gene."""
+    shape = (len(genes.codes), len(genes.var))
+    if shape[0] == shape[1]:
+        return counts
+    ones, places = np.ones(shape[0], dtype=np.float32), np.arange(shape[0])
+    return settle(counts @ sparse.csr_matrix((ones, (places, genes.codes)), shape=shape))
 
 
 def _common_genes(parts: Sequence[_Part], remarks: Remarks) -> pd.Index:
@@ -165,36 +389,20 @@ def _common_genes(parts: Sequence[_Part], remarks: Remarks) -> pd.Index:
     return common
 
 
-def _on_genes(part: _Part, counts: sparse.csr_matrix, genes: pd.Index) -> sparse.csr_matrix:
-    """Give the counts of one file on the genes of the cohort."""
-    if part.var.index.equals(genes):
-        return counts
-    return settle(counts[:, part.var.index.get_indexer(genes)])
-
-
-def _default_samples(parts: Sequence[_Part]) -> pd.Series:
-    names = [part.entry.name for part in parts]
-    return pd.Series(np.repeat(names, [len(part.obs) for part in parts]), dtype="str")
-
-
 def _check_default_samples(parts: Sequence[_Part], mapping: Mapping[str, str | None]) -> None:
     """Raise if two files would become one sample because their names are the same."""
-    column = mapping.get(keys.SAMPLE, keys.SAMPLE)
-    unnamed = [part.entry for part in parts if column is None or column not in part.obs.columns]
     if mapping.get(keys.SAMPLE) is not None:
         return
+    column = mapping.get(keys.SAMPLE, keys.SAMPLE)
+    unnamed = [part.entry for part in parts if column is None or column not in part.obs.columns]
     names = [entry.name for entry in unnamed]
-    twice = [entry.path for entry in unnamed if names.count(entry.name) > 1]
+    twice = [entry for entry in unnamed if names.count(entry.name) > 1]
     if twice:
         msg = (
-            f"Several files would be sample '{_first_repeated(names)}': {listing(twice)}. Give a "
-            "sample sheet with a column `sample`."
+            f"Several files would be sample '{twice[0].name}': "
+            f"{listing(entry.path for entry in twice)}. Give a sample sheet with a column `sample`."
         )
         raise InputError(msg)
-
-
-def _first_repeated(names: Sequence[str]) -> str:
-    return next(name for name in names if names.count(name) > 1)
 
 
 def _cell_names(parts: Sequence[_Part], samples: pd.Series) -> pd.Index:
@@ -206,9 +414,8 @@ def _cell_names(parts: Sequence[_Part], samples: pd.Series) -> pd.Index:
     if names.is_unique:
         return names
     file = np.repeat(np.arange(len(parts)), [len(part.obs) for part in parts])
-    by_file = samples.groupby(file, observed=True).unique()
-    own = [tuple(values) for values in by_file]
-    if all(len(values) == 1 for values in own) and len(set(own)) == len(own):
+    of_file = [tuple(values) for values in samples.groupby(file, observed=True).unique()]
+    if all(len(values) == 1 for values in of_file) and len(set(of_file)) == len(of_file):
         prefixed: pd.Index = pd.Index(samples.astype(str).to_numpy() + "_" + held, dtype="str")
         if prefixed.is_unique:
             return prefixed
@@ -220,156 +427,19 @@ def _cell_names(parts: Sequence[_Part], samples: pd.Series) -> pd.Index:
     raise InputError(msg)
 
 
-class CohortFiles:
-    """The files of a cohort, their cells and genes labelled.
+def _take_ambient(adata: AnnData, file: Any, genes: NDArray[np.int32]) -> None:
+    """Take over profile and contamination, where the file has both for all samples."""
+    from anndata.io import read_elem
 
-    Parameters
-    ----------
-    source, columns, organism, corrected
-        As for `read`.
-    keep
-        Read all counts now, and judge what the matrices hold by all of their values; else by their
-        beginning, and by the cells that are read later.
-
-    Attributes
-    ----------
-    warned
-        What the user is to be told.
-    obs, var
-        Cells and genes of the cohort.
-    n_values
-        Counts that the files store.
-    """
-
-    def __init__(
-        self,
-        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-        *,
-        columns: Mapping[str, str | None] | None = None,
-        organism: str = "human",
-        corrected: bool = False,
-        keep: bool = False,
-    ) -> None:
-        check_organism_name(organism)
-        mapping = check_mapping(columns)
-        remarks = Remarks()
-        self._parts = [
-            _load(entry, organism=organism, corrected=corrected, keep=keep, remarks=remarks)
-            for entry in resolve_source(source)
-        ]
-        self._keep, self._organism, self._corrected = keep, organism, corrected
-        _check_default_samples(self._parts, mapping)
-        check_in_all_files(mapping, {part.entry.path: part.obs.columns for part in self._parts})
-        genes = _common_genes(self._parts, remarks)
-        self.obs = canonical_obs(
-            pd.concat([part.obs for part in self._parts], ignore_index=True),
-            mapping,
-            default_sample=_default_samples(self._parts),
-        )
-        self.obs.index = _cell_names(self._parts, self.obs[keys.SAMPLE])
-        self.var = self._parts[0].var.loc[genes].copy()
-        self.warned = list(dict.fromkeys(remarks.warned))
-        self.n_values = sum(part.n_stored for part in self._parts)
-        self._notes = remarks.notes
-
-    def sample_sizes(self) -> dict[str, int]:
-        """Cells of each sample, sorted by name."""
-        sizes = self.obs[keys.SAMPLE].astype(str).value_counts()
-        return {str(name): int(sizes[name]) for name in sorted(sizes.index)}
-
-    def header(self) -> AnnData:
-        """Cells and genes without counts."""
-        return self._cohort(self.obs.copy(), None)
-
-    def read(self, samples: Sequence[str] | None = None) -> AnnData:
-        """Cells x genes with counts, as `read` describes it.
-
-        Parameters
-        ----------
-        samples
-            Only the cells of these samples; from h5ad and 10x `.h5` only these are read.
-
-        Raises
-        ------
-        InputError
-            If there is no such sample, or its counts are damaged.
-        """
-        wanted = np.ones(len(self.obs), dtype=bool)
-        if samples is not None:
-            known = self.obs[keys.SAMPLE].cat.categories
-            if absent := [name for name in samples if name not in known]:
-                msg = f"There is no sample {listing(absent)}. Samples: {listing(known)}."
-                raise InputError(msg)
-            wanted = self.obs[keys.SAMPLE].isin(list(samples)).to_numpy()
-        blocks, start = [], 0
-        for part in self._parts:
-            rows = np.flatnonzero(wanted[start : start + len(part.obs)])
-            start += len(part.obs)
-            if len(rows):
-                blocks.append(_on_genes(part, self._counts(part, rows), self.var.index))
-        counts = blocks[0] if len(blocks) == 1 else settle(sparse.vstack(blocks, format="csr"))
-        if wanted.all():
-            return self._cohort(self.obs, counts)
-        obs = self.obs[wanted].copy()
-        for name in obs.columns[[isinstance(kind, pd.CategoricalDtype) for kind in obs.dtypes]]:
-            obs[name] = obs[name].cat.remove_unused_categories()
-        return self._cohort(obs, counts)
-
-    def on_disk(self) -> AnnData:
-        """Cells x genes whose counts stay in the file.
-
-        Ambient RNA comes with them where the file has it. One pass over the counts finds out
-        whether they are sound (`_chunks.count_chunks`).
-
-        Raises
-        ------
-        InputError
-            If the cohort is not one h5ad of one genome with counts stored by cell.
-        """
-        from crs_sc.io._mapped import leave_on_disk
-
-        if len(self._parts) > 1 or keys.GENOME in self.var:
-            what = "genes of two genomes" if keys.GENOME in self.var else "several files"
-            msg = (
-                f"Counts can stay on disk in one h5ad of one genome; this cohort is {what}. Run "
-                "`crs-sc run`, and go on with its cohort.h5ad."
-            )
-            raise InputError(msg)
-        part = self._parts[0]
-        adata = self._cohort(self.obs, None)
-        leave_on_disk(
-            adata, part.entry.path, where=part.where, codes=part.codes, columns=part.columns
-        )
-        return adata
-
-    def _counts(self, part: _Part, rows: NDArray[np.intp]) -> sparse.csr_matrix:
-        """Read the counts of some cells on the genes of their file."""
-        if self._keep:
-            return part.counts if len(rows) == len(part.obs) else part.counts[rows]
-        some = rows if len(rows) < len(part.obs) else None
-        raw = open_file(part.entry.path, corrected=self._corrected, rows=some)
-        counts, where = require_counts(raw)
-        if where != part.where:
-            msg = (
-                f"'{part.entry.path}' holds counts in {part.where} at its beginning, but for "
-                f"other cells in {where}. Write one matrix of counts into layers['counts']."
-            )
-            raise InputError(msg)
-        return _fold(counts, part.codes, len(part.var))
-
-    def _cohort(self, obs: pd.DataFrame, counts: sparse.csr_matrix | None) -> AnnData:
-        import anndata as ad
-
-        layers = {} if counts is None else {keys.COUNTS: counts}
-        # The names are known to be unique; anndata would look at a million of them once more.
-        with ad.settings.override(restrict_index_types=False):
-            adata = ad.AnnData(obs=obs, var=self.var.copy(), layers=layers)
-        where = dict.fromkeys(part.where for part in self._parts)
-        named = [f"{part.entry.path.name}: {part.where}" for part in self._parts]
-        store(adata, keys.MATRIX, next(iter(where)) if len(where) == 1 else "; ".join(named))
-        store(adata, keys.ORGANISM, self._organism)
-        store(adata, keys.NOTES, [])
-        for note in self._notes:
-            add_note(adata, note)
-        sample_table(adata)
-        return adata
+    place, table = f"varm/{keys.AMBIENT_PROFILE}", f"uns/{keys.UNS}/{keys.CONTAMINATION}"
+    if place not in file or table not in file:
+        return
+    profile, contamination = read_elem(file[place]), read_elem(file[table])
+    samples = [str(name) for name in adata.obs[keys.SAMPLE].cat.categories]
+    if set(samples) - (set(map(str, profile.columns)) & set(map(str, contamination.index))):
+        return
+    shares = np.zeros((adata.n_vars, len(samples)))
+    kept = genes >= 0
+    np.add.at(shares, genes[kept], profile[samples].to_numpy(dtype=np.float64)[kept])
+    adata.varm[keys.AMBIENT_PROFILE] = pd.DataFrame(shares, index=adata.var_names, columns=samples)
+    store(adata, keys.CONTAMINATION, contamination)

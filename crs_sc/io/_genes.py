@@ -16,7 +16,15 @@ from crs_sc.errors import InputError, listing
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Genes", "Remarks", "check_orientation", "find_genomes", "guess_organism", "label_genes"]
+__all__ = [
+    "Genes",
+    "Remarks",
+    "check_organism_name",
+    "check_orientation",
+    "find_genomes",
+    "guess_organism",
+    "label_genes",
+]
 
 HUMAN: Literal["human"] = "human"
 MOUSE: Literal["mouse"] = "mouse"
@@ -48,6 +56,14 @@ _EVERYWHERE = frozenset(
     for human in ("ACTB", "GAPDH", "B2M", "MALAT1", "EEF1A1", "RPLP0", "TMSB4X", "CD14", "CD3D")
     for name in (human, human.capitalize())
 )
+
+
+def check_organism_name(organism: str) -> None:
+    """Raise unless it is one genome or two."""
+    known = ("human", "mouse", "human+mouse", "mouse+human")
+    if organism not in known:
+        msg = f"organism must be one of {', '.join(known)}, got {organism!r}."
+        raise InputError(msg)
 
 
 @dataclass

@@ -1,41 +1,223 @@
-"""Matrices of an HDF5 file as CSR float32, checked before scipy is given them."""
+"""Matrices of files as CSR float32: checked before scipy is given them, judged by their values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy import sparse
 
 from crs_sc.errors import InputError
-from crs_sc.io._state import ValueSummary, slices
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
-__all__ = [
-    "StoredMatrix",
-    "read_compressed",
-    "read_dense",
-    "read_node",
-    "read_rows",
-    "settle",
+__all__ = ["MatrixState", "Reading", "StoredMatrix", "matrix_state", "read_arrays", "read_node"]
+
+MatrixState = Literal[
+    "counts", "log-normalised", "scaled", "fractional", "binary", "other", "empty"
 ]
 
-
+# float32 holds every whole number up to here; no gene has more UMI in one cell.
+LARGEST_COUNT = 2**24
+# log2 of a million, and some: no logarithm of normalised counts is larger.
+_LARGEST_LOG = 25.0
+# Below this share of values with a fraction, the matrix was counts before it was damaged.
+_DAMAGED_SHARE = 0.01
+# Totals that differ less than this (relative) were made equal by a normalisation.
+_SAME_TOTAL = 1e-3
 # Values at the beginning of a matrix that say what it holds; values between two rows that are
 # read with them; and values that are read in one go.
-_HEAD = 1 << 18
-_GAP = 1 << 14
-_SPAN = 1 << 22
-# Totals that spread less than this (relative) were made equal by a normalisation.
-_SAME_TOTAL = 1e-3
+_HEAD, _GAP, _SPAN = 1 << 18, 1 << 14, 1 << 22
+
+
+@dataclass
+class ValueSummary:
+    """Numbers over all values of a matrix, added up chunk by chunk.
+
+    Of `n_entries` (rows times columns) `n_seen` are stored. The range is that of the finite values;
+    `n_huge` are above what a count can be; `first_bad` is the position of the first stored value
+    that is no count, or -1.
+    """
+
+    n_entries: int
+    dtype: np.dtype[Any] | None = None
+    n_seen: int = 0
+    n_nonzero: int = 0
+    n_nonfinite: int = 0
+    n_negative: int = 0
+    n_fractional: int = 0
+    n_huge: int = 0
+    smallest: float = np.inf
+    largest: float = -np.inf
+    first_bad: int = -1
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Count one chunk; chunks come in the order in which the values are stored."""
+        values = values.ravel()
+        self.dtype = values.dtype
+        self.n_nonzero += int(np.count_nonzero(values))
+        if values.dtype.kind in "biuf" and len(values):
+            self._add_numbers(values)
+        self.n_seen += len(values)
+
+    def _add_numbers(self, values: NDArray[Any]) -> None:
+        bad, present = np.zeros(len(values), dtype=bool), values
+        if values.dtype.kind == "f":
+            finite = np.isfinite(values)
+            fractional = finite & (values != np.rint(values))
+            self.n_nonfinite += int((~finite).sum())
+            self.n_fractional += int(fractional.sum())
+            bad = ~finite | fractional
+            present = values[finite] if self.n_nonfinite else values
+        if len(present):
+            low, high = float(present.min()), float(present.max())
+            self.smallest, self.largest = min(self.smallest, low), max(self.largest, high)
+            if low < 0:
+                negative = values < 0
+                self.n_negative += int(np.isfinite(values[negative]).sum())
+                bad |= negative
+            if high > LARGEST_COUNT:
+                huge = values > LARGEST_COUNT
+                self.n_huge += int(np.isfinite(values[huge]).sum())
+                bad |= huge
+        if self.first_bad < 0 and bad.any():
+            self.first_bad = self.n_seen + int(bad.argmax())
+
+    @property
+    def state(self) -> MatrixState:
+        """What the matrix holds."""
+        kind = self.dtype.kind if self.dtype is not None else "f"
+        if self.n_entries == 0 or self.n_nonzero == 0:
+            return "empty"
+        if kind not in "biuf" or self.n_nonfinite or self.n_huge:
+            return "other"
+        if kind == "b":
+            return "binary"
+        if self.n_fractional:
+            if self.n_negative:
+                return "scaled"
+            mostly = self.n_fractional > 0.9 * self.n_nonzero
+            return "log-normalised" if mostly and self.largest < _LARGEST_LOG else "fractional"
+        if self.n_negative:
+            return "other"
+        if self.largest == 1:
+            return "binary"
+        return "other" if self.is_constant else "counts"
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether every entry, the zeros of a sparse matrix included, is the same."""
+        full = self.n_nonzero >= self.n_entries
+        return self.n_nonzero == 0 or (full and self.smallest == self.largest)
+
+    @property
+    def is_damaged_counts(self) -> bool:
+        """Whether these were counts, but for NaN, negative, fractional or impossible values."""
+        if self.dtype is None or self.dtype.kind not in "iuf" or self.first_bad < 0:
+            return False
+        finite = self.n_nonzero - self.n_nonfinite
+        whole = self.n_fractional <= _DAMAGED_SHARE * finite
+        return whole and self.n_negative <= 0.5 * finite and finite > 0
+
+    @property
+    def faults(self) -> str:
+        """What keeps these values from being counts, with how many of each."""
+        kinds = (
+            (self.n_nonfinite, "NaN or infinite"),
+            (self.n_negative, "negative"),
+            (self.n_fractional, "not whole"),
+            (self.n_huge, f"above {LARGEST_COUNT:,} (largest {self.largest:.3g})"),
+        )
+        return ", ".join(f"{n:,} {kind}" for n, kind in kinds if n)
+
+    def describe(self) -> str:
+        """Say in a few words what the matrix holds, for an error message."""
+        state = self.state
+        if self.dtype is not None and self.dtype.kind not in "biuf":
+            return f"no numbers (dtype {self.dtype})"
+        if state == "empty":
+            return "empty or all zero"
+        if state == "binary":
+            return "binary (only 0 and 1: the counts are lost)"
+        if state in ("log-normalised", "fractional"):
+            share = self.n_fractional / self.n_nonzero
+            return f"{state} ({share:.0%} of its values not whole, largest {self.largest:.4g})"
+        if state == "other" and self.is_constant and self.n_nonfinite == 0:
+            return f"constant (every value is {self.largest:g})"
+        return f"{state} ({self.faults})" if self.faults else state
+
+
+def matrix_state(matrix: Any) -> MatrixState:
+    """Say what a matrix holds, from all of its values.
+
+    Parameters
+    ----------
+    matrix
+        Dense or sparse, shape `(n_cells, n_genes)`.
+
+    Returns
+    -------
+    `counts` (finite, whole, none negative, none above 2**24), `log-normalised` (fractions, none
+    negative, largest below 25), `scaled` (fractions and negative values), `fractional` (other
+    matrices with fractions, such as CP10k or estimated counts), `binary` (only 0 and 1),
+    `empty` (no entries, or all zero) or `other` (NaN, infinite, negative whole numbers,
+    impossibly large, constant, no numbers).
+
+    Raises
+    ------
+    InputError
+        If it is not a matrix.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import crs_sc as crs
+    >>> crs.io.matrix_state(np.array([[0, 3], [1, 0]]))
+    'counts'
+    >>> crs.io.matrix_state(np.array([[0.0, 1.39], [0.69, 0.0]]))
+    'log-normalised'
+    """
+    if len(getattr(matrix, "shape", ())) != 2:
+        msg = f"matrix_state needs a matrix with two axes, got {type(matrix).__name__}."
+        raise InputError(msg)
+    n_rows, n_cols = matrix.shape
+    if sparse.issparse(matrix):
+        values, size = matrix.data if hasattr(matrix, "indptr") else matrix.tocsr().data, _SPAN
+    else:
+        values, size = np.asarray(matrix), max(1, _SPAN // max(n_cols, 1))
+    summary = ValueSummary(n_rows * n_cols, values.dtype)
+    for part in _slices(len(values), size=size):
+        summary.add(values[part])
+    return summary.state
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is wanted of the matrices of a file.
+
+    Attributes
+    ----------
+    keep
+        Build the CSR matrix; else only the summary.
+    corrected
+        Counts with fractions, as a correction for ambient RNA leaves them, are rounded and kept.
+    rows
+        Positions of the rows to keep, sorted; None for all. From CSR they are read alone, and what
+        the matrix holds is judged by them and by its beginning.
+    """
+
+    keep: bool = True
+    corrected: bool = False
+    rows: NDArray[np.intp] | None = None
 
 
 @dataclass(frozen=True)
 class StoredMatrix:
-    """A matrix as found in a file.
+    """A matrix as it is in a file.
 
     Attributes
     ----------
@@ -43,9 +225,9 @@ class StoredMatrix:
         Float32 CSR of whole numbers, or None where only the summary was asked for or the values are
         no counts.
     shape
-        Rows and columns.
+        Rows and columns of the whole matrix.
     summary
-        Of all values, in the type in which they were stored.
+        Of the values that were read, in the type in which they were stored.
     first_bad
         Row and column of the first value that is no count, or None.
     n_stored
@@ -59,86 +241,91 @@ class StoredMatrix:
     n_stored: int
 
 
-def _index_dtype(*sizes: int) -> type[np.signedinteger[Any]]:
-    return np.int32 if max(sizes, default=0) < np.iinfo(np.int32).max else np.int64
+def read_node(node: Any, reading: Reading) -> StoredMatrix:
+    """Read a matrix of an h5ad: a dense dataset, or a group with a sparse matrix.
 
-
-def _checked_indptr(stored: Any, *, n_major: int, n_stored: int) -> NDArray[np.int64]:
-    indptr = np.asarray(stored[...], dtype=np.int64)
-    good = (
-        len(indptr) == n_major + 1
-        and indptr[0] == 0
-        and indptr[-1] == n_stored
-        and not (np.diff(indptr) < 0).any()
-    )
-    if not good:
-        msg = (
-            f"its sparse row pointers are damaged ({len(indptr)} for {n_major} rows, "
-            f"{n_stored} values)"
-        )
-        raise InputError(msg)
-    return indptr
-
-
-def _checked_indices(stored: Any, *, n_minor: int) -> NDArray[Any]:
-    kind = np.dtype(_index_dtype(n_minor))
-    is_ready = isinstance(stored, np.ndarray) and stored.dtype == kind
-    indices = stored if is_ready else np.empty(stored.shape[0], dtype=kind)
-    for part in slices(len(indices)):
-        chunk = np.asarray(stored[part])
-        if len(chunk) and (chunk.min() < 0 or chunk.max() >= n_minor):
-            wrong = chunk[(chunk < 0) | (chunk >= n_minor)]
-            msg = (
-                f"its sparse indices are damaged (index {int(wrong[0])} where they must be from 0 "
-                f"to {n_minor - 1})"
-            )
+    Raises
+    ------
+    InputError
+        If it is neither, or damaged (the message has no file name).
+    """
+    if hasattr(node, "dtype"):
+        if len(node.shape) != 2:
+            msg = f"it has {len(node.shape)} axes instead of 2"
             raise InputError(msg)
-        if not is_ready:
-            indices[part] = chunk
-    return indices
+        return _some(_read_dense(node, reading), reading.rows)
+    kind = str(node.attrs.get("encoding-type", node.attrs.get("h5sparse_format", "")))
+    shape = node.attrs.get("shape", node.attrs.get("h5sparse_shape"))
+    lacking = {"data", "indices", "indptr"} - set(node)
+    if lacking or shape is None or kind[:3] not in ("csr", "csc"):
+        msg = f"it is no matrix that can be read (encoding '{kind}', entries {sorted(node)})"
+        raise InputError(msg)
+    arrays = (node["data"], node["indices"], node["indptr"])
+    size = (int(shape[0]), int(shape[1]))
+    return read_arrays(arrays, size, reading, by_column=kind.startswith("csc"))
 
 
-def read_compressed(
-    data: Any,
-    indices: Any,
-    indptr: Any,
-    *,
+def read_arrays(
+    arrays: tuple[Any, Any, Any],
     shape: tuple[int, int],
-    by_column: bool,
-    keep: bool,
-    corrected: bool = False,
+    reading: Reading,
+    *,
+    by_column: bool = False,
 ) -> StoredMatrix:
-    """Read a compressed sparse matrix; wrong indices would crash scipy, so they are checked first.
-
-    Parameters
-    ----------
-    data, indices, indptr
-        HDF5 datasets or arrays.
-    shape
-        Rows and columns.
-    by_column
-        True for CSC.
-    keep
-        Build the CSR matrix; else only the summary.
-    corrected
-        Counts with fractions, as a correction leaves them, are rounded and kept too.
+    """Read a compressed sparse matrix: values, indices and pointers, HDF5 data sets or arrays.
 
     Raises
     ------
     InputError
         If pointers or indices are damaged (the message has no file name).
     """
-    n_major, n_minor = shape[::-1] if by_column else shape
-    n_stored = data.shape[0]
+    data, indices, indptr = arrays
+    n_major, n_stored = shape[by_column], int(data.shape[0])
     if indices.shape[0] != n_stored:
         msg = f"it has {n_stored} sparse values and {indices.shape[0]} indices"
         raise InputError(msg)
     pointers = _checked_indptr(indptr, n_major=n_major, n_stored=n_stored)
+    if reading.rows is None or by_column:
+        whole = _read_compressed(data, indices, pointers, shape, reading, by_column=by_column)
+        return _some(whole, reading.rows)
+    n_head = int(np.searchsorted(pointers, _HEAD, side="right"))
+    looked = np.union1d(np.arange(min(n_head, n_major)), reading.rows).astype(np.intp)
+    parts, size = _gather(data, indices, pointers, looked), (len(looked), shape[1])
+    some = _read_compressed(*parts, size, reading, by_column=False)
+    bad = some.first_bad
+    return replace(
+        some,
+        csr=None if some.csr is None else settle(some.csr[np.searchsorted(looked, reading.rows)]),
+        shape=shape,
+        first_bad=None if bad is None else (int(looked[bad[0]]), bad[1]),
+        n_stored=n_stored,
+    )
+
+
+def _some(stored: StoredMatrix, rows: NDArray[np.intp] | None) -> StoredMatrix:
+    """Keep these rows of a matrix that was read whole."""
+    if rows is None or stored.csr is None:
+        return stored
+    return replace(stored, csr=stored.csr[rows])
+
+
+def _read_compressed(
+    data: Any,
+    indices: Any,
+    pointers: NDArray[np.int64],
+    shape: tuple[int, int],
+    reading: Reading,
+    *,
+    by_column: bool,
+) -> StoredMatrix:
+    """Read all of a matrix; wrong indices would crash scipy, so they are checked first."""
+    n_minor, n_stored = shape[not by_column], data.shape[0]
     minor = _checked_indices(indices, n_minor=n_minor)
-    summary = ValueSummary(n_entries=shape[0] * shape[1], dtype=data.dtype)
-    numeric = data.dtype.kind in "biuf"
-    values = np.empty(n_stored if keep and numeric else 0, dtype=np.float32)
-    for part in slices(n_stored):
+    summary = ValueSummary(shape[0] * shape[1], data.dtype)
+    values = np.empty(
+        n_stored if reading.keep and data.dtype.kind in "biuf" else 0, dtype=np.float32
+    )
+    for part in _slices(n_stored):
         chunk = np.asarray(data[part])
         summary.add(chunk)
         if len(values):
@@ -149,46 +336,36 @@ def read_compressed(
         major = int(np.searchsorted(pointers, summary.first_bad, side="right")) - 1
         first_bad = (major, int(minor[summary.first_bad]))
         first_bad = first_bad[::-1] if by_column else first_bad
-    if not keep or not _acceptable(summary, corrected=corrected):
-        return StoredMatrix(None, shape, summary, first_bad, n_stored)
-    pointers = pointers.astype(_index_dtype(n_stored, n_minor), copy=False)
-    build = sparse.csc_matrix if by_column else sparse.csr_matrix
-    csr = settle(build((values, minor, pointers), shape=shape))
-    return StoredMatrix(_whole(csr, summary), shape, summary, first_bad, n_stored)
+    csr = None
+    if reading.keep and _acceptable(summary, reading):
+        pointers = pointers.astype(_index_dtype(n_stored, n_minor), copy=False)
+        build = sparse.csc_matrix if by_column else sparse.csr_matrix
+        csr = _whole(settle(build((values, minor, pointers), shape=shape)), summary)
+    return StoredMatrix(csr, shape, summary, first_bad, n_stored)
 
 
-def read_dense(stored: Any, *, keep: bool, corrected: bool = False) -> StoredMatrix:
-    """Read a dense matrix in chunks of rows.
-
-    Parameters
-    ----------
-    stored
-        HDF5 dataset or array, two axes.
-    keep
-        Build the CSR matrix; else only the summary.
-    corrected
-        Counts with fractions, as a correction leaves them, are rounded and kept too.
-    """
+def _read_dense(stored: Any, reading: Reading) -> StoredMatrix:
+    """Read a dense matrix in chunks of rows."""
     shape = (int(stored.shape[0]), int(stored.shape[1]))
-    summary = ValueSummary(n_entries=shape[0] * shape[1], dtype=stored.dtype)
+    summary = ValueSummary(shape[0] * shape[1], stored.dtype)
     blocks = []
-    for part in slices(shape[0], size=max(1, (1 << 22) // max(shape[1], 1))):
+    for part in _slices(shape[0], size=max(1, _SPAN // max(shape[1], 1))):
         chunk = np.asarray(stored[part])
         summary.add(chunk)
-        if keep and chunk.dtype.kind in "biuf" and (corrected or summary.first_bad < 0):
+        good = chunk.dtype.kind in "biuf" and (reading.corrected or summary.first_bad < 0)
+        if reading.keep and good:
             blocks.append(sparse.csr_matrix(chunk.astype(np.float32)))
-    first_bad = None
+    first_bad, csr = None, None
     if summary.first_bad >= 0:
         row, column = divmod(summary.first_bad, shape[1])
         first_bad = (row, column)
-    if not keep or not _acceptable(summary, corrected=corrected):
-        return StoredMatrix(None, shape, summary, first_bad, shape[0] * shape[1])
-    csr = settle(sparse.vstack(blocks, format="csr"))
-    return StoredMatrix(_whole(csr, summary), shape, summary, first_bad, shape[0] * shape[1])
+    if reading.keep and _acceptable(summary, reading):
+        csr = _whole(settle(sparse.vstack(blocks, format="csr")), summary)
+    return StoredMatrix(csr, shape, summary, first_bad, shape[0] * shape[1])
 
 
-def _acceptable(summary: ValueSummary, *, corrected: bool) -> bool:
-    return summary.state == "counts" or (corrected and summary.state == "fractional")
+def _acceptable(summary: ValueSummary, reading: Reading) -> bool:
+    return summary.state == "counts" or (reading.corrected and summary.state == "fractional")
 
 
 def _whole(csr: sparse.csr_matrix, summary: ValueSummary) -> sparse.csr_matrix | None:
@@ -214,55 +391,49 @@ def settle(matrix: Any) -> sparse.csr_matrix:
     return csr
 
 
-def read_rows(
-    data: Any,
-    indices: Any,
-    indptr: Any,
-    *,
-    shape: tuple[int, int],
-    rows: NDArray[np.intp],
-    corrected: bool = False,
-) -> StoredMatrix:
-    """Read some rows of a CSR matrix; its beginning too, to judge what the matrix holds.
+def _index_dtype(*sizes: int) -> type[np.signedinteger[Any]]:
+    return np.int32 if max(sizes, default=0) < np.iinfo(np.int32).max else np.int64
 
-    Parameters
-    ----------
-    data, indices, indptr
-        HDF5 datasets or arrays.
-    shape
-        Rows and columns of the whole matrix.
-    rows
-        Positions of the rows, sorted.
-    corrected
-        Counts with fractions, as a correction leaves them, are rounded and kept too.
 
-    Returns
-    -------
-    `csr` has these rows only; the summary is that of the rows that were read.
+def _slices(length: int, *, size: int = _SPAN) -> Iterator[slice]:
+    """Cover `range(length)` with slices of at most `size`."""
+    for start in range(0, length, size):
+        yield slice(start, min(start + size, length))
 
-    Raises
-    ------
-    InputError
-        If pointers or indices are damaged (the message has no file name).
-    """
-    if indices.shape[0] != data.shape[0]:
-        msg = f"it has {data.shape[0]} sparse values and {indices.shape[0]} indices"
+
+def _checked_indptr(stored: Any, *, n_major: int, n_stored: int) -> NDArray[np.int64]:
+    indptr = np.asarray(stored[...], dtype=np.int64)
+    good = (
+        len(indptr) == n_major + 1
+        and indptr[0] == 0
+        and indptr[-1] == n_stored
+        and not (np.diff(indptr) < 0).any()
+    )
+    if not good:
+        msg = (
+            f"its sparse row pointers are damaged ({len(indptr)} for {n_major} rows, "
+            f"{n_stored} values)"
+        )
         raise InputError(msg)
-    pointers = _checked_indptr(indptr, n_major=shape[0], n_stored=data.shape[0])
-    n_head = int(np.searchsorted(pointers, _HEAD, side="right"))
-    looked = np.union1d(np.arange(min(n_head, shape[0])), rows).astype(np.intp)
-    parts = _gather(data, indices, pointers, looked)
-    found = read_compressed(
-        *parts, shape=(len(looked), shape[1]), by_column=False, keep=True, corrected=corrected
-    )
-    bad = found.first_bad
-    return StoredMatrix(
-        None if found.csr is None else settle(found.csr[np.searchsorted(looked, rows)]),
-        shape,
-        found.summary,
-        None if bad is None else (int(looked[bad[0]]), bad[1]),
-        int(data.shape[0]),
-    )
+    return indptr
+
+
+def _checked_indices(stored: Any, *, n_minor: int) -> NDArray[Any]:
+    kind = np.dtype(_index_dtype(n_minor))
+    is_ready = isinstance(stored, np.ndarray) and stored.dtype == kind
+    indices = stored if is_ready else np.empty(stored.shape[0], dtype=kind)
+    for part in _slices(len(indices)):
+        chunk = np.asarray(stored[part])
+        if len(chunk) and (chunk.min() < 0 or chunk.max() >= n_minor):
+            wrong = chunk[(chunk < 0) | (chunk >= n_minor)]
+            msg = (
+                f"its sparse indices are damaged (index {int(wrong[0])} where they must be from 0 "
+                f"to {n_minor - 1})"
+            )
+            raise InputError(msg)
+        if not is_ready:
+            indices[part] = chunk
+    return indices
 
 
 def _gather(
@@ -286,53 +457,3 @@ def _gather(
         values[place], columns[place] = data[span][kept], indices[span][kept]
         first = last
     return values, columns, indptr
-
-
-def read_node(
-    node: Any, *, keep: bool, corrected: bool = False, rows: NDArray[np.intp] | None = None
-) -> StoredMatrix:
-    """Read a matrix of an h5ad: a dense dataset, or a group with a sparse matrix.
-
-    Parameters
-    ----------
-    node
-        HDF5 dataset or group.
-    keep
-        Build the CSR matrix; else only the summary.
-    corrected
-        Counts with fractions, as a correction leaves them, are rounded and kept too.
-    rows
-        Positions of the rows to keep, sorted; None for all. Only from CSR are they read alone.
-
-    Raises
-    ------
-    InputError
-        If it is neither, or damaged (the message has no file name).
-    """
-    if hasattr(node, "dtype"):
-        if len(node.shape) != 2:
-            msg = f"it has {len(node.shape)} axes instead of 2"
-            raise InputError(msg)
-        return _some(read_dense(node, keep=keep, corrected=corrected), rows)
-    kind = str(node.attrs.get("encoding-type", node.attrs.get("h5sparse_format", "")))
-    shape = node.attrs.get("shape", node.attrs.get("h5sparse_shape"))
-    lacking = {"data", "indices", "indptr"} - set(node)
-    if lacking or shape is None or kind[:3] not in ("csr", "csc"):
-        msg = f"it is no matrix that can be read (encoding '{kind}', entries {sorted(node)})"
-        raise InputError(msg)
-    arrays = (node["data"], node["indices"], node["indptr"])
-    size = (int(shape[0]), int(shape[1]))
-    if rows is not None and kind.startswith("csr"):
-        return read_rows(*arrays, shape=size, rows=rows, corrected=corrected)
-    by_column = kind.startswith("csc")
-    whole = read_compressed(
-        *arrays, shape=size, by_column=by_column, keep=keep, corrected=corrected
-    )
-    return _some(whole, rows)
-
-
-def _some(stored: StoredMatrix, rows: NDArray[np.intp] | None) -> StoredMatrix:
-    """Keep these rows of a matrix that was read whole."""
-    if rows is None or stored.csr is None:
-        return stored
-    return replace(stored, csr=stored.csr[rows])

@@ -150,7 +150,7 @@ def resolve_source(
 
 
 def source_files(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """List every file of a cohort: the sample sheet, its files, and the raw matrices it names.
+    r"""List every file of a cohort: the sample sheet, its files, and the raw matrices it names.
 
     Parameters
     ----------
@@ -161,6 +161,16 @@ def source_files(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str
     ------
     InputError
         If a file is not there, or the sheet cannot be used.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import crs_sc as crs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     crs.io.write_text("path\ncells.h5ad\n", f"{folder}/sheet.tsv")
+    ...     crs.io.write_text("", f"{folder}/cells.h5ad")
+    ...     [path.name for path in crs.io.source_files(f"{folder}/sheet.tsv")]
+    ['sheet.tsv', 'cells.h5ad']
     """
     entries = resolve_source(source)
     given = [source] if isinstance(source, str | os.PathLike) else list(source)

@@ -11,12 +11,12 @@ import pandas as pd
 from crs_sc import keys
 from crs_sc.core.parallel import parallel_map
 from crs_sc.errors import InputError, listing
-from crs_sc.io._atomic import atomic_path
+from crs_sc.io._write import atomic_path
 
 if TYPE_CHECKING:
     import os
 
-__all__ = ["read_table", "write_table"]
+__all__ = ["read_absolute_counts", "read_table", "write_table"]
 
 # Rows that are made text at a time.
 _ROWS = 20_000
@@ -80,6 +80,15 @@ def write_table(
     InputError
         If the columns or types are not those of the table, the folder cannot be written to, or
         the disk is full.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import pandas as pd
+    >>> import crs_sc as crs
+    >>> table = pd.DataFrame({"gene": ["IL1B", "IL6"], "umi": [3, 0]})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     written = crs.io.write_table(table, f"{folder}/genes.tsv")
     """
     path = Path(path)
     spec = keys.TABLES.get(path.stem)
@@ -112,7 +121,7 @@ def _text(rows: pd.DataFrame, header: bool) -> str:  # noqa: FBT001
 
 
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read a table that `write_table` wrote.
+    r"""Read a table that `write_table` wrote.
 
     Parameters
     ----------
@@ -129,6 +138,16 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     ------
     InputError
         If the file is not there, is no table, or has not the columns of its name.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import crs_sc as crs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     crs.io.write_text("gene\tumi\nIL1B\t3\n", f"{folder}/genes.tsv")
+    ...     table = crs.io.read_table(f"{folder}/genes.tsv")
+    >>> table.shape
+    (1, 2)
     """
     path = Path(path)
     spec = keys.TABLES.get(path.stem)
@@ -169,3 +188,49 @@ def _parsed(text: pd.Series, column: keys.Column, *, table: str) -> pd.Series:
     if column.dtype == "bool":
         text = text.map({"True": True, "False": False}, na_action="ignore")
     return _typed(text, column, table=table)
+
+
+def read_absolute_counts(path: Path) -> pd.DataFrame:
+    r"""Read a table of cells per microlitre by sample and population.
+
+    Parameters
+    ----------
+    path
+        Tab-separated, with the columns sample, population and cells_per_ul.
+
+    Returns
+    -------
+    DataFrame as in the file; names are strings, so that a sample `01` stays one.
+
+    Raises
+    ------
+    InputError
+        If the file is not there or is no table.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import crs_sc as crs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "counts.tsv")
+    ...     text = "sample\tpopulation\tcells_per_ul\n01\tMonocytes\t350\n"
+    ...     crs.io.write_text(text, path)
+    ...     crs.io.read_absolute_counts(path)["sample"].tolist()
+    ['01']
+    """
+    try:
+        return pd.read_csv(
+            path,
+            sep="\t",
+            dtype={keys.SAMPLE: str, keys.POPULATION: str},
+            keep_default_na=False,
+            na_values={keys.CELLS_PER_UL: [""]},
+            index_col=False,
+        )
+    except FileNotFoundError as error:
+        msg = f"There is no table of absolute counts '{path}'."
+        raise InputError(msg) from error
+    except (OSError, ValueError) as error:
+        msg = f"The absolute counts '{path}' cannot be read as a tab-separated table: {error}"
+        raise InputError(msg) from error

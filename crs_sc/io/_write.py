@@ -1,9 +1,15 @@
-"""Write an AnnData so that any anndata, cellxgene and R can open it, and never half of it."""
+"""Files that are whole or not there; an AnnData so that any anndata, cellxgene and R opens it."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
+import json
 import os
+import resource
+import secrets
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,17 +21,165 @@ from crs_sc import keys
 from crs_sc.core.arrays import as_csr, log_scaled
 from crs_sc.core.blocks import is_on_disk, layer_of, matrix_chunks, parts_of
 from crs_sc.errors import InputError
-from crs_sc.io._atomic import atomic_path, check_space, full_disk_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from anndata import AnnData
     from numpy.typing import NDArray
 
-__all__ = ["write_cohort", "write_h5ad"]
+__all__ = [
+    "GuardedFile",
+    "allow_open_files",
+    "atomic_path",
+    "full_disk_error",
+    "write_cohort",
+    "write_h5ad",
+    "write_json",
+    "write_text",
+]
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PARTS = ("obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns")
+# What a run has open beside its samples: libraries, pipes to other processes, tables.
+_OTHERS = 256
+
+
+def full_disk_error(path: Path, error: OSError) -> InputError:
+    """Return the error for a disk or quota that filled up while `path` was written."""
+    free = shutil.disk_usage(path.parent).free
+    return InputError(
+        f"No space left for '{path}' ({error.strerror}; {free / 1e9:.2f} GB free on the disk). "
+        "Nothing was left under that name. Make room, or write to another disk."
+    )
+
+
+def _check_space(path: Path, *, needed: float) -> None:
+    """Raise if the disk of `path` has less than `needed` bytes free."""
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        msg = (
+            f"'{path}' needs about {needed / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB "
+            "free. Make room, or write to another disk."
+        )
+        raise InputError(msg)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write a file so that it is never seen half-written under its own name.
+
+    The body writes to a hidden temporary path in the same folder, with the same suffix. When the
+    body ends, the file is forced to disk and renamed; when it raises, the temporary file is
+    removed and what was there before stays. The folder is made if it is not there. A process that
+    is killed can leave the hidden temporary file behind (`.STEM.tmp-*`), never the final one.
+
+    Parameters
+    ----------
+    path
+        The final path.
+
+    Yields
+    ------
+    Path
+        Where to write.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written to, or if the disk is full.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import crs_sc as crs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with crs.io.atomic_path(f"{folder}/notes.txt") as temporary:
+    ...         n_written = temporary.write_text("whole or not there")
+    """
+    final = Path(path)
+    temporary = final.with_name(f".{final.stem}.tmp-{secrets.token_hex(6)}{final.suffix}")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+    except OSError as error:
+        if error.errno in _FULL:
+            raise full_disk_error(final, error) from error
+        msg = (
+            f"Cannot write '{final}': {error.strerror}. "
+            "Choose an output folder that you may write to."
+        )
+        raise InputError(msg) from error
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(final)
+        _sync(final.parent)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise full_disk_error(final, error) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(text: str, path: str | os.PathLike[str]) -> None:
+    r"""Write text as UTF-8 with `\n`, atomically.
+
+    Parameters
+    ----------
+    text
+        What to write.
+    path
+        The final path.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written to, or if the disk is full.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import crs_sc as crs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     crs.io.write_text("IL1B", f"{folder}/gene.txt")
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(value: Any, path: str | os.PathLike[str]) -> None:
+    """Write a value as indented JSON, keys in their own order, atomically.
+
+    Parameters
+    ----------
+    value
+        Dicts, lists, strings, numbers, booleans and None.
+    path
+        The final path.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written to, or if the disk is full.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import crs_sc as crs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     crs.io.write_json({"gene": "IL1B"}, f"{folder}/settings.json")
+    """
+    write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", path)
 
 
 class GuardedFile(io.RawIOBase):
@@ -334,6 +488,13 @@ def write_h5ad(
     InputError
         If a name or value cannot be stored, the folder cannot be written to, or there is no
         space. Nothing is then left under `path`, or what was there before.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import crs_sc as crs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     crs.io.write_h5ad(crs.datasets.toy_cohort(), f"{folder}/cohort.h5ad")
     """
     _write(adata, Path(path), compression)
 
@@ -368,6 +529,13 @@ def write_cohort(
         If `layers["counts"]` is absent.
     InputError
         As for `write_h5ad`; or if the counts on disk are damaged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import crs_sc as crs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     crs.io.write_cohort(crs.datasets.toy_cohort(state="raw"), f"{folder}/cohort.h5ad")
     """
     layer_of(adata)
 
@@ -388,7 +556,9 @@ def _write(
 
     parts, place = _contents(adata), f"layers/{keys.COUNTS}"
     if normalised is not None:
-        parts["X"] = parts["layers"][keys.COUNTS] = _by_cell(parts["layers"][keys.COUNTS])
+        counts = parts["layers"][keys.COUNTS]
+        counts = counts if is_on_disk(counts) else as_csr(counts)
+        parts["X"] = parts["layers"][keys.COUNTS] = counts
     elif getattr(adata.X, "counts", path) is adata.layers.get(keys.COUNTS):
         normalised = adata.X.log_normalised
     needed = _size(parts) * (1.02 if compression is None else 0.25) + 1e5
@@ -396,7 +566,7 @@ def _write(
     if normalised is not None:
         del by_rows["X"]
     with atomic_path(path) as temporary:
-        check_space(path, needed=needed)
+        _check_space(path, needed=needed)
         options = {} if compression is None else {"compression": compression}
         with GuardedFile(temporary) as guard:
             with h5py.File(guard, "w") as file:
@@ -412,5 +582,33 @@ def _write(
         _verify(temporary, adata.shape, parts)
 
 
-def _by_cell(matrix: Any) -> Any:
-    return matrix if is_on_disk(matrix) else as_csr(matrix)
+def allow_open_files(n_files: int) -> None:
+    """Let this process have so many files open; the usual limit is 1,024.
+
+    Parameters
+    ----------
+    n_files
+        Files that are open at a time, beside the usual ones.
+
+    Raises
+    ------
+    InputError
+        If the system does not allow it.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> crs.io.allow_open_files(16)
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = n_files + _OTHERS
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        msg = (
+            f"{n_files} samples are read at a time, and this process may have {hard} files open. "
+            f"Raise the limit to {needed} or more (`ulimit -n`, LimitNOFILE of the job), or put "
+            "libraries together in fewer samples."
+        )
+        raise InputError(msg)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

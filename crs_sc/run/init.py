@@ -11,7 +11,8 @@ import yaml
 from crs_sc.errors import InputError, listing
 from crs_sc.genesets import target_cytokines
 from crs_sc.io import describe_file, write_text
-from crs_sc.io._formats import open_file
+from crs_sc.io._files import open_file
+from crs_sc.io._matrix import Reading
 from crs_sc.run.config import SETTINGS_OF, sections_of
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _corrected_counts(found: FileDescription) -> str | None:
     if found.counts is not None:
         return None
     try:
-        return open_file(found.path, corrected=True).where
+        return open_file(found.path, Reading(corrected=True)).where
     except InputError:
         # Nor can they be read as such: `crs-sc check` will say why.
         return None

@@ -187,7 +187,7 @@ def test_too_large_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     class Full:
         free = 1000
 
-    monkeypatch.setattr("crs_sc.io._atomic.shutil.disk_usage", lambda _: Full)
+    monkeypatch.setattr("crs_sc.io._write.shutil.disk_usage", lambda _: Full)
     with pytest.raises(InputError, match="needs about"):
         write_h5ad(small(), tmp_path / "a.h5ad")
     assert leftovers(tmp_path) == []
