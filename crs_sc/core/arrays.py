@@ -38,26 +38,12 @@ __all__ = [
 
 @cache
 def compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a loop over arrays with numba; the machine code is kept between runs.
-
-    Parameters
-    ----------
-    kernel
-        Function of plain arrays. As plain Python it gives the same, slowly.
-    """
+    """Compile a loop over plain arrays with numba; as plain Python it gives the same, slowly."""
     return jitted(kernel)
 
 
 def jitted(kernel: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """Compile with options of `numba.njit`; kept between runs where a folder can be written to.
-
-    Parameters
-    ----------
-    kernel
-        Function of plain arrays.
-    **options
-        Such as `fastmath`.
-    """
+    """Compile with options of `numba.njit`; kept between runs where a folder can be written to."""
     import numba
 
     try:
@@ -70,16 +56,9 @@ def jitted(kernel: Callable[..., Any], **options: Any) -> Callable[..., Any]:
 
 
 def string_codes(values: pd.Series) -> tuple[NDArray[np.intp], list[str]]:
-    """Code of each value as a string, and the strings, sorted; fast for categories.
+    """Code of each value as a string, and the strings that occur, sorted; fast for categories.
 
-    Parameters
-    ----------
-    values
-        Any column.
-
-    Returns
-    -------
-    Codes, shape `(n,)`, -1 where a value is missing, and the strings that occur.
+    The code is -1 where a value is missing.
     """
     if not isinstance(values.dtype, pd.CategoricalDtype) or values.isna().any():
         codes, names = pd.factorize(values.astype(str), sort=True)
@@ -93,14 +72,7 @@ def string_codes(values: pd.Series) -> tuple[NDArray[np.intp], list[str]]:
 
 
 def as_csr(matrix: Any) -> sparse.csr_matrix:
-    """Any 2-D matrix as CSR; a CSR matrix is returned as it is.
-
-    Parameters
-    ----------
-    matrix
-        Dense or sparse, shape `(n_rows, n_cols)`. A sparse matrix of anndata that was left on disk
-        is read whole.
-    """
+    """Any 2-D matrix as CSR; a CSR matrix is returned as it is, one on disk is read whole."""
     if isinstance(matrix, sparse.csr_matrix):
         return matrix
     return sparse.csr_matrix(matrix.to_memory() if is_on_disk(matrix) else matrix)
@@ -114,28 +86,15 @@ def is_on_disk(matrix: Any) -> bool:
 
 
 def row_chunks(n_rows: int, *, size: int = 20_000) -> Iterator[slice]:
-    """Consecutive slices that cover `range(n_rows)`.
-
-    Parameters
-    ----------
-    n_rows
-        Number of rows.
-    size
-        Rows a chunk.
-    """
+    """Consecutive slices that cover `range(n_rows)`."""
     for start in range(0, n_rows, size):
         yield slice(start, min(start + size, n_rows))
 
 
 def value_chunks(indptr: NDArray[np.integer], *, size: int) -> Iterator[slice]:
-    """Consecutive slices of rows that cover a CSR matrix, each with about as many values.
+    """Consecutive slices of rows that cover a CSR matrix with these row pointers.
 
-    Parameters
-    ----------
-    indptr
-        Row pointers, shape `(n_rows + 1,)`.
-    size
-        Largest number of stored values of a chunk; a row with more is a chunk of its own.
+    None has more than `size` stored values; a row with more is a chunk by itself.
     """
     start, n_rows = 0, len(indptr) - 1
     while start < n_rows:
@@ -300,13 +259,7 @@ class FewColumns:
 
 
 def whole_numbers(values: NDArray[Any]) -> bool:
-    """Whether all values are whole numbers from 0; NaN and infinity are none.
-
-    Parameters
-    ----------
-    values
-        Numbers, shape `(n,)`.
-    """
+    """Whether all values are whole numbers from 0; NaN and infinity are none."""
     # NaN is not above or equal to anything.
     if values.size and not (values.min() >= 0 and values.max() < np.inf):
         return False
@@ -314,36 +267,14 @@ def whole_numbers(values: NDArray[Any]) -> bool:
 
 
 def within(indices: NDArray[np.integer], n: int) -> bool:
-    """Whether all indices are from 0 to `n - 1`.
-
-    Parameters
-    ----------
-    indices
-        Shape `(n_values,)`.
-    n
-        Number of columns.
-    """
+    """Whether all indices are from 0 to `n - 1`."""
     return not indices.size or bool(indices.min() >= 0 and indices.max() < n)
 
 
 def group_sums(
     matrix: sparse.csr_matrix, codes: NDArray[np.integer], n_groups: int
 ) -> NDArray[np.float64]:
-    """Sum the rows of each group.
-
-    Parameters
-    ----------
-    matrix
-        CSR, shape `(n_rows, n_cols)`.
-    codes
-        Group of each row, shape `(n_rows,)`; rows with a negative code are left out.
-    n_groups
-        Number of groups.
-
-    Returns
-    -------
-    Dense float64 array, shape `(n_groups, n_cols)`.
-    """
+    """Sum the rows of each group, float64; rows with a negative code are left out."""
     sums = GroupSums(codes, n_groups, matrix.shape[1])
     sums.add(slice(0, matrix.shape[0]), matrix)
     return sums.sums

@@ -615,7 +615,7 @@ def open_h5ad(path: str | os.PathLike[str], *, layer: str = keys.COUNTS) -> AnnD
     >>> import tempfile
     >>> import crs_sc as crs
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     crs.io.write_h5ad(crs.datasets.toy_cohort(), f"{folder}/cohort.h5ad")
+    ...     crs.io.write_h5ad(crs.datasets.toy_cohort(state="raw"), f"{folder}/cohort.h5ad")
     ...     adata = crs.io.open_h5ad(f"{folder}/cohort.h5ad")
     ...     small = crs.tl.condense(adata, genes=["IL1B", "IL6"])
     >>> small.n_vars

@@ -134,14 +134,7 @@ def _column(var: pd.DataFrame, names: tuple[str, ...], *, ensembl: bool) -> pd.S
 def find_genomes(var: pd.DataFrame) -> pd.Series:
     """Genome of each gene: by prefix, else by the column `genome`, else by Ensembl id.
 
-    Parameters
-    ----------
-    var
-        As in the file, indexed by gene name.
-
-    Returns
-    -------
-    Series of `human`, `mouse` and the empty string where neither can be told.
+    Empty where neither human nor mouse can be told.
     """
     names = var.index.to_series().reset_index(drop=True)
     prefixes = names.str.extract(_PREFIX)
@@ -171,13 +164,6 @@ def has_two_genomes(genomes: pd.Series) -> bool:
 def guess_organism(var: pd.DataFrame) -> str | None:
     """Guess `human`, `mouse` or `human+mouse` from genome, ids or the case of the symbols.
 
-    Parameters
-    ----------
-    var
-        As in the file, indexed by gene name.
-
-    Returns
-    -------
     None where the names say nothing.
     """
     genomes = find_genomes(var)
@@ -197,9 +183,7 @@ def guess_organism(var: pd.DataFrame) -> str | None:
 
 def _check_organism(var: pd.DataFrame, organism: str, *, path: object, remarks: Remarks) -> None:
     found = guess_organism(var)
-    if found is None or found == organism:
-        return
-    if "+" in found:
+    if found is None or found == organism or "+" in found:
         return
     if "+" in organism:
         remarks.warn(
@@ -274,8 +258,8 @@ def _symbols(
         return column.where(column != "", names).astype("str")
     symbols = names.copy()
     for genome in GENOMES:
-        own = names[genomes == genome]
-        symbols[own.index] = resolve_symbols(own.tolist(), organism=genome)
+        of_genome = names[genomes == genome]
+        symbols[of_genome.index] = resolve_symbols(of_genome.tolist(), organism=genome)
     known = int((symbols != names).sum())
     remarks.warn(
         f"{path}: genes are Ensembl ids and the file has no column with symbols; {known} of "
@@ -290,18 +274,18 @@ def _current(symbols: pd.Series, genomes: pd.Series) -> list[str]:
 
     changed = []
     for genome in GENOMES:
-        own = symbols[genomes == genome]
-        old = [name for name in dict.fromkeys(own) if not _EXCEL.match(name)]
+        of_genome = symbols[genomes == genome]
+        old = [name for name in dict.fromkeys(of_genome) if not _EXCEL.match(name)]
         new = dict(zip(old, resolve_symbols(old, organism=genome), strict=True))
         targets = Counter(symbol for name, symbol in new.items() if symbol != name)
         # Two old names of one gene, or the current name beside an old one, stay apart.
-        present = set(own)
+        present = set(of_genome)
         taken = {
             name: symbol
             for name, symbol in new.items()
             if targets[symbol] == 1 and symbol not in present and symbol != name
         }
-        symbols.update(own[own.isin(list(taken))].map(taken))
+        symbols.update(of_genome[of_genome.isin(list(taken))].map(taken))
         changed += [f"{name} is {symbol}" for name, symbol in taken.items()]
     return changed
 
@@ -311,18 +295,8 @@ def label_genes(var: pd.DataFrame, *, organism: str, path: object, remarks: Rema
 
     One genome: the gene names become current symbols without prefix. Two genomes: the names stay
     as in the file, because IL6 and Il6 are two genes, and `var["symbol"]` has the symbols. Genes
-    with the same symbol in the same genome become one gene (their counts are to be added up).
-
-    Parameters
-    ----------
-    var
-        As in the file, indexed by gene name.
-    organism
-        `human`, `mouse` or `human+mouse`; the first is the genome of genes without one.
-    path
-        Named in messages.
-    remarks
-        Takes what the user is to be told.
+    with the same symbol in the same genome become one gene (their counts are to be added up). Of
+    two organisms the first is the genome of genes without one.
 
     Raises
     ------

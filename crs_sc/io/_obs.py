@@ -131,22 +131,10 @@ def _free(name: str, taken: set[str]) -> str:
 def canonical_obs(
     obs: pd.DataFrame, mapping: Mapping[str, str | None], *, default_sample: pd.Series
 ) -> pd.DataFrame:
-    """Copy the mapped columns to their canonical names and keep the others beside them.
+    """Copy the mapped columns to their canonical names, the user's other columns after them.
 
-    Parameters
-    ----------
-    obs
-        All cells, with the user's columns.
-    mapping
-        Canonical name -> the user's column; None: do not use a column of that name. A canonical
-        name that is not in the mapping uses the column of that name if there is one.
-    default_sample
-        Sample of each cell if no column says; same index as `obs`.
-
-    Returns
-    -------
-    Canonical columns first, then the user's. A user's column that has a name which the package
-    writes itself is kept as `<name>_original`.
+    `mapping` is that of `read`; `default_sample` is the sample of each cell if no column says. A
+    user's column that has a name which the package writes itself is kept as `<name>_original`.
 
     Raises
     ------

@@ -32,17 +32,11 @@ _NO_NAMES = frozenset(
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of the cohort.
+    """One file or folder of the cohort.
 
-    Attributes
-    ----------
-    path
-        File or folder.
-    name
-        Sample of its cells unless a column says otherwise: the file's name, or that of the
-        nearest folder that is not one of Cell Ranger's.
-    columns
-        What the sample sheet says of all its cells.
+    `name` is the sample of its cells unless a column says otherwise: the file's name, or that of
+    the nearest folder that is not one of Cell Ranger's. `columns` is what the sample sheet says of
+    all its cells.
     """
 
     path: Path
@@ -112,12 +106,7 @@ def _read_sheet(path: Path) -> list[Entry]:
 def resolve_source(
     source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
 ) -> list[Entry]:
-    """List the files of a cohort.
-
-    Parameters
-    ----------
-    source
-        Path of a file, folder or sample sheet, or a list of files and folders.
+    """List the files of a cohort: a file, folder or sample sheet, or a list of files and folders.
 
     Raises
     ------

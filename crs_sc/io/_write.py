@@ -188,11 +188,6 @@ class GuardedFile(io.RawIOBase):
     HDF5 cannot close a file whose writes fail and crashes the whole process at exit. So the first
     failure is kept in `error`, later small writes (HDF5's own bookkeeping, which it reads back)
     go to memory, large ones nowhere, and HDF5 closes in peace; the caller then raises `error`.
-
-    Parameters
-    ----------
-    path
-        File to write; made empty.
     """
 
     def __init__(self, path: Path) -> None:
@@ -494,7 +489,7 @@ def write_h5ad(
     >>> import tempfile
     >>> import crs_sc as crs
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     crs.io.write_h5ad(crs.datasets.toy_cohort(), f"{folder}/cohort.h5ad")
+    ...     crs.io.write_h5ad(crs.datasets.toy_cohort(state="raw"), f"{folder}/cohort.h5ad")
     """
     _write(adata, Path(path), compression)
 
