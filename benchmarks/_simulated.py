@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from crs_sc.comparison._shapley import shapley_parts
+from crs_sc.comparison.decomposition import shapley_parts
 from crs_sc.genesets import signatures
 
 # Share of the cells, and UMI of a cell relative to the others.

@@ -1,18 +1,21 @@
 """Does the treatment shift it: subjects are the replicates, and the design says what it can see."""
 
-from crs_sc.comparison.arm_by_time import arm_by_time
-from crs_sc.comparison.check import check_design, subjects_per_arm
 from crs_sc.comparison.composition import composition
 from crs_sc.comparison.decomposition import decompose
 from crs_sc.comparison.design import Contrast
 from crs_sc.comparison.enrichment import enrichment
-from crs_sc.comparison.exclusions import exclusions
 from crs_sc.comparison.expression import expression
 from crs_sc.comparison.onset import onset, trajectories
-from crs_sc.comparison.power import detectable_effect, smallest_effect
+from crs_sc.comparison.power import (
+    check_design,
+    detectable_effect,
+    smallest_effect,
+    subjects_per_arm,
+)
 from crs_sc.comparison.pseudobulk import PseudobulkPass, export_counts, pseudobulk
 from crs_sc.comparison.reversal import reversal
-from crs_sc.comparison.shifts import shifts, signature_scores, subject_scores
+from crs_sc.comparison.shifts import arm_by_time, shifts, signature_scores, subject_scores
+from crs_sc.comparison.units import exclusions
 
 __all__ = [
     "Contrast",

@@ -8,10 +8,16 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc.comparison._fit import finish, test_arm
-from crs_sc.comparison._linear import is_estimable, residual_maker
-from crs_sc.comparison._units import check_bulk, check_min_cells, gather
-from crs_sc.comparison.design import BASELINE, REFERENCE, TREATED, expand_contrasts, model_matrix
+from crs_sc.comparison.design import (
+    BASELINE,
+    REFERENCE,
+    TREATED,
+    expand_contrasts,
+    is_estimable,
+    model_matrix,
+)
+from crs_sc.comparison.linear_model import finish, residual_maker, test_arm
+from crs_sc.comparison.units import check_bulk, check_min_cells, gather
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,21 +27,9 @@ if TYPE_CHECKING:
 
     from crs_sc.comparison.design import Comparison, Contrast
 
+    Floats = NDArray[np.float64]
+
 __all__ = ["between_variance", "composition", "counting_variance", "logit_share"]
-
-
-def logit_share(share: ArrayLike, n_total: ArrayLike) -> NDArray[np.float64]:
-    """Logit of a share of cells, half a cell added to either side so that 0 and 1 are finite.
-
-    Parameters
-    ----------
-    share
-        Share of the population, by sampling weight where there is one.
-    n_total
-        Cells it was counted among.
-    """
-    p, n = np.asarray(share, dtype=np.float64), np.asarray(n_total, dtype=np.float64)
-    return np.asarray(np.log((p * n + 0.5) / ((1 - p) * n + 0.5)))
 
 
 def composition(
@@ -84,6 +78,13 @@ def composition(
     -----
     Shares add up to one: when one population grows, the others shrink. With absolute counts as
     sampling weights the shares are those of the specimen, and still shares.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> bulk = crs.tl.pseudobulk(crs.datasets.toy_cohort())
+    >>> cart = crs.Contrast(name="cart", treated="CART", reference="vehicle")
+    >>> table = crs.tl.composition(bulk, contrasts=[cart])
     """
     check_bulk(bulk)
     check_min_cells(min_cells)
@@ -99,7 +100,7 @@ def composition(
     return table[keys.COMPOSITION_TABLE.names]
 
 
-class _Population(NamedTuple):
+class _Replicates(NamedTuple):
     """One population: its replicates, their logits and counting variances, and the status."""
 
     used: NDArray[np.bool_]
@@ -112,28 +113,28 @@ def _comparison_rows(
     bulk: AnnData, comparison: Comparison, *, min_cells: int, random_state: int
 ) -> pd.DataFrame:
     """Rows of one comparison, one a population."""
-    data = gather(bulk, comparison, np.zeros(0, dtype=np.int64))
+    data = gather(bulk, comparison, columns=np.zeros(0, dtype=np.int64))
     tested = (data.units["arm"] != BASELINE).to_numpy()
     units = data.units[tested].reset_index(drop=True)
     n_cells, n_total = data.n_cells[tested], data.n_cells_total[tested]
     share = data.share[tested]
-    found = [
-        _population(
+    replicates = [
+        _replicates(
             units, n_cells[:, k], n_total[:, k], share[:, k], comparison, min_cells=min_cells
         )
         for k in range(len(data.populations))
     ]
     paired = comparison.contrast.paired
-    between = _between(found, units, paired=paired)
+    between = _between(replicates, units, paired=paired)
     tables = []
-    for k, (population, own) in enumerate(zip(data.populations, found, strict=True)):
+    for k, (population, each) in enumerate(zip(data.populations, replicates, strict=True)):
         result = test_arm(
-            own.logit[:, None],
-            units[own.used].reset_index(drop=True),
+            each.logit[:, None],
+            units[each.used].reset_index(drop=True),
             paired=paired,
-            status=own.status,
+            status=each.status,
             random_state=random_state,
-            weights=np.asarray(1 / (between + own.noise)),
+            weights=np.asarray(1 / (between + each.noise)),
         )
         table = result.columns
         table.insert(0, "contrast", comparison.name)
@@ -141,12 +142,12 @@ def _comparison_rows(
         for name, arm in (("share_reference", REFERENCE), ("share_treated", TREATED)):
             rows = (units["arm"] == arm).to_numpy()
             table[name] = share[rows, k].mean() if rows.any() else np.nan
-        table["status"] = _said(result.status, units, n_cells[:, k])
+        table["status"] = _absent_or(result.status, units, n_cells[:, k])
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 
-def _population(
+def _replicates(
     units: pd.DataFrame,
     n_cells: NDArray[np.int64],
     n_total: NDArray[np.int64],
@@ -154,7 +155,7 @@ def _population(
     comparison: Comparison,
     *,
     min_cells: int,
-) -> _Population:
+) -> _Replicates:
     """Replicates of a population and what can be said with them."""
     expected = n_total * (int(n_cells.sum()) / max(int(n_total.sum()), 1))
     used = np.minimum(expected, n_total - expected) >= min_cells
@@ -172,7 +173,7 @@ def _population(
         used = np.zeros(len(units), dtype=bool)
         if status == keys.OK:
             status = keys.TOO_FEW_CELLS
-    return _Population(
+    return _Replicates(
         used,
         logit_share(share[used], n_total[used]),
         counting_variance(expected[used], n_total[used]),
@@ -180,42 +181,30 @@ def _population(
     )
 
 
-def counting_variance(expected: ArrayLike, n_total: ArrayLike) -> NDArray[np.float64]:
-    """Binomial variance of the logit of a share.
+def logit_share(share: ArrayLike, n_total: ArrayLike) -> Floats:
+    """Logit of a share among so many cells, half a cell added to either side: finite at 0 and 1."""
+    p, n = np.asarray(share, dtype=np.float64), np.asarray(n_total, dtype=np.float64)
+    return np.asarray(np.log((p * n + 0.5) / ((1 - p) * n + 0.5)))
+
+
+def counting_variance(expected: ArrayLike, n_total: ArrayLike) -> Floats:
+    """Binomial variance of the logit of a share, 1 / k + 1 / (n - k) for k expected of n cells.
 
     By the cells that a unit should have, not by those that it has: a unit would otherwise lose
     precision by chance, and the more so the lower its share came out.
-
-    Parameters
-    ----------
-    expected
-        Expected cells of the population.
-    n_total
-        Cells they are counted among.
     """
-    own, n = np.asarray(expected, dtype=np.float64), np.asarray(n_total, dtype=np.float64)
-    return np.asarray(1 / own + 1 / (n - own))
+    k, n = np.asarray(expected, dtype=np.float64), np.asarray(n_total, dtype=np.float64)
+    return np.asarray(1 / k + 1 / (n - k))
 
 
 def between_variance(
-    logit: NDArray[np.float64],
-    noise: NDArray[np.float64],
-    arm: NDArray[np.bool_],
-    nuisance: NDArray[np.float64],
+    logit: Floats, noise: Floats, arm: NDArray[np.bool_], nuisance: Floats
 ) -> float:
-    """Variance between subjects by moments: the residual one less that of counting.
+    """Variance between subjects by moments: the residual one less that of counting (`noise`).
 
-    Parameters
-    ----------
-    logit, noise
-        Responses and their counting variances, shape `(n_units,)`.
-    arm, nuisance
-        As in `fit_arm`.
-
-    Returns
-    -------
     Can be below zero by chance; missing without residual degrees of freedom.
     """
+    # With M the residual maker, E[y'My] = tr(M) between + sum_i M_ii noise_i.
     M = residual_maker(np.column_stack([nuisance, arm]))
     df = round(float(np.trace(M)))
     if df < 1:
@@ -223,21 +212,19 @@ def between_variance(
     return float((logit @ M @ logit - np.diag(M) @ noise) / df)
 
 
-def _between(found: list[_Population], units: pd.DataFrame, *, paired: bool) -> float:
+def _between(replicates: list[_Replicates], units: pd.DataFrame, *, paired: bool) -> float:
     """Median over the populations that are tested; 0 where there is no more than counting noise."""
     estimates = []
-    for population in found:
-        if population.status == keys.OK:
-            nuisance, arm = model_matrix(units[population.used], paired=paired)
+    for each in replicates:
+        if each.status == keys.OK:
+            nuisance, arm = model_matrix(units[each.used], paired=paired)
             if is_estimable(arm, nuisance):
-                estimates.append(
-                    between_variance(population.logit, population.noise, arm, nuisance)
-                )
+                estimates.append(between_variance(each.logit, each.noise, arm, nuisance))
     known = [estimate for estimate in estimates if np.isfinite(estimate)]
     return max(float(np.median(np.array(known))), 0.0) if known else 0.0
 
 
-def _said(status: str, units: pd.DataFrame, n_cells: NDArray[np.int64]) -> str:
+def _absent_or(status: str, units: pd.DataFrame, n_cells: NDArray[np.int64]) -> str:
     """Status of the test, or which arm has no cell of the population, beside the test."""
     if status != keys.OK:
         return status

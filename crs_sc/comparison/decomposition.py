@@ -6,21 +6,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from crs_sc import keys
-from crs_sc.comparison._shapley import (
-    Parts,
-    arm_means,
-    expansion,
-    jackknife_variance,
-    leave_one_out_weights,
-    resampling_weights,
-    shapley_parts,
-    with_total,
-)
-from crs_sc.comparison._tables import as_table
 from crs_sc.comparison.design import REFERENCE, TREATED, arms_of, expand_contrasts
-from crs_sc.errors import InputError, MissingKeyError, listing
+from crs_sc.comparison.units import as_table, check_columns
+from crs_sc.errors import InputError, listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,7 +20,19 @@ if TYPE_CHECKING:
 
     from crs_sc.comparison.design import Comparison, Contrast
 
-__all__ = ["decompose"]
+    Floats = NDArray[np.float64]
+
+__all__ = [
+    "Parts",
+    "arm_means",
+    "decompose",
+    "expansion",
+    "jackknife_variance",
+    "leave_one_out_weights",
+    "resampling_weights",
+    "shapley_parts",
+    "with_total",
+]
 
 
 def decompose(
@@ -90,7 +93,17 @@ def decompose(
         If a table has two rows for one gene, population and sample, a ledger row has no row in
         the producers, a sample of the ledger is not in `samples`, or a population is called "All".
     DesignError
-        As `expand_contrasts`.
+        As `shifts`.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> cohort = crs.datasets.toy_cohort()
+    >>> crs.tl.call_producers(cohort, genes=["IL6"])
+    >>> samples = cohort.obs.groupby("sample", observed=True)[["subject", "condition"]].first()
+    >>> cart = crs.Contrast(name="cart", treated="CART", reference="vehicle")
+    >>> ledger, producers = crs.tl.ledger(cohort, genes=["IL6"]), crs.tl.producers(cohort)
+    >>> table = crs.tl.decompose(ledger, producers, contrasts=[cart], samples=samples)
     """
     if n_bootstrap < 1:
         msg = f"n_bootstrap must be at least 1, got {n_bootstrap!r}."
@@ -115,18 +128,18 @@ class _Cohort(NamedTuple):
     samples: pd.DataFrame
     genes: list[str]
     populations: list[str]
-    cells: NDArray[np.float64]
-    producers: NDArray[np.float64]
-    umi: NDArray[np.float64]
-    cell_share: NDArray[np.float64]
+    cells: Floats
+    producers: Floats
+    umi: Floats
+    cell_share: Floats
 
 
 class _Arm(NamedTuple):
     """Cells, producers and UMI per sampled cell: `(n_subjects, n_genes, n_populations)`."""
 
-    p: NDArray[np.float64]
-    q: NDArray[np.float64]
-    o: NDArray[np.float64]
+    p: Floats
+    q: Floats
+    o: Floats
 
 
 _INDEX = ["gene", "population", "sample"]
@@ -139,13 +152,7 @@ def _cohort(ledger: pd.DataFrame, producers: pd.DataFrame, samples: pd.DataFrame
         "producers": (producers, [*_INDEX, "n_producers"]),
     }
     for name, (table, columns) in wanted.items():
-        missing = [column for column in columns if column not in table.columns]
-        if missing:
-            msg = (
-                f"The table '{name}' has no column {listing(missing)}. "
-                f"Columns: {listing(table.columns)}."
-            )
-            raise MissingKeyError(msg)
+        check_columns(name, table, columns)
         repeated = table.duplicated(_INDEX)
         if repeated.any():
             row = ", ".join(table.loc[repeated, _INDEX].astype(str).iloc[0])
@@ -178,7 +185,7 @@ def _cohort(ledger: pd.DataFrame, producers: pd.DataFrame, samples: pd.DataFrame
         pd.Index(populations).get_indexer(pd.Index(joined["population"].astype(str))),
     )
 
-    def laid_out(column: str) -> NDArray[np.float64]:
+    def laid_out(column: str) -> Floats:
         values = np.zeros((len(order), len(genes), len(populations)))
         values[position] = np.nan_to_num(joined[column].to_numpy(dtype=np.float64))
         return values
@@ -204,11 +211,11 @@ def _arms(cohort: _Cohort, comparison: Comparison) -> dict[str, _Arm]:
     return {name: _pooled(cohort, list(of.values()), total) for name, of in found.items()}
 
 
-def _pooled(cohort: _Cohort, masks: list[NDArray[np.bool_]], total: NDArray[np.float64]) -> _Arm:
+def _pooled(cohort: _Cohort, masks: list[NDArray[np.bool_]], total: Floats) -> _Arm:
     """Pool the samples of each subject; shares are weighted by the cells of the sample."""
     member = np.array(masks, dtype=np.float64).reshape(len(masks), len(total))
 
-    def pooled(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def pooled(values: Floats) -> Floats:
         return np.asarray(np.einsum("is,sgk->igk", member, values))
 
     cells, producers = pooled(cohort.cells), pooled(cohort.producers)
@@ -226,8 +233,8 @@ class _Resampling(NamedTuple):
     it leaves out the pair.
     """
 
-    bootstrap: tuple[NDArray[np.float64], NDArray[np.float64]]
-    jackknife: list[tuple[NDArray[np.float64], NDArray[np.float64]]]
+    bootstrap: tuple[Floats, Floats]
+    jackknife: list[tuple[Floats, Floats]]
     sizes: list[int]
 
 
@@ -272,7 +279,7 @@ def _decompose_gene(
     verdict = _verdict(p0, q0, p1, q1, status=status, n_subjects=n_subjects)
     if resampling is not None:
 
-        def resampled(weights: tuple[NDArray[np.float64], NDArray[np.float64]]) -> Parts:
+        def resampled(weights: tuple[Floats, Floats]) -> Parts:
             means = [arm_means(weights[0], v) for v in reference]
             means += [arm_means(weights[1], v) for v in treated]
             return with_total(shapley_parts(*means))
@@ -282,10 +289,10 @@ def _decompose_gene(
 
 
 def _verdict(
-    p0: NDArray[np.float64],
-    q0: NDArray[np.float64],
-    p1: NDArray[np.float64],
-    q1: NDArray[np.float64],
+    p0: Floats,
+    q0: Floats,
+    p1: Floats,
+    q1: Floats,
     *,
     status: str,
     n_subjects: int,
@@ -307,10 +314,10 @@ def _verdict(
 
 def _intervals(
     parts: Parts,
-    resampled: Callable[[tuple[NDArray[np.float64], NDArray[np.float64]]], Parts],
+    resampled: Callable[[tuple[Floats, Floats]], Parts],
     resampling: _Resampling,
     verdict: NDArray[Any],
-) -> dict[str, NDArray[np.float64]]:
+) -> dict[str, Floats]:
     """Widened percentile intervals of the parts, empty where a part is not identified."""
     absent = np.isin(verdict, [keys.ABSENT_IN_REFERENCE, keys.ABSENT_IN_TREATED])
     silent = verdict == keys.NO_PRODUCERS
@@ -331,3 +338,107 @@ def _intervals(
             bound = estimate + wider * (end - estimate)
             columns[f"{part}_ci_{name}"] = np.where(unknown[part], np.nan, bound)
     return columns
+
+
+class Parts(NamedTuple):
+    """The change of `o` and its parts, each of the shape of the means that they came from."""
+
+    total: Floats
+    composition: Floats
+    producer_fraction: Floats
+    intensity: Floats
+
+
+# An arm is described by three means over its subjects: the cell share `p`, the producers per
+# sampled cell `q = p f`, and the corrected UMI per sampled cell `o = p f m`. Its factors `P = p`,
+# `F = q / p` and `M = o / q` multiply to `o` exactly, however much subjects differ.
+
+
+def shapley_parts(p0: Floats, q0: Floats, o0: Floats, p1: Floats, q1: Floats, o1: Floats) -> Parts:
+    """Shapley-averaged parts of `o1 - o0`, which add up to it but for rounding.
+
+    A factor that one arm does not define (producer share without cells, output per producer
+    without producers) takes the value of the other arm, so that its part is exactly zero.
+    """
+    # Shapley 1953; of x in x y z the average over the six orders in which the factors can change:
+    # dx ((y0 z0 + y1 z1) / 3 + (y0 z1 + y1 z0) / 6).
+    f0, m0, f1, m1 = _ratio(q0, p0), _ratio(o0, q0), _ratio(q1, p1), _ratio(o1, q1)
+    f0, f1 = _fill(f0, f1), _fill(f1, f0)
+    m0, m1 = _fill(m0, m1), _fill(m1, m0)
+    return Parts(
+        total=o1 - o0,
+        composition=_part(p0, p1, f0, f1, m0, m1),
+        producer_fraction=_part(f0, f1, p0, p1, m0, m1),
+        intensity=_part(m0, m1, p0, p1, f0, f1),
+    )
+
+
+def _ratio(over: Floats, under: Floats) -> Floats:
+    """`over / under`, missing where `under` is zero."""
+    over, under = np.broadcast_arrays(over, under)
+    ratio = np.full(over.shape, np.nan)
+    np.divide(over, under, out=ratio, where=under > 0)
+    return ratio
+
+
+def _fill(factor: Floats, other: Floats) -> Floats:
+    """`factor`, where it is missing `other`, where both are missing 0."""
+    return np.asarray(np.nan_to_num(np.where(np.isnan(factor), other, factor)))
+
+
+def _part(x0: Floats, x1: Floats, y0: Floats, y1: Floats, z0: Floats, z1: Floats) -> Floats:
+    """Shapley value of `x` in the change of `x y z`."""
+    return (x1 - x0) * ((y0 * z0 + y1 * z1) / 3 + (y0 * z1 + y1 * z0) / 6)
+
+
+def with_total(parts: Parts) -> Parts:
+    """Append the sum over the populations, the last axis, to each part."""
+    return Parts(*(np.append(v, v.sum(axis=-1, keepdims=True), axis=-1) for v in parts))
+
+
+def arm_means(weights: Floats, values: Floats) -> Floats:
+    """Weighted means over subjects, `(n_replicates, n_subjects) x (n_subjects, n_columns)`.
+
+    Computed without BLAS, whose sums depend on the machine's threads; a column that is zero in
+    every drawn subject has a mean of exactly zero.
+    """
+    return np.asarray(np.einsum("rs,sc->rc", weights, values))
+
+
+def resampling_weights(rng: np.random.Generator, n_subjects: int, n_replicates: int) -> Floats:
+    """Bootstrap weights of subjects, one row a replicate: the share of the draws that it got."""
+    draws = rng.multinomial(n_subjects, np.full(n_subjects, 1 / n_subjects), size=n_replicates)
+    return draws / n_subjects
+
+
+def leave_one_out_weights(n_subjects: int) -> Floats:
+    """Weights that leave out one subject after another, shape `(n_subjects, n_subjects)`."""
+    return np.asarray((1 - np.eye(n_subjects)) / (n_subjects - 1))
+
+
+def jackknife_variance(left_out: Floats) -> Floats:
+    """Variance of an estimate from those without each subject, a row each."""
+    # Efron and Stein 1981: (n - 1) / n times the sum of squares about their mean.
+    n = len(left_out)
+    squares = ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0)
+    return np.asarray((n - 1) / n * squares)
+
+
+def expansion(variances: list[Floats], sizes: list[int], *, level: float = 0.95) -> Floats:
+    """Factor, `(n_columns,)`, by which the bootstrap of few subjects is too narrow.
+
+    `variances` are what each arm (or the pairs) adds to that of an estimate, `sizes` its subjects,
+    at least 2. 1 where nothing varies.
+    """
+    # As `core.stats.bootstrap_expansion` (Hesterberg 2015), for arms that vary differently:
+    # resampling n subjects gives (n - 1) / n of the variance that their arm adds, and the tails are
+    # those of t with the degrees of freedom of Welch and Satterthwaite.
+    v = np.array(variances)
+    n = np.array(sizes, dtype=np.float64)[:, None]
+    total = v.sum(axis=0)
+    varies = total > 0
+    safe = np.where(varies, v, 1.0)
+    df = safe.sum(axis=0) ** 2 / (safe**2 / (n - 1)).sum(axis=0)
+    scale = np.sqrt(safe.sum(axis=0) / (safe * (n - 1) / n).sum(axis=0))
+    tail = 0.5 + level / 2
+    return np.where(varies, scale * stats.t.ppf(tail, df) / stats.norm.ppf(tail), 1.0)

@@ -2,48 +2,50 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from crs_sc import keys
-from crs_sc.comparison._covariates import (
-    PREFIX,
-    check_covariates,
-    covariate_matrix,
-    covariate_names,
-    factor_names,
-    numbers_or_names,
-    of_units,
-    slope_names,
-)
-from crs_sc.comparison._linear import is_estimable
-from crs_sc.comparison._times import time_order
 from crs_sc.core.contrast import Contrast
 from crs_sc.errors import DesignError, listing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
 __all__ = [
     "BASELINE",
+    "COVARIATE",
     "REFERENCE",
     "TREATED",
     "Comparison",
     "Contrast",
     "arms_of",
+    "basis",
+    "covariate_names",
     "expand_contrasts",
+    "factor_names",
+    "is_estimable",
+    "joined",
     "model_matrix",
+    "numbers_or_names",
     "permutation_blocks",
+    "time_order",
+    "time_values",
 ]
 
 REFERENCE = "reference"
 TREATED = "treated"
 BASELINE = "baseline"
+# In a table of units a covariate is a column of its name behind this.
+COVARIATE = "covariate:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,23 +53,10 @@ class Comparison:
     """A contrast, at one time point where it asks for that, with the units that answer it.
 
     A unit is one subject in one arm; several samples of a subject in an arm belong to one unit.
-
-    Attributes
-    ----------
-    name
-        NAME, or NAME@TIME.
-    contrast
-        What was asked.
-    timepoint
-        Time point, or None for all samples.
-    units
-        Columns `subject`, `arm` ("reference", "treated", "baseline"), `batch` and one for each
-        covariate (see `_covariates`), sorted by arm in that order and subject; in a paired contrast
-        the complete pairs only, and of the baseline whoever was seen there.
-    status
-        `ok`, `too_few_subjects` or `confounded`.
-    note
-        What was left out or is weak, in words; empty where nothing.
+    `units` has columns `subject`, `arm` ("reference", "treated", "baseline"), `batch` and one a
+    covariate, sorted by arm in that order and subject; in a paired contrast the complete pairs
+    only, and of the baseline whoever was seen there. `status` is `ok`, `too_few_subjects` or
+    `confounded`; `note` says in words what was left out or is weak.
     """
 
     name: str
@@ -100,7 +89,7 @@ def _check_contrasts(contrasts: Sequence[Contrast], samples: pd.DataFrame) -> No
         raise DesignError(msg)
     found = sorted(samples[keys.CONDITION].astype(str).unique())
     for contrast in contrasts:
-        check_covariates(contrast, samples.columns)
+        _check_covariates(contrast, list(samples.columns))
         arms = {"treated": contrast.treated, "reference": contrast.reference}
         if contrast.baseline is not None:
             arms["baseline"] = contrast.baseline
@@ -112,8 +101,8 @@ def _check_contrasts(contrasts: Sequence[Contrast], samples: pd.DataFrame) -> No
                 )
                 raise DesignError(msg)
         if len(set(arms.values())) < len(arms):
-            told = ", ".join(f"{role} '{condition}'" for role, condition in arms.items())
-            msg = f"Contrast '{contrast.name}' needs a different condition for each: {told}."
+            named = ", ".join(f"{role} '{condition}'" for role, condition in arms.items())
+            msg = f"Contrast '{contrast.name}' needs a different condition for each: {named}."
             raise DesignError(msg)
         if contrast.within not in (None, keys.TIMEPOINT):
             msg = (
@@ -126,6 +115,24 @@ def _check_contrasts(contrasts: Sequence[Contrast], samples: pd.DataFrame) -> No
                 f"Contrast '{contrast.name}' asks for within: {contrast.within}, but the samples "
                 f"have no such column. Map it under `columns`, or drop `within`. "
                 f"Columns: {listing(samples.columns)}."
+            )
+            raise DesignError(msg)
+
+
+# They are in the model or define the units already.
+_IN_DESIGN = (keys.SUBJECT, keys.CONDITION, keys.BATCH, keys.TIMEPOINT)
+
+
+def _check_covariates(contrast: Contrast, columns: list[str]) -> None:
+    """Raise for covariates that are not there or that the design has already."""
+    for name in contrast.covariates:
+        if name in _IN_DESIGN:
+            msg = f"Contrast '{contrast.name}': '{name}' is no covariate, the design has it."
+            raise DesignError(msg)
+        if name not in columns:
+            msg = (
+                f"Contrast '{contrast.name}': the samples have no covariate '{name}'. "
+                f"Columns: {listing(columns)}."
             )
             raise DesignError(msg)
 
@@ -153,9 +160,9 @@ def expand_contrasts(contrasts: Sequence[Contrast], samples: pd.DataFrame) -> li
         subject, or a subject is in both arms of an unpaired contrast.
     """
     _check_contrasts(contrasts, samples)
-    rows = samples[[c for c in _COLUMNS if c in samples.columns]].astype(str)
+    rows = samples[[c for c in _IN_DESIGN if c in samples.columns]].astype(str)
     for name in dict.fromkeys(name for contrast in contrasts for name in contrast.covariates):
-        rows[PREFIX + name] = numbers_or_names(samples[name])
+        rows[COVARIATE + name] = numbers_or_names(samples[name])
     rows = rows.drop_duplicates()
     result = []
     for contrast in contrasts:
@@ -166,9 +173,6 @@ def expand_contrasts(contrasts: Sequence[Contrast], samples: pd.DataFrame) -> li
         times = time_order(rows.loc[arms, keys.TIMEPOINT])
         result += [_comparison(contrast, rows[rows[keys.TIMEPOINT] == t], t) for t in times]
     return result
-
-
-_COLUMNS = (keys.SUBJECT, keys.CONDITION, keys.TIMEPOINT, keys.BATCH)
 
 
 def _comparison(contrast: Contrast, rows: pd.DataFrame, timepoint: str | None) -> Comparison:
@@ -205,27 +209,35 @@ def _units(contrast: Contrast, rows: pd.DataFrame) -> pd.DataFrame:
     arms = {contrast.reference: REFERENCE, contrast.treated: TREATED}
     if contrast.baseline is not None:
         arms[contrast.baseline] = BASELINE
-    rows = rows[rows[keys.CONDITION].isin(list(arms))]
-    batch = rows[keys.BATCH] if keys.BATCH in rows.columns else ""
-    frame = pd.DataFrame(
-        {
-            keys.SUBJECT: rows[keys.SUBJECT],
-            "arm": pd.Categorical(
-                rows[keys.CONDITION].map(arms), categories=list(arms.values()), ordered=True
-            ),
-            keys.BATCH: batch,
-        }
+    rows = rows[rows[keys.CONDITION].isin(list(arms))].copy()
+    rows["arm"] = pd.Categorical(
+        rows[keys.CONDITION].map(arms), categories=list(arms.values()), ordered=True
     )
-    grouped = frame.groupby(["arm", keys.SUBJECT], observed=True, sort=True)[keys.BATCH]
-    units = grouped.agg(lambda values: "+".join(sorted(set(values)))).reset_index()
-    if contrast.covariates:
-        names = [PREFIX + name for name in contrast.covariates]
-        given = pd.concat([frame, rows[names]], axis=1)
-        given = given[given["arm"] != BASELINE]
-        values = of_units(given, ["arm", keys.SUBJECT], contrast.covariates, contrast=contrast)
-        units = units.join(values, on=["arm", keys.SUBJECT])
+    if keys.BATCH not in rows.columns:
+        rows[keys.BATCH] = ""
+    group = ["arm", keys.SUBJECT]
+    units = rows.groupby(group, observed=True, sort=True)[keys.BATCH].agg(joined).reset_index()
+    columns = [COVARIATE + name for name in contrast.covariates]
+    # A baseline is in no model that covariates are in.
+    compared = rows[rows["arm"] != BASELINE]
+    for name, column in zip(contrast.covariates, columns, strict=True):
+        missing = compared.loc[compared[column].isna(), keys.SUBJECT]
+        if len(missing):
+            msg = (
+                f"Contrast '{contrast.name}': the covariate '{name}' is empty for the subjects "
+                f"{listing(sorted(missing.unique()))}. Fill it in or leave them out."
+            )
+            raise DesignError(msg)
+        values = compared.groupby(group, observed=True, sort=True)[column]
+        numeric = is_numeric_dtype(compared[column])
+        units = units.join(values.mean() if numeric else values.agg(joined), on=group)
     units["arm"] = units["arm"].astype(str)
-    return units[[keys.SUBJECT, "arm", keys.BATCH, *(PREFIX + n for n in contrast.covariates)]]
+    return units[[keys.SUBJECT, "arm", keys.BATCH, *columns]]
+
+
+def joined(values: pd.Series) -> str | None:
+    """Names of a unit of several samples, joined by "+"; None where one is missing."""
+    return None if values.isna().any() else "+".join(sorted(set(values)))
 
 
 def _judge(contrast: Contrast, tested: pd.DataFrame) -> tuple[str, list[str]]:
@@ -248,16 +260,18 @@ def _judge(contrast: Contrast, tested: pd.DataFrame) -> tuple[str, list[str]]:
         return keys.TOO_FEW_SUBJECTS, [what]
     if permutation_blocks(tested, paired=contrast.paired) is not None:
         return keys.OK, []
-    if slope_names(tested) and not contrast.paired:
-        told = listing(slope_names(tested))
-        return keys.OK, [f"covariates that are numbers ({told}) are in the model, no permutation p"]
+    if _slope_names(tested) and not contrast.paired:
+        names = listing(_slope_names(tested))
+        return keys.OK, [
+            f"covariates that are numbers ({names}) are in the model, no permutation p"
+        ]
     within = listing(_within_pairs(tested))
     return keys.OK, [f"pairs straddle {within}: in the model, no permutation p"]
 
 
 def _aliased(contrast: Contrast, tested: pd.DataFrame) -> str:
     """Say what cannot be told from the condition: batch alone, or only with the covariates."""
-    columns = [PREFIX + name for name in covariate_names(tested)]
+    columns = [COVARIATE + name for name in covariate_names(tested)]
     nuisance, arm = model_matrix(tested.drop(columns=columns), paired=contrast.paired)
     if not is_estimable(arm, nuisance):
         return "batch"
@@ -267,7 +281,7 @@ def _aliased(contrast: Contrast, tested: pd.DataFrame) -> str:
 
 def _within_pairs(units: pd.DataFrame) -> list[str]:
     """Batch and covariates that differ between the two units of a pair."""
-    names = {keys.BATCH: keys.BATCH} | {name: PREFIX + name for name in covariate_names(units)}
+    names = {keys.BATCH: keys.BATCH} | {name: COVARIATE + name for name in covariate_names(units)}
     by = units.groupby(keys.SUBJECT)
     return [name for name, column in names.items() if (by[column].nunique() > 1).any()]
 
@@ -280,24 +294,15 @@ def _time_note(contrast: Contrast, rows: pd.DataFrame) -> list[str]:
     ]
     if times[0] == times[1]:
         return [] if len(times[0]) == 1 else ["time points are pooled within subject"]
-    told = [listing(time_order(time)) for time in times]
-    return [f"the arms were sampled at different times (reference: {told[0]}; treated: {told[1]})"]
+    seen = [listing(time_order(time)) for time in times]
+    return [f"the arms were sampled at different times (reference: {seen[0]}; treated: {seen[1]})"]
 
 
 def arms_of(rows: pd.DataFrame, comparison: Comparison) -> NDArray[np.object_]:
-    """Arm of each row of a table in a comparison.
+    """Arm of each row of a table in a comparison, or "" where it is not part of it.
 
-    Parameters
-    ----------
-    rows
-        Table with columns `subject`, `condition` and, where the comparison is at one time point,
-        `timepoint`.
-    comparison
-        One of `expand_contrasts`.
-
-    Returns
-    -------
-    "reference", "treated", "baseline" or "" (not part of it), shape `(n_rows,)`.
+    The table has columns `subject`, `condition` and, where the comparison is at one time point,
+    `timepoint`.
     """
     contrast = comparison.contrast
     names = {contrast.reference: REFERENCE, contrast.treated: TREATED}
@@ -316,49 +321,143 @@ def arms_of(rows: pd.DataFrame, comparison: Comparison) -> NDArray[np.object_]:
 def model_matrix(
     units: pd.DataFrame, *, paired: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Nuisance columns (intercept, batches, subjects of pairs, covariates) and the arm.
+    """Nuisance columns (intercept, batches, subjects of pairs, covariates) and who is treated.
 
-    Parameters
-    ----------
-    units
-        As in `Comparison.units`; reference and treated only.
-    paired
-        Whether subjects are a factor of the model.
-
-    Returns
-    -------
-    Nuisance matrix of shape `(n_units, n_columns)`, which may be short of full rank, and the arm,
-    True where treated.
+    The nuisance matrix, `(n_units, n_columns)`, may be short of full rank. Of the covariates of
+    `units` (reference and treated only) numbers are centred and scaled, names are indicators.
     """
     columns = [np.ones((len(units), 1))]
-    for name in (keys.BATCH, keys.SUBJECT) if paired else (keys.BATCH,):
-        levels = sorted(units[name].unique())
-        if len(levels) > 1:
-            columns.append((units[name].to_numpy()[:, None] == np.array(levels)).astype(float))
-    columns.append(covariate_matrix(units))
+    factors = [keys.BATCH, keys.SUBJECT] if paired else [keys.BATCH]
+    columns += [_indicators(units[name]) for name in factors if units[name].nunique() > 1]
+    for name in _slope_names(units):
+        values = units[COVARIATE + name].to_numpy(dtype=np.float64)
+        columns.append(((values - values.mean()) / values.std())[:, None])
+    columns += [_indicators(units[COVARIATE + name]) for name in factor_names(units)]
     return np.hstack(columns), (units["arm"] == TREATED).to_numpy()
+
+
+def _indicators(values: pd.Series) -> NDArray[np.float64]:
+    levels = np.array(sorted(values.unique()), dtype=object)
+    return np.asarray((values.to_numpy(dtype=object)[:, None] == levels).astype(np.float64))
+
+
+def basis(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Orthonormal basis of the column space."""
+    U, s, _ = np.linalg.svd(matrix, full_matrices=False)
+    rank = int((s > s[0] * max(matrix.shape) * np.finfo(np.float64).eps).sum())
+    return np.asarray(U[:, :rank])
+
+
+def is_estimable(arm: NDArray[np.bool_], nuisance: NDArray[np.float64]) -> bool:
+    """Whether the arm (True where treated) is not a combination of the nuisance columns."""
+    z = arm.astype(np.float64)
+    Q = basis(nuisance)
+    rest = z - Q @ (Q.T @ z)
+    return bool(float(rest @ rest) > 1e-10 * max(float(z @ z), 1.0))
 
 
 def permutation_blocks(units: pd.DataFrame, *, paired: bool) -> NDArray[np.int64] | None:
     """Block of each unit, within which arms can be exchanged; None where there is no such scheme.
 
-    Parameters
-    ----------
-    units, paired
-        As in `model_matrix`.
-
-    Returns
-    -------
-    Subjects of a paired contrast, else batches and covariates that are factors, as integers of
-    shape `(n_units,)`. None where the two units of a pair differ in batch or a covariate: swapping
-    them would swap these too; and where an unpaired design has numbers as covariates.
+    Blocks are the subjects of a paired contrast, else batches and covariates that are factors. None
+    where the two units of a pair differ in batch or a covariate: swapping them would swap these
+    too; and where an unpaired design has numbers as covariates.
     """
     if paired:
         if _within_pairs(units):
             return None
         codes, _ = pd.factorize(units[keys.SUBJECT], sort=True)
         return np.asarray(codes, dtype=np.int64)
-    if slope_names(units):
+    if _slope_names(units):
         return None
-    columns = [keys.BATCH, *(PREFIX + name for name in factor_names(units))]
+    columns = [keys.BATCH, *(COVARIATE + name for name in factor_names(units))]
     return np.asarray(units.groupby(columns, sort=True).ngroup(), dtype=np.int64)
+
+
+# What other programs write where a value is missing.
+_MISSING = ("", "nan", "NaN", "<NA>")
+
+
+def numbers_or_names(values: pd.Series) -> pd.Series:
+    """Covariate as float64 where every value that is there is a number, else as str."""
+    text = values.astype(object).where(values.notna(), None).map(str, na_action="ignore")
+    present = text[text.notna() & ~text.isin(_MISSING)]
+    numbers = pd.to_numeric(present, errors="coerce").astype(np.float64)
+    if np.isfinite(numbers.to_numpy()).all():
+        return numbers.reindex(values.index)
+    return present.astype("str").reindex(values.index)
+
+
+def covariate_names(units: pd.DataFrame) -> list[str]:
+    """Covariates of a table of units."""
+    return [c.removeprefix(COVARIATE) for c in units.columns if c.startswith(COVARIATE)]
+
+
+def _slope_names(units: pd.DataFrame) -> list[str]:
+    """Covariates that are numbers and differ between the units."""
+    return [c for c in _differing(units) if is_numeric_dtype(units[COVARIATE + c])]
+
+
+def factor_names(units: pd.DataFrame) -> list[str]:
+    """Covariates that are names and differ between the units."""
+    return [c for c in _differing(units) if not is_numeric_dtype(units[COVARIATE + c])]
+
+
+def _differing(units: pd.DataFrame) -> list[str]:
+    return [c for c in covariate_names(units) if units[COVARIATE + c].nunique() > 1]
+
+
+# Letters of a unit, and how many of it make a day.
+_UNITS_A_DAY = {
+    "min": 1440.0, "mins": 1440.0, "minute": 1440.0, "minutes": 1440.0, "h": 24.0, "hr": 24.0,
+    "hrs": 24.0, "hour": 24.0, "hours": 24.0, "d": 1.0, "day": 1.0, "days": 1.0, "w": 1 / 7,
+    "wk": 1 / 7, "wks": 1 / 7, "week": 1 / 7, "weeks": 1 / 7,
+}  # fmt: skip
+# Names of the time before everything.
+_BEFORE = frozenset({"pre", "baseline", "before", "screening"})
+_NAME = re.compile(
+    r"^\s*(?P<before>[A-Za-z]*)(?P<gap>[\s_.]*)(?P<sign>[-+\u2212]?)\s*"
+    r"(?P<number>\d+(?:\.\d+)?)\s*(?P<after>[A-Za-z]*)\s*$"
+)
+
+
+def time_values(names: Iterable[str]) -> dict[str, float]:
+    """Time of each name in days, where all of them carry one; empty where they do not.
+
+    Understood are a number with or without a unit before or behind it ("D3", "day 10", "6h",
+    "2 weeks", "-1"), and words for the time before everything ("pre", "baseline"), one day before
+    the first. A dash right behind a word is a minus ("D-1" beside "D0") unless every name has one
+    ("day-1", "day-2"). Numbers without any unit are taken as they are.
+    """
+    unique = list(dict.fromkeys(names))
+    before = [name for name in unique if name.strip().lower() in _BEFORE]
+    found = {name: _NAME.match(name) for name in unique if name not in before}
+    matches = {name: match for name, match in found.items() if match is not None}
+    if not matches or len(matches) < len(found):
+        return {}
+    dashed = all(m["before"] and not m["gap"] and m["sign"] == "-" for m in matches.values())
+    values = {}
+    for name, match in matches.items():
+        units = (_UNITS_A_DAY.get(match[side].lower()) for side in ("after", "before"))
+        value = float(match["number"]) / next((n for n in units if n), 1.0)
+        negative = match["sign"] in ("-", "\u2212") and not dashed
+        values[name] = -value if negative else value
+    first = min(values.values())
+    return {name: values[name] if name in values else first - 1 for name in unique}
+
+
+def time_order(names: Iterable[str]) -> list[str]:
+    """Sort time points by time, each once; where not all carry one, "pre" is first, 2 before 10."""
+    unique = sorted(set(names))
+    values = time_values(unique)
+
+    def key(name: str) -> tuple[float, bool, list[tuple[int, int, str]]]:
+        return values.get(name, math.inf), name.strip().lower() not in _BEFORE, _natural(name)
+
+    return sorted(unique, key=key)
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Key for sorting words by the numbers in them."""
+    parts = re.split(r"(\d+)", name)
+    return [(1, int(p), "") if p.isdecimal() else (0, 0, p) for p in parts]

@@ -10,9 +10,10 @@ import pandas as pd
 from scipy import stats
 
 from crs_sc import keys
-from crs_sc.comparison._times import time_order, time_values
+from crs_sc.comparison.design import time_order, time_values
+from crs_sc.comparison.units import check_columns
 from crs_sc.core.stats import above_ambient
-from crs_sc.errors import InputError, MissingKeyError, listing
+from crs_sc.errors import InputError, listing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,6 +52,23 @@ def trajectories(
         If a column is missing, time points above all.
     InputError
         If a sample of the ledger is not in `samples`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import crs_sc as crs
+    >>> days = [f"day {day}" for day in (1, 2, 3)]
+    >>> samples = pd.DataFrame(
+    ...     {"subject": "mouse 1", "condition": "CART", "timepoint": days}, index=days
+    ... )
+    >>> rows = [("IL1B", [90, 80, 85]), ("IL6", [0, 40, 90])]
+    >>> ledger = pd.concat(
+    ...     pd.DataFrame({"gene": gene, "population": "Monocyte", "sample": days, "n_cells": 100,
+    ...                   "umi": umi, "ambient_umi": 0.0})
+    ...     for gene, umi in rows
+    ... )
+    >>> crs.tl.trajectories(ledger, samples=samples, genes=["IL6"])["output"].tolist()
+    [0.0, 400.0, 900.0]
     """
     chosen = list(dict.fromkeys(ledger["gene"].astype(str))) if genes is None else list(genes)
     return _courses(ledger, samples, {gene: [gene] for gene in chosen})
@@ -61,13 +79,7 @@ def _courses(
 ) -> pd.DataFrame:
     """Courses of groups of genes, the UMI of a group added up; see `trajectories`."""
     for name, table, wanted in (("ledger", ledger, _LEDGER), ("samples", samples, _SAMPLES)):
-        missing = [column for column in wanted if column not in table.columns]
-        if missing:
-            msg = (
-                f"The table '{name}' has no column {listing(missing)}. "
-                f"Columns: {listing(table.columns)}."
-            )
-            raise MissingKeyError(msg)
+        check_columns(name, table, wanted)
     unknown = sorted(set(ledger[keys.SAMPLE].astype(str)) - set(samples.index.astype(str)))
     if unknown:
         msg = f"Samples of the ledger are not in `samples`: {listing(unknown)}."
@@ -80,10 +92,10 @@ def _courses(
     cells = rows[~rows.duplicated(["population", keys.SAMPLE])].groupby(_SAMPLES)["n_cells"].sum()
     parts = []
     for name, genes in groups.items():
-        own = rows[rows["gene"].isin(genes)]
-        if own.empty:
+        of_group = rows[rows["gene"].isin(genes)]
+        if of_group.empty:
             continue
-        part = own.groupby(_SAMPLES)[["umi", "ambient_umi"]].sum().join(cells).reset_index()
+        part = of_group.groupby(_SAMPLES)[["umi", "ambient_umi"]].sum().join(cells).reset_index()
         parts.append(part.assign(gene=name))
     columns = ["gene", keys.CONDITION, keys.SUBJECT, keys.TIMEPOINT, "time", *_COUNTS]
     if not parts:
@@ -117,8 +129,7 @@ def onset(
     ambient RNA explains. Only the subject's own course is looked at: neither arm nor other
     subjects have a say. With few UMI a course crosses the fraction by chance where one with many
     does not, so the more abundant cytokine is thinned to the UMI of the rarer before the two are
-    compared; states and
-    onsets are those at equal depth.
+    compared; states and onsets are those at equal depth.
 
     Parameters
     ----------
@@ -156,6 +167,23 @@ def onset(
         As in `trajectories`.
     InputError
         If the ledger has no gene of either cytokine, they share one, or a setting is out of range.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import crs_sc as crs
+    >>> days = [f"day {day}" for day in (1, 2, 3)]
+    >>> samples = pd.DataFrame(
+    ...     {"subject": "mouse 1", "condition": "CART", "timepoint": days}, index=days
+    ... )
+    >>> rows = [("IL1B", [90, 30, 20]), ("IL6", [0, 40, 90])]
+    >>> ledger = pd.concat(
+    ...     pd.DataFrame({"gene": gene, "population": "Monocyte", "sample": days, "n_cells": 100,
+    ...                   "umi": umi, "ambient_umi": 0.0})
+    ...     for gene, umi in rows
+    ... )
+    >>> crs.tl.onset(ledger, samples=samples)["order"].tolist()
+    ['first']
     """
     if not 0 < fraction <= 1 or min_count < 1:
         msg = (
@@ -163,12 +191,12 @@ def onset(
             f"got {fraction!r} and {min_count!r}."
         )
         raise InputError(msg)
-    found = [_in_ledger(ledger, genes) for genes in (first, second)]
-    if shared := sorted(set(found[0]) & set(found[1])):
+    measured = [_in_ledger(ledger, genes) for genes in (first, second)]
+    if shared := sorted(set(measured[0]) & set(measured[1])):
         msg = f"The two cytokines must differ; both have {listing(shared)}."
         raise InputError(msg)
-    names = ["+".join(genes) for genes in found]
-    courses = _courses(ledger, samples, dict(zip(names, found, strict=True)))
+    names = ["+".join(genes) for genes in measured]
+    courses = _courses(ledger, samples, dict(zip(names, measured, strict=True)))
     units = courses.groupby([keys.CONDITION, keys.SUBJECT], sort=True)
     rows = []
     for (condition, subject), unit in units:
@@ -204,11 +232,11 @@ _TEST = ("n_first", "n_second", "n_tied", "n_unknown", "pvalue", "pvalue_floor")
 
 def _in_ledger(ledger: pd.DataFrame, genes: Sequence[str]) -> list[str]:
     known = set(ledger["gene"].astype(str))
-    found = [gene for gene in dict.fromkeys(genes) if gene in known]
-    if not found:
+    measured = [gene for gene in dict.fromkeys(genes) if gene in known]
+    if not measured:
         msg = f"The ledger has none of {listing(genes)}. Genes: {listing(sorted(known))}."
         raise InputError(msg)
-    return found
+    return measured
 
 
 def _onsets(

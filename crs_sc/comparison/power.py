@@ -1,4 +1,4 @@
-"""Power: the smallest effect that a design can see, from the spread between its subjects."""
+"""What a design can answer: subjects, pairs, blocks, the smallest p and effect in reach."""
 
 from __future__ import annotations
 
@@ -9,18 +9,164 @@ import pandas as pd
 from scipy import optimize, stats
 
 from crs_sc import keys
-from crs_sc.comparison._fit import CAUTION
-from crs_sc.comparison._linear import squeeze
-from crs_sc.errors import InputError, MissingKeyError, listing
+from crs_sc.comparison.design import (
+    REFERENCE,
+    TREATED,
+    covariate_names,
+    expand_contrasts,
+    factor_names,
+    model_matrix,
+    permutation_blocks,
+    time_order,
+)
+from crs_sc.comparison.linear_model import fit_arm, smallest_p
+from crs_sc.errors import DesignError, InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["add_detectable", "detectable_effect", "needed_effect", "smallest_effect"]
+    from crs_sc.comparison.design import Contrast
+
+__all__ = [
+    "check_design",
+    "detectable_effect",
+    "needed_effect",
+    "smallest_effect",
+    "subjects_per_arm",
+]
+
+
+def subjects_per_arm(samples: pd.DataFrame) -> pd.DataFrame:
+    """Count the subjects of each arm, at each time point where there are several.
+
+    Parameters
+    ----------
+    samples
+        One row a sample, columns `subject`, `condition` and, where it exists, `timepoint`.
+
+    Returns
+    -------
+    DataFrame indexed by condition (sorted), a column a time point (in the order of time) and
+    `subjects`, those of the arm altogether. Where the same subjects are followed it is as large as
+    the columns, where others were taken each time it is their sum.
+
+    Raises
+    ------
+    DesignError
+        If subject or condition is missing.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import crs_sc as crs
+    >>> samples = pd.DataFrame({"subject": ["a", "b", "c"], "condition": ["CART", "CART", "PBS"]})
+    >>> crs.tl.subjects_per_arm(samples)["subjects"].to_dict()
+    {'CART': 2, 'PBS': 1}
+    """
+    missing = [c for c in (keys.SUBJECT, keys.CONDITION) if c not in samples.columns]
+    if missing:
+        msg = f"The samples have no column {listing(missing)}. Columns: {listing(samples.columns)}."
+        raise DesignError(msg)
+    columns = (keys.SUBJECT, keys.CONDITION, keys.TIMEPOINT)
+    rows = samples[[c for c in columns if c in samples.columns]].astype(str).drop_duplicates()
+    total = rows.groupby(keys.CONDITION, sort=True)[keys.SUBJECT].nunique()
+    table = pd.DataFrame(index=total.index)
+    if keys.TIMEPOINT in rows.columns:
+        for time in time_order(rows[keys.TIMEPOINT]):
+            at = rows[rows[keys.TIMEPOINT] == time]
+            table[time] = at.groupby(keys.CONDITION)[keys.SUBJECT].nunique()
+    table["subjects"] = total
+    return table.fillna(0).astype(int)
+
+
+def check_design(samples: pd.DataFrame, *, contrasts: Sequence[Contrast]) -> pd.DataFrame:
+    """Say what each contrast can answer: subjects, pairs, blocks, the smallest p in reach.
+
+    Parameters
+    ----------
+    samples
+        As in `expand_contrasts`.
+    contrasts
+        What was asked.
+
+    Returns
+    -------
+    DataFrame, one row a comparison: contrast, n_reference, n_treated, n_pairs, test (paired or
+    unpaired), blocks (what arms are exchanged within: subject, or batch and covariates that are
+    factors, or empty), pvalue_floor (smallest two-sided permutation p; missing where there is no
+    test), status (`ok`, `too_few_subjects`, `confounded`), note, covariates (in the model), df
+    (residual degrees of freedom; 0 where there is no test), detectable_sd (smallest effect that is
+    seen with 80 % power at p 0.05, in sd of one unit: between subjects, of pairs within; what that
+    is in log2 units depends on population and feature, see `detectable_effect`).
+
+    Raises
+    ------
+    DesignError
+        As `expand_contrasts`. A design that is too weak to test is a status, not an error.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import crs_sc as crs
+    >>> arms = ["CART"] * 3 + ["PBS"] * 3
+    >>> samples = pd.DataFrame({"subject": list("abcdef"), "condition": arms})
+    >>> cart = crs.Contrast(name="cart", treated="CART", reference="PBS")
+    >>> float(crs.tl.check_design(samples, contrasts=[cart])["pvalue_floor"].iloc[0])
+    0.1
+    """
+    rows = []
+    for comparison in expand_contrasts(contrasts, samples):
+        tested, paired = comparison.tested, comparison.contrast.paired
+        blocks = permutation_blocks(tested, paired=paired)
+        floor = np.nan
+        if comparison.status == keys.OK and blocks is not None:
+            floor = smallest_p((tested["arm"] == TREATED).to_numpy(), blocks)
+        within = [keys.BATCH] if tested[keys.BATCH].nunique() > 1 else []
+        within += factor_names(tested)
+        df, effect = 0, np.nan
+        if comparison.status == keys.OK:
+            nuisance, arm = model_matrix(tested, paired=paired)
+            fit = fit_arm(np.zeros((len(tested), 1)), arm, nuisance)
+            df, effect = fit.df, float(needed_effect(1.0, fit.unscaled, fit.df))
+        rows.append(
+            {
+                "contrast": comparison.name,
+                "n_reference": len(comparison.subjects(REFERENCE)),
+                "n_treated": len(comparison.subjects(TREATED)),
+                "n_pairs": len(comparison.subjects(TREATED)) if paired else 0,
+                "test": "paired" if paired else "unpaired",
+                "blocks": "" if blocks is None else keys.SUBJECT if paired else ", ".join(within),
+                "pvalue_floor": floor,
+                "status": comparison.status,
+                "note": comparison.note,
+                "covariates": ", ".join(covariate_names(tested)),
+                "df": df,
+                "detectable_sd": effect,
+            }
+        )
+    return pd.DataFrame(rows, columns=_DESIGN_COLUMNS)
+
+
+_DESIGN_COLUMNS = [
+    "contrast",
+    "n_reference",
+    "n_treated",
+    "n_pairs",
+    "test",
+    "blocks",
+    "pvalue_floor",
+    "status",
+    "note",
+    "covariates",
+    "df",
+    "detectable_sd",
+]
 
 
 def needed_effect(
-    spread: ArrayLike,
+    sd: ArrayLike,
     unscaled: ArrayLike,
     df: ArrayLike,
     *,
@@ -29,30 +175,12 @@ def needed_effect(
 ) -> NDArray[np.float64]:
     """Effect that the two-sided t test of a linear model finds with this power.
 
-    The noncentrality that gives the power depends on the degrees of freedom alone; the effect is
-    that many standard errors.
-
-    Parameters
-    ----------
-    spread
-        Residual sd of one unit.
-    unscaled
-        Standard error of the effect over the residual sd.
-    df
-        Residual degrees of freedom.
-    power
-        Probability that the effect is found.
-    alpha
-        Size of the test.
-
-    Returns
-    -------
-    Effects in the units of the spread, shape as broadcast; missing below one degree of freedom
-    and where there is no spread.
+    `sd` is that of one unit, `unscaled` the standard error of the effect over it. Missing below one
+    degree of freedom and where nothing varies.
     """
-    s, u, d = np.broadcast_arrays(
-        *(np.asarray(a, dtype=np.float64) for a in (spread, unscaled, df))
-    )
+    # The noncentrality that gives the power depends on the degrees of freedom alone; the effect is
+    # that many standard errors.
+    s, u, d = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in (sd, unscaled, df)))
     noncentrality = np.full(d.shape, np.nan)
     for value in np.unique(d[d >= 1]):
         noncentrality[d == value] = _noncentrality(float(value), power=power, alpha=alpha)
@@ -72,28 +200,6 @@ def _noncentrality(df: float, *, power: float, alpha: float) -> float:
     while lacking(top) < 0:
         top *= 2
     return float(optimize.brentq(lacking, 0.0, top, xtol=1e-10))
-
-
-def add_detectable(table: pd.DataFrame, families: NDArray[np.object_]) -> pd.DataFrame:
-    """Add the effect that each moderated test finds with 80 % power.
-
-    Parameters
-    ----------
-    table
-        Columns variance, unscaled and df of each test.
-    families
-        Rows with the same entry share a prior variance, shape `(n_rows,)`.
-    """
-    effect = np.full(len(table), np.nan)
-    tested = table["variance"].notna().to_numpy()
-    for family in dict.fromkeys(families):
-        rows = np.flatnonzero(tested & (families == family))
-        if len(rows):
-            part = table.iloc[rows]
-            squeezed = squeeze(part["variance"], part["df"], caution=CAUTION)
-            spread = np.sqrt(squeezed.variance)
-            effect[rows] = needed_effect(spread, part["unscaled"], squeezed.df)
-    return table.assign(detectable_effect=effect)
 
 
 def smallest_effect(
@@ -127,6 +233,12 @@ def smallest_effect(
     ------
     InputError
         If there are too few subjects for a test, or a number is out of range.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> round(crs.tl.smallest_effect(0.5, n_reference=4, n_treated=4), 2)
+    1.19
     """
     if not 0 < alpha < power < 1:
         msg = f"alpha and power must be 0 < alpha < power < 1, got {alpha!r} and {power!r}."
@@ -164,6 +276,15 @@ def detectable_effect(shifts: pd.DataFrame) -> pd.DataFrame:
     ------
     MissingKeyError
         If this is not a table of `shifts`.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> bulk = crs.tl.pseudobulk(crs.datasets.toy_cohort())
+    >>> cart = crs.Contrast(name="cart", treated="CART", reference="vehicle")
+    >>> table = crs.tl.shifts(bulk, contrasts=[cart], signatures={}, genes=["IL6"])
+    >>> bool((crs.tl.detectable_effect(table)["detectable"] > 0).all())
+    True
     """
     wanted = [*_GROUP, "n_reference", "n_treated", "detectable_effect"]
     missing = [name for name in wanted if name not in shifts.columns]

@@ -10,13 +10,13 @@ import pandas as pd
 from scipy import sparse
 
 from crs_sc import keys
-from crs_sc.comparison._covariates import numbers_or_names
-from crs_sc.comparison._units import check_bulk, check_min_cells
+from crs_sc.comparison.design import joined, numbers_or_names
+from crs_sc.comparison.units import check_bulk, check_min_cells
 from crs_sc.core.ambient import ambient_of, has_ambient
 from crs_sc.core.arrays import GroupSums, row_chunks, string_codes
 from crs_sc.core.blocks import pass_over
 from crs_sc.core.checks import add_note, check_obs, sample_table, store
-from crs_sc.errors import InputError, MissingKeyError, listing
+from crs_sc.errors import InputError, listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,6 +94,13 @@ def pseudobulk(
     See Also
     --------
     export_counts : The same for decoupler, pertpy, PyDESeq2 and edgeR.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> bulk = crs.tl.pseudobulk(crs.datasets.toy_cohort())
+    >>> sorted(bulk.layers)
+    ['ambient', 'counts']
     """
     kernel = PseudobulkPass(
         adata,
@@ -128,11 +135,20 @@ class PseudobulkPass:
         check_min_cells(min_cells)
         check_obs(adata, population_key=population_key)
         self._adata, self._min_cells = adata, min_cells
+        taken = [name for name in covariates if name in _COLUMNS]
+        if taken:
+            msg = f"{listing(taken)} cannot be covariates: a pseudobulk has columns of these names."
+            raise InputError(msg)
         self._samples = sample_table(
-            adata, sample_key=sample_key, subject_key=subject_key, condition_key=condition_key
+            adata,
+            sample_key=sample_key,
+            subject_key=subject_key,
+            condition_key=condition_key,
+            covariates=covariates,
         )
-        values = _covariates(adata, covariates, sample_key=sample_key)
-        self._units, self._unit_of_sample = _units(self._samples, values)
+        for name in covariates:
+            self._samples[name] = numbers_or_names(self._samples[name])
+        self._units, self._unit_of_sample = _units(self._samples)
         codes, names = string_codes(adata.obs[sample_key])
         self._sample_codes = self._samples.index.get_indexer(pd.Index(names))[codes]
         self._population_codes, self._populations = string_codes(adata.obs[population_key])
@@ -185,6 +201,14 @@ def export_counts(bulk: AnnData, *, min_cells: int = 10) -> AnnData:
     `psbulk_counts` (cells and UMI of the row) as decoupler names them; `uns` as in `bulk`, its
     table of exclusions that of this `min_cells`. Take one population at a time:
     `DeseqDataSet(adata=export[export.obs["population"] == "NK"].copy(), design="~condition")`.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> bulk = crs.tl.pseudobulk(crs.datasets.toy_cohort())
+    >>> export = crs.tl.export_counts(bulk)
+    >>> bool((export.obs["psbulk_cells"] >= 10).all())
+    True
     """
     import anndata as ad
 
@@ -203,50 +227,17 @@ def export_counts(bulk: AnnData, *, min_cells: int = 10) -> AnnData:
     return result
 
 
-def _covariates(adata: AnnData, names: Sequence[str], *, sample_key: str) -> pd.DataFrame:
-    """Covariates of each sample, numbers as float64 and else strings, sorted by sample."""
-    taken = [name for name in names if name in _COLUMNS]
-    if taken:
-        msg = f"{listing(taken)} cannot be covariates: a pseudobulk has columns of these names."
-        raise InputError(msg)
-    absent = [name for name in names if name not in adata.obs.columns]
-    if absent:
-        msg = f"`obs` has no {listing(absent)} (covariates). Columns: {listing(adata.obs.columns)}."
-        raise MissingKeyError(msg)
-    rows = pd.DataFrame(
-        {name: numbers_or_names(adata.obs[name]) for name in names}, index=adata.obs.index
-    )
-    by_sample = rows.groupby(adata.obs[sample_key].astype(str).to_numpy(), sort=True)
-    for name in names:
-        n_values = by_sample[name].nunique(dropna=False)
-        if (n_values > 1).any():
-            msg = (
-                f"`obs['{name}']` (covariates) differs among the cells of the samples "
-                f"{listing(n_values.index[n_values > 1])}. A covariate has one value a sample."
-            )
-            raise InputError(msg)
-    return by_sample.first() if names else rows.iloc[:0]
-
-
-def _units(
-    samples: pd.DataFrame, covariates: pd.DataFrame
-) -> tuple[pd.DataFrame, NDArray[np.integer]]:
-    """Table of the units and the unit of each sample."""
+def _units(samples: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.integer]]:
+    """Table of the units, covariates last, and the unit of each sample."""
     by = [c for c in (keys.CONDITION, keys.TIMEPOINT, keys.SUBJECT) if c in samples.columns]
     grouped = samples.groupby(by, sort=True)
     units = grouped.size().reset_index()[by]
     unit_of_sample = grouped.ngroup().to_numpy(dtype=np.int64)
-    if keys.BATCH in samples.columns:
-        units[keys.BATCH] = samples[keys.BATCH].groupby(unit_of_sample).agg(_joined)
-    for name, values in covariates.items():
+    for name, values in samples.drop(columns=by).items():
         by_unit = values.groupby(unit_of_sample)
         numeric = pd.api.types.is_numeric_dtype(values)
-        units[name] = by_unit.mean(skipna=False) if numeric else by_unit.agg(_joined)
+        units[name] = by_unit.mean(skipna=False) if numeric else by_unit.agg(joined)
     return units, unit_of_sample
-
-
-def _joined(values: pd.Series) -> str | None:
-    return None if values.isna().any() else "+".join(sorted(set(values)))
 
 
 def _grid(units: pd.DataFrame, populations: list[str]) -> pd.DataFrame:
@@ -313,13 +304,13 @@ def _fill(
 ) -> None:
     """Set X and the layers from the summed counts; some rows at a time, which bounds the memory."""
 
-    def soup(rows: slice) -> NDArray[np.float64]:
+    def expected(rows: slice) -> NDArray[np.float64]:
         # The same rows each time: the last digits of a product depend on its shape.
         return np.asarray(mixing[rows] @ profile.T)
 
     bulk.layers[keys.COUNTS] = _from_rows(lambda rows: sums[rows], sums.shape)
-    bulk.layers[keys.AMBIENT] = _from_rows(soup, sums.shape)
-    bulk.X = _from_rows(lambda rows: np.maximum(sums[rows] - soup(rows), 0.0), sums.shape)
+    bulk.layers[keys.AMBIENT] = _from_rows(expected, sums.shape)
+    bulk.X = _from_rows(lambda rows: np.maximum(sums[rows] - expected(rows), 0.0), sums.shape)
 
 
 def _from_rows(
@@ -347,28 +338,9 @@ def _ambient(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], str]:
     """Ambient UMI of each unit and population as a mix of the samples' profiles.
 
-    Parameters
-    ----------
-    adata
-        Cells x genes.
-    samples
-        Names in the order of `unit_of_sample`.
-    unit_of_sample
-        Unit of each sample.
-    umi
-        UMI of each sample and population, shape `(n_samples, n_populations)`.
-    n_units
-        Number of units.
-
-    Returns
-    -------
-    mixing
-        Ambient UMI that a sample gives to a unit and population, `(n_units * n_populations,
-        n_samples)`.
-    profile
-        Share of each gene in ambient RNA of each sample, `(n_genes, n_samples)`.
-    note
-        Where ambient RNA is not known; empty where it is.
+    `umi` are those of each sample and population. Returns the ambient UMI that a sample gives to a
+    unit and population, `(n_units * n_populations, n_samples)`, the share of each gene in ambient
+    RNA of each sample, `(n_genes, n_samples)`, and a note where ambient RNA is not known.
     """
     n_populations = umi.shape[1]
     mixing = np.zeros((n_units * n_populations, len(samples)))

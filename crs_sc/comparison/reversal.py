@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from crs_sc import keys
-from crs_sc.comparison._fieller import (
-    N_COMPONENTS,
-    arm_effects,
-    effect_covariance,
-    fieller_interval,
-)
-from crs_sc.comparison._fit import CAUTION
-from crs_sc.comparison._scores import expressed_scores, has_too_few_genes
-from crs_sc.comparison._units import (
+from crs_sc.comparison.design import BASELINE, REFERENCE, TREATED
+from crs_sc.comparison.linear_model import CAUTION, residual_maker, squeeze
+from crs_sc.comparison.units import (
     check_bulk,
     check_min_cells,
+    compare,
+    feature_rows,
     find_features,
-    gather,
-    select_units,
+    sorted_rows,
 )
-from crs_sc.comparison.design import BASELINE, REFERENCE, TREATED, expand_contrasts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
-    from crs_sc.comparison._units import Features
-    from crs_sc.comparison.design import Comparison, Contrast
+    from crs_sc.comparison.design import Contrast
+
+    Floats = NDArray[np.float64]
 
 __all__ = ["reversal"]
 
@@ -91,75 +87,43 @@ def reversal(
     ------
     DesignError
         As in `shifts`.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> bulk = crs.tl.pseudobulk(crs.datasets.toy_cohort())
+    >>> drug = crs.Contrast(
+    ...     name="anakinra", treated="CART_anakinra", reference="CART", baseline="vehicle"
+    ... )
+    >>> table = crs.tl.reversal(bulk, contrasts=[drug], signatures={}, genes=["IL6"])
     """
     check_bulk(bulk)
     check_min_cells(min_cells)
-    features = find_features(bulk, signatures=signatures, genes=genes)
+    features = find_features(
+        bulk, signatures=signatures, genes=genes, min_count=min_count, min_genes=min_genes
+    )
     wanted = [contrast for contrast in contrasts if contrast.baseline is not None]
-    tables = [
-        _comparison_rows(
-            bulk,
-            comparison,
-            features,
-            min_cells=min_cells,
-            min_count=min_count,
-            min_genes=min_genes,
+    tables = []
+    for one in compare(bulk, wanted, columns=features.columns, min_cells=min_cells, baseline=True):
+        scores = one.scores(features)
+        table = _fits(scores.by_unit, one.units, status=one.status)
+        table["contrast"] = one.comparison.name
+        tables.append(
+            feature_rows(table, features, scores, population=one.population, order=one.order)
         )
-        for comparison in expand_contrasts(wanted, bulk.obs)
-    ]
     if not tables or not features.names:
         return pd.DataFrame(columns=keys.REVERSAL_TABLE.names)
-    return _finish(pd.concat(tables, ignore_index=True))[keys.REVERSAL_TABLE.names]
+    return _finish(sorted_rows(tables))[keys.REVERSAL_TABLE.names]
 
 
-# What a row carries until the variances of its family are known.
-_VARIANCES = [f"variance_{k}" for k in range(N_COMPONENTS)]
-_DF = [f"df_{k}" for k in range(N_COMPONENTS)]
-_UNSCALED = [f"unscaled_{k}_{entry}" for k in range(N_COMPONENTS) for entry in range(3)]
+# What a row carries until the variances of its family are known: of each component of the
+# variance its size, its degrees of freedom, and what it adds to the covariance of the effects.
+_N_COMPONENTS = 3
+_VARIANCES = [f"variance_{k}" for k in range(_N_COMPONENTS)]
+_DF = [f"df_{k}" for k in range(_N_COMPONENTS)]
+_UNSCALED = [f"unscaled_{k}_{entry}" for k in range(_N_COMPONENTS) for entry in range(3)]
 _EFFECTS = ["treated", "baseline"]
 _FITTED = [*_EFFECTS, *_VARIANCES, *_DF, *_UNSCALED]
-
-
-def _comparison_rows(
-    bulk: AnnData,
-    comparison: Comparison,
-    features: Features,
-    *,
-    min_cells: int,
-    min_count: int,
-    min_genes: int,
-) -> pd.DataFrame:
-    """Fits of one comparison, sorted by feature and population."""
-    data = gather(bulk, comparison, features.columns)
-    tables = []
-    for k, population in enumerate(data.populations):
-        used, status = select_units(
-            data.units, data.n_cells[:, k], paired=comparison.contrast.paired, min_cells=min_cells
-        )
-        if comparison.status == keys.CONFOUNDED:
-            used, status = np.zeros(len(data.units), dtype=bool), keys.CONFOUNDED
-        elif not (data.units["arm"] == BASELINE).any():
-            used, status = np.zeros(len(data.units), dtype=bool), keys.TOO_FEW_SUBJECTS
-        scores = expressed_scores(data, np.flatnonzero(used), k, features, min_count=min_count)
-        Y = scores.by_unit
-        table = _fits(Y, data.units[used], status=status)
-        small = has_too_few_genes(scores, features, min_genes=min_genes)
-        table.loc[small & (table["status"] == keys.OK), "status"] = keys.TOO_FEW_GENES
-        if used.any():
-            table.loc[~(Y > 0).any(axis=0), "status"] = keys.NOT_DETECTED
-        table.loc[~features.measured, "status"] = keys.NOT_MEASURED
-        table["kind"], table["feature"], table["population"] = (
-            features.kinds,
-            features.names,
-            population,
-        )
-        table["_feature"] = np.arange(len(table))
-        tables.append(table)
-    rows = pd.concat(tables, ignore_index=True).sort_values(
-        ["_feature", "population"], kind="stable"
-    )
-    rows.insert(0, "contrast", comparison.name)
-    return rows
 
 
 def _fits(Y: NDArray[np.float64], units: pd.DataFrame, *, status: str) -> pd.DataFrame:
@@ -201,7 +165,7 @@ def _finish(table: pd.DataFrame) -> pd.DataFrame:
         covariance, freedom = effect_covariance(
             effects,
             variances,
-            unscaled.reshape(-1, N_COMPONENTS, 3),
+            unscaled.reshape(-1, _N_COMPONENTS, 3),
             df,
             caution=CAUTION,
         )
@@ -212,3 +176,160 @@ def _finish(table: pd.DataFrame) -> pd.DataFrame:
         table.loc[unbounded, "status"] = keys.NO_SHIFT_TO_REVERSE
         table.loc[unbounded, "reversal"] = np.nan
     return table
+
+
+class ArmEffects(NamedTuple):
+    """Treated less reference and baseline less reference, and what their covariance needs.
+
+    Attributes
+    ----------
+    effects
+        Shape `(2, n_tests)`.
+    variances
+        Components of the variance of a unit, shape `(3, n_tests)`: of each arm; or, of subjects
+        that are seen in several arms, that within subjects, and in all where it counts. Missing
+        where there is none.
+    unscaled
+        What a component of 1 adds to the variances and the covariance of the effects, as (var
+        treated, cov, var baseline), shape `(3, 3)`.
+    df
+        Degrees of freedom of the components, shape `(3,)`.
+    """
+
+    effects: Floats
+    variances: Floats
+    unscaled: Floats
+    df: Floats
+
+
+def arm_effects(
+    Y: Floats, arms: NDArray[np.int64], batch: NDArray[np.int64], subject: NDArray[np.int64]
+) -> ArmEffects | None:
+    """Both effects by least squares; None where batches cannot be told from arms.
+
+    Each arm has a variance of its own: a response that is low in one arm is counted from fewer
+    UMI there. Subjects that are seen in several arms are factors of the model where that leaves
+    both effects to be estimated. Where it does not (pairs of reference and treated, a baseline of
+    others), the units of a subject share a variance component. Arms are 0 baseline, 1 reference,
+    2 treated; batch and subject are codes, each `(n_units,)`.
+    """
+    plain = np.hstack([_indicators(arms, 3), _indicators(batch)[:, 1:]])
+    factors = _indicators(subject)
+    blocked = np.hstack([plain, factors])
+    repeated = factors.shape[1] < len(Y)
+    rows = _effect_rows(blocked) if repeated else None
+    mixed = repeated and rows is None
+    rows = _effect_rows(plain) if rows is None else rows
+    if rows is None:
+        return None
+    whole = _triangle(rows @ rows.T)
+    if not repeated:
+        members = [arms == arm for arm in range(3)]
+        parts = [(*_arm_variance(Y, plain, m), _triangle(rows[:, m] @ rows[:, m].T))
+                 for m in members]  # fmt: skip
+    else:
+        within, df = _residual_variance(Y, blocked)
+        parts = [(within, df, whole)]
+    if mixed:
+        same = factors @ factors.T
+        M = residual_maker(plain)
+        rest = ((M @ Y) * Y).sum(axis=0) - within * np.trace(M)
+        total = within + np.maximum(rest / np.trace(M @ same), 0.0)
+        shared = _triangle(rows @ same @ rows.T)
+        parts = [(within, df, whole - shared), (total, min(df, factors.shape[1] - 3), shared)]
+    variances = np.full((_N_COMPONENTS, Y.shape[1]), np.nan)
+    unscaled, degrees = np.zeros((_N_COMPONENTS, 3)), np.full(_N_COMPONENTS, np.nan)
+    for k, (variance, freedom, scale) in enumerate(parts):
+        variances[k], degrees[k], unscaled[k] = variance, freedom, scale
+    return ArmEffects(rows @ Y, variances, unscaled, degrees)
+
+
+def _arm_variance(Y: Floats, design: Floats, member: NDArray[np.bool_]) -> tuple[Floats, float]:
+    """Variance of the units of one arm, and its degrees of freedom: what the design leaves them."""
+    M = residual_maker(design)
+    df = float(np.diag(M)[member].sum())
+    if df < 1 - 1e-9:
+        return np.full(Y.shape[1], np.nan), 0.0
+    variance = ((M @ Y)[member] ** 2).sum(axis=0) / df
+    return np.where(variance <= 1e-24 * (Y**2).mean(axis=0), 0.0, variance), df
+
+
+def _indicators(codes: NDArray[np.int64], n: int | None = None) -> Floats:
+    """One column a code."""
+    n = int(codes.max()) + 1 if n is None else n
+    return np.asarray((codes[:, None] == np.arange(n)).astype(np.float64))
+
+
+def _effect_rows(design: Floats) -> Floats | None:
+    """Weights of the units in both effects, shape `(2, n_units)`; None if not estimable."""
+    wanted = np.zeros((2, design.shape[1]))
+    wanted[0, [2, 1]] = 1, -1
+    wanted[1, [0, 1]] = 1, -1
+    inverse = np.linalg.pinv(design)
+    if not np.allclose(wanted @ inverse @ design, wanted, atol=1e-8):
+        return None
+    return np.asarray(wanted @ inverse)
+
+
+def _residual_variance(Y: Floats, design: Floats) -> tuple[Floats, int]:
+    """Residual variance and its degrees of freedom; missing where there are none."""
+    M = residual_maker(design)
+    df = round(float(np.trace(M)))
+    if df < 1:
+        return np.full(Y.shape[1], np.nan), df
+    variance = ((M @ Y) ** 2).sum(axis=0) / df
+    # What is left of a response without spread is rounding, not variance.
+    return np.where(variance <= 1e-24 * (Y**2).mean(axis=0), 0.0, variance), df
+
+
+def _triangle(matrix: Floats) -> Floats:
+    return np.array([matrix[0, 0], matrix[0, 1], matrix[1, 1]])
+
+
+def effect_covariance(
+    effects: Floats, variances: Floats, unscaled: Floats, df: Floats, *, caution: float
+) -> tuple[Floats, Floats]:
+    """Covariances (var treated, cov, var baseline) of a family of tests, and degrees of freedom.
+
+    Arguments as the fields of `ArmEffects`, the tests along the first axis but for the effects.
+    Each component is moderated over the tests by itself.
+    """
+    # Degrees of freedom of Satterthwaite for treated - R baseline, at the estimate of the ratio R.
+    ratio = effects[0] / np.where(effects[1] == 0, np.nan, effects[1])
+    combination = np.column_stack([np.ones_like(ratio), -2 * ratio, ratio**2])
+    covariance = np.zeros((len(ratio), 3))
+    total, spread = np.zeros(len(ratio)), np.zeros(len(ratio))
+    for k in range(variances.shape[1]):
+        rows = np.flatnonzero(np.isfinite(df[:, k]))
+        if not len(rows):
+            continue
+        squeezed = squeeze(variances[rows, k], df[rows, k], caution=caution)
+        added = squeezed.variance[:, None] * unscaled[rows, k]
+        covariance[rows] += added
+        share = (added * combination[rows]).sum(axis=1)
+        total[rows] += share
+        spread[rows] += share**2 / squeezed.df
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return covariance, total**2 / spread
+
+
+def fieller_interval(
+    effects: Floats, covariance: Floats, df: ArrayLike, *, level: float = 0.95
+) -> tuple[Floats, Floats]:
+    """Interval of treated over baseline (Fieller 1954); missing where it is not one.
+
+    All ratios R for which treated - R baseline is compatible with zero. That is an interval where
+    the baseline effect itself differs from zero at the same level, and else no bounded set.
+    """
+    # (T - R B)^2 <= t^2 (V_T - 2 R C + R^2 V_B), a quadratic a R^2 - 2 b R + c <= 0 in R.
+    treated, baseline = effects
+    t2 = stats.t.ppf(0.5 + level / 2, np.asarray(df, dtype=np.float64)) ** 2
+    a = baseline**2 - t2 * covariance[:, 2]
+    b = treated * baseline - t2 * covariance[:, 1]
+    c = treated**2 - t2 * covariance[:, 0]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        bounded = a > 0
+        root = np.sqrt(np.maximum(b**2 - a * c, 0.0))
+        low = np.where(bounded, (b - root) / a, np.nan)
+        high = np.where(bounded, (b + root) / a, np.nan)
+    return low, high

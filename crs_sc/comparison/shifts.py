@@ -1,42 +1,65 @@
-"""Shifts: does the treatment change a signature or a gene in a population, and how sure is it."""
+"""Shifts: does the treatment change a signature or a gene in a population, and with time."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
+from scipy import stats
 
 from crs_sc import keys
-from crs_sc.comparison._equivalence import add_equivalence
-from crs_sc.comparison._fit import TESTED, finish, test_arm, withhold
-from crs_sc.comparison._scores import expressed_scores, has_too_few_genes
-from crs_sc.comparison._stress import FITTED, add_adjusted, fit_adjusted
-from crs_sc.comparison._units import (
+from crs_sc.comparison.design import (
+    BASELINE,
+    COVARIATE,
+    REFERENCE,
+    TREATED,
+    expand_contrasts,
+    is_estimable,
+    model_matrix,
+)
+from crs_sc.comparison.linear_model import (
+    ArmTest,
+    finish,
+    fit_arm,
+    fit_unless_aliased,
+    leave_one_out,
+    no_test,
+    test_arm,
+)
+from crs_sc.comparison.power import needed_effect
+from crs_sc.comparison.units import (
     check_bulk,
     check_min_cells,
+    compare,
+    expressed_scores,
+    feature_rows,
     find_features,
     gather,
-    population_names,
     score,
     select_units,
+    sorted_rows,
 )
-from crs_sc.comparison.design import BASELINE, expand_contrasts
-from crs_sc.comparison.power import add_detectable
 from crs_sc.core.arrays import as_csr
 from crs_sc.core.checks import check_fraction
-from crs_sc.core.stats import above_ambient
+from crs_sc.core.stats import above_ambient, benjamini_hochberg
 from crs_sc.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
+    from numpy.typing import ArrayLike, NDArray
 
-    from crs_sc.comparison._units import Features
     from crs_sc.comparison.design import Comparison, Contrast
+    from crs_sc.comparison.linear_model import LinearFit
+    from crs_sc.comparison.units import Features, PopulationUnits, UnitSums
 
-__all__ = ["shifts", "signature_scores", "subject_scores"]
+    Floats = NDArray[np.float64]
+    Flags = NDArray[np.bool_]
+
+__all__ = ["arm_by_time", "shifts", "signature_scores", "subject_scores"]
 
 
 def signature_scores(
@@ -60,6 +83,14 @@ def signature_scores(
     -------
     DataFrame indexed as `bulk.obs`, one column a signature, then one a gene; missing where none
     of the genes is in the data or the row has no UMI.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> bulk = crs.tl.pseudobulk(crs.datasets.toy_cohort())
+    >>> scores = crs.tl.signature_scores(bulk, signatures={"il6": ["SOCS3", "PIM1"]})
+    >>> list(scores.columns)
+    ['il6']
     """
     check_bulk(bulk)
     features = find_features(bulk, signatures=signatures, genes=genes)
@@ -103,6 +134,14 @@ def subject_scores(
     ------
     MissingKeyError
         If this is no pseudobulk.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> bulk = crs.tl.pseudobulk(crs.datasets.toy_cohort())
+    >>> scores = crs.tl.subject_scores(bulk, signatures={"il6": ["SOCS3", "PIM1"]}, min_genes=1)
+    >>> list(scores.columns)
+    ['feature', 'population', 'subject', 'condition', 'score']
     """
     check_bulk(bulk)
     kept = bulk[(bulk.obs[keys.N_CELLS] >= min_cells).to_numpy()]
@@ -118,7 +157,7 @@ def subject_scores(
             np.asarray(rows.layers[name].sum(axis=0), dtype=np.float64).ravel()
             for name in (keys.COUNTS, keys.AMBIENT)
         )
-        # As in `UnitData.expressed`: half a UMI less is that many when rounded.
+        # As in `UnitSums.expressed`: half a UMI less is that many when rounded.
         enough = np.asarray((as_csr(rows.X) >= min_count - 0.5).sum(axis=0)).ravel() >= smallest
         genes = set(rows.var_names[enough & above_ambient(raw, ambient)])
         counted = {name: [g for g in s if g in genes] for name, s in measured.items()}
@@ -222,6 +261,15 @@ def shifts(
     is not the handling. One that vanishes may be the handling, or a treatment that raises stress
     genes itself; the data cannot tell these apart. Empty for the stress score itself, where it has
     no spread within the design, and where no degree of freedom is left.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> bulk = crs.tl.pseudobulk(crs.datasets.toy_cohort())
+    >>> cart = crs.Contrast(name="cart", treated="CART", reference="vehicle")
+    >>> table = crs.tl.shifts(bulk, contrasts=[cart], signatures={}, genes=["IL1B", "IL6"])
+    >>> sorted(table["feature"].unique())
+    ['IL1B', 'IL6']
     """
     check_bulk(bulk)
     check_min_cells(min_cells)
@@ -229,101 +277,305 @@ def shifts(
     if not margin > 0:
         msg = f"margin must be above 0 (log2 units), got {margin!r}."
         raise InputError(msg)
-    features = find_features(bulk, signatures=signatures, genes=genes)
-    blocks = [
-        block
-        for i, comparison in enumerate(expand_contrasts(contrasts, bulk.obs))
-        for block in _comparison_rows(
-            bulk,
-            comparison,
-            features,
-            min_cells=min_cells,
-            min_count=min_count,
-            min_genes=min_genes,
-            stress=stress,
-            random_state=random_state,
-            order=i,
-        )
+    features = find_features(
+        bulk, signatures=signatures, genes=genes, min_count=min_count, min_genes=min_genes
+    )
+    tables = [
+        _population_rows(one, features, stress=stress, random_state=random_state)
+        for one in compare(bulk, contrasts, columns=features.columns, min_cells=min_cells)
     ]
-    if not blocks or not features.names:
+    if not tables or not features.names:
         return pd.DataFrame(columns=keys.SHIFTS_TABLE.names)
-    table = pd.concat(blocks, ignore_index=True)
-    table = table.sort_values(["_order", "_feature", "population"], kind="stable")
+    table = sorted_rows(tables)
     families = table["kind"].to_numpy(dtype=object)
-    adjusted = table[_ADJUSTED].set_axis(FITTED, axis=1).assign(counting=table["counting"])
-    table = finish(table.reset_index(drop=True), families)
-    covered = (table["_coverage"] >= min_coverage).to_numpy()
-    table = add_equivalence(table, families, margin=margin, covered=covered)
-    table = add_detectable(table, families)
-    return add_adjusted(table, adjusted, families)[keys.SHIFTS_TABLE.names]
+    adjusted = table[_ADJUSTED].set_axis(_FITTED, axis=1).assign(counting=table["counting"])
+    table = finish(table, families)
+    covered = table["n_genes"] / table["n_measured"].clip(lower=1) >= min_coverage
+    table["pvalue_equivalence"] = equivalence_p(table, margin=margin).where(covered)
+    table["padj_equivalence"] = benjamini_hochberg(table["pvalue_equivalence"])
+    table["margin"] = np.where(table["pvalue_equivalence"].notna(), margin, np.nan)
+    table["verdict"] = verdicts(table["padj"], table["padj_equivalence"])
+    table["verdict"] = table["verdict"].astype("str")
+    table["detectable_effect"] = needed_effect(
+        table["posterior_sd"], table["unscaled"], table["total_df"]
+    )
+    # The fits with the stress score have a prior of their own.
+    adjusted.loc[table["variance"].isna()] = np.nan
+    tests = finish(adjusted, families)
+    for name in ("estimate", "ci_low", "ci_high", "pvalue", "padj"):
+        table[f"{name}_stress_adjusted"] = tests[name]
+    return table[keys.SHIFTS_TABLE.names]
 
 
+_FITTED = ["estimate", "variance", "unscaled", "df"]
 # Fits with the stress score, until they are finished.
-_ADJUSTED = [f"_{name}" for name in FITTED]
+_ADJUSTED = [f"_{name}" for name in _FITTED]
 
 
-def _comparison_rows(
-    bulk: AnnData,
-    comparison: Comparison,
-    features: Features,
-    *,
-    min_cells: int,
-    min_count: int,
-    min_genes: int,
-    stress: str,
-    random_state: int,
-    order: int,
-) -> list[pd.DataFrame]:
-    """Rows of one comparison, a table for each population."""
-    paired = comparison.contrast.paired
-    data = gather(bulk, comparison, features.columns)
-    tested = (data.units["arm"] != BASELINE).to_numpy()
-    units = data.units[tested].reset_index(drop=True)
-    tables = []
-    for k, population in enumerate(population_names(bulk)):
-        n_cells = data.n_cells[tested, k]
-        used, status = select_units(units, n_cells, paired=paired, min_cells=min_cells)
-        if comparison.status == keys.CONFOUNDED:
-            used, status = np.zeros(len(units), dtype=bool), keys.CONFOUNDED
-        rows = np.flatnonzero(tested)[used]
-        scores = expressed_scores(data, rows, k, features, min_count=min_count)
-        Y = scores.by_unit
-        result = test_arm(
-            Y,
-            units[used].reset_index(drop=True),
-            paired=paired,
-            status=status,
-            random_state=random_state,
-        )
-        table = result.columns
-        table["status"], table["n_genes"] = result.status, scores.n_genes
-        table["counting"] = scores.counting
-        table["_coverage"] = scores.n_genes / np.maximum((features.weights > 0).sum(axis=0), 1)
-        table[_ADJUSTED] = np.nan
-        if result.status == keys.OK and (score_of := _stress_column(features, stress)) is not None:
-            own = fit_adjusted(Y, units[used], Y[:, score_of], paired=paired)
-            own.loc[score_of] = np.nan
-            table[_ADJUSTED] = own.to_numpy()
-        small = has_too_few_genes(scores, features, min_genes=min_genes)
-        small &= (table["status"] == keys.OK).to_numpy()
-        withhold(table, small, keys.TOO_FEW_GENES, columns=TESTED)
-        if used.any():
-            withhold(table, ~(Y > 0).any(axis=0), keys.NOT_DETECTED)
-        withhold(table, ~features.measured, keys.NOT_MEASURED)
-        table.insert(0, "contrast", comparison.name)
-        table.insert(1, "kind", features.kinds)
-        table.insert(2, "feature", features.names)
-        table.insert(3, "population", population)
-        table["_order"], table["_feature"] = order, np.arange(len(table))
-        tables.append(table)
-    return tables
-
-
-def _stress_column(features: Features, stress: str) -> int | None:
-    """Which feature is the stress signature; None where it is not among them."""
-    found = [
+def _population_rows(
+    one: PopulationUnits, features: Features, *, stress: str, random_state: int
+) -> pd.DataFrame:
+    """Rows of one population in one comparison, one a feature."""
+    scores, units = one.scores(features), one.units
+    Y = scores.by_unit
+    test = test_arm(Y, units, paired=one.paired, status=one.status, random_state=random_state)
+    table = test.columns
+    table["status"], table["contrast"] = test.status, one.comparison.name
+    table["n_measured"] = features.n_measured
+    table[_ADJUSTED] = np.nan
+    of_stress = [
         j
         for j, (kind, name) in enumerate(zip(features.kinds, features.names, strict=True))
         if (kind, name) == ("signature", stress)
     ]
-    return found[0] if found else None
+    if test.status == keys.OK and of_stress:
+        adjusted = fit_adjusted(Y, units, Y[:, of_stress[0]], paired=one.paired)
+        adjusted.loc[of_stress] = np.nan
+        table[_ADJUSTED] = adjusted.to_numpy()
+    return feature_rows(table, features, scores, population=one.population, order=one.order)
+
+
+def fit_adjusted(
+    Y: Floats, units: pd.DataFrame, covariate: Floats, *, paired: bool
+) -> pd.DataFrame:
+    """Fit the arm at equal handling stress: one more covariate, which differs by population.
+
+    Columns `_FITTED`, one row a response; all missing where the covariate is a combination of the
+    rest of the design, or of the rest and the arm, and where no degree of freedom is left.
+    """
+    nuisance, arm = model_matrix(units, paired=paired)
+    centred = (covariate - covariate.mean())[:, None]
+    wider = np.hstack([nuisance, centred])
+    full = np.column_stack([nuisance, arm])
+    rank = np.linalg.matrix_rank
+    adds = rank(np.hstack([full, centred])) > rank(full)
+    if adds and is_estimable(arm, wider):
+        fit = fit_arm(Y, arm, wider)
+        if fit.df >= 1:
+            return pd.DataFrame(fit._asdict(), dtype=np.float64)
+    return pd.DataFrame(np.nan, index=range(Y.shape[1]), columns=_FITTED)
+
+
+def equivalence_p(table: pd.DataFrame, *, margin: float) -> pd.Series:
+    """Moderated p that each effect lies within -margin and +margin; `table` is of `finish`."""
+    # Two one-sided tests (Schuirmann 1987): the larger p of the effect being above -margin and
+    # below +margin. Moderation looks at the variances alone, so that shifting the estimate shifts
+    # the hypothesis.
+    b = table["estimate"].to_numpy(dtype=np.float64)
+    se, df = table["unscaled"] * table["posterior_sd"], table["total_df"]
+    above, below = (stats.t.sf(np.abs(b + end) / se, df) for end in (margin, -margin))
+    above = np.where(b + margin > 0, above, 1 - above)
+    below = np.where(b - margin < 0, below, 1 - below)
+    return pd.Series(np.maximum(above, below), index=table.index)
+
+
+def verdicts(
+    padj: ArrayLike, padj_equivalence: ArrayLike, *, alpha: float = 0.05
+) -> NDArray[np.object_]:
+    """Put the tests of a difference and of equivalence into one of `keys.VERDICTS` (Lakens 2017).
+
+    `alpha` is the false discovery rate of either claim; empty without a test of a difference.
+    """
+    difference, within = np.asarray(padj), np.asarray(padj_equivalence)
+    changed, equivalent = difference <= alpha, within <= alpha
+    result = np.full(difference.shape, keys.INCONCLUSIVE, dtype=object)
+    result[changed] = keys.CHANGED
+    result[equivalent] = keys.EQUIVALENT
+    result[changed & equivalent] = keys.CHANGED_WITHIN_MARGIN
+    result[~np.isfinite(difference)] = ""
+    return result
+
+
+FOLLOWED = "followed"
+INDEPENDENT = "independent"
+
+
+def arm_by_time(
+    bulk: AnnData,
+    *,
+    contrasts: Sequence[Contrast],
+    signatures: Mapping[str, Sequence[str]],
+    genes: Sequence[str] = (),
+    min_cells: int = 10,
+    min_count: int = 10,
+    min_genes: int = 3,
+    random_state: int = 0,
+) -> pd.DataFrame:
+    """Test whether a shift differs between time points: a difference of differences.
+
+    For each contrast within time points, each time point against the first at which both arms
+    were sampled. Where subjects are followed, each gives one change over time, and the changes of
+    the arms are compared as in `shifts`: what is constant in a subject, batch and covariates too,
+    falls out. Of a cohort that is followed in part, those seen at both times are used. Where other
+    subjects were taken at each time, least squares with arm, time and their product; there is no
+    permutation p then, because arms can be exchanged only if they never differ.
+
+    Parameters
+    ----------
+    bulk
+        From `pseudobulk`, with time points.
+    contrasts
+        Those with `within: timepoint` are used.
+    signatures
+        Name and genes of each signature.
+    genes
+        Single genes.
+    min_cells
+        A unit with fewer cells of a population at either time is not a replicate for it.
+    min_count
+        As in `shifts`, over the units of both times.
+    min_genes
+        As in `shifts`.
+    random_state
+        Seed, used only where there are too many permutations to list.
+
+    Returns
+    -------
+    DataFrame with the columns of `keys.ARM_BY_TIME_TABLE`: every such contrast, later time point,
+    signature and gene, and population has a row. Statuses are those of `shifts`; a population is
+    absent in an arm that lacks it at either time.
+
+    Raises
+    ------
+    DesignError
+        As in `shifts`.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> cohort = crs.datasets.toy_cohort()
+    >>> last = cohort.obs["subject"].astype(str).str[-1]
+    >>> cohort.obs["timepoint"] = last.isin(["1", "2"]).map({True: "day 1", False: "day 3"})
+    >>> cart = crs.Contrast(name="cart", treated="CART", reference="vehicle", within="timepoint")
+    >>> bulk = crs.tl.pseudobulk(cohort)
+    >>> table = crs.tl.arm_by_time(bulk, contrasts=[cart], signatures={}, genes=["IL6"])
+    """
+    check_bulk(bulk)
+    check_min_cells(min_cells)
+    features = find_features(
+        bulk, signatures=signatures, genes=genes, min_count=min_count, min_genes=min_genes
+    )
+    tables: list[pd.DataFrame] = []
+    for contrast in contrasts:
+        if contrast.within is None:
+            continue
+        seen = [
+            comparison
+            for comparison in expand_contrasts([contrast], bulk.obs)
+            if {REFERENCE, TREATED} <= set(comparison.units["arm"])
+        ]
+        for late in seen[1:]:
+            times = (seen[0], late)
+            sums, order = gather(bulk, *times, columns=features.columns), len(tables)
+            for k, population in enumerate(sums.populations):
+                rows, subjects, used = _units_at(times, sums, k, min_cells=min_cells)
+                scores = expressed_scores(sums, used, k, features)
+                test = _test_times(scores.by_unit, rows, subjects, random_state=random_state)
+                table = test.columns.assign(status=test.status, contrast=contrast.name)
+                table["timepoint"], table["reference_timepoint"] = late.timepoint, seen[0].timepoint
+                table["subjects"] = subjects
+                tables.append(
+                    feature_rows(table, features, scores, population=population, order=order)
+                )
+    if not tables or not features.names:
+        return pd.DataFrame(columns=keys.ARM_BY_TIME_TABLE.names)
+    table = sorted_rows(tables)
+    # A change of a followed subject has another variance than one unit.
+    families = (table["kind"] + "|" + table["subjects"]).to_numpy(dtype=object)
+    return finish(table, families)[keys.ARM_BY_TIME_TABLE.names]
+
+
+class _AtTimes(NamedTuple):
+    """Units of one population at the earlier and the later time, and what can be said."""
+
+    early: pd.DataFrame
+    late: pd.DataFrame
+    paired: bool
+    status: str
+
+
+def _units_at(
+    times: tuple[Comparison, Comparison], sums: UnitSums, k: int, *, min_cells: int
+) -> tuple[_AtTimes, str, NDArray[np.intp]]:
+    """Units with enough cells at both times, if subjects are followed, and their rows in `sums`.
+
+    Of followed subjects the units stand in one order for both times, and a subject needs its cells
+    at both.
+    """
+    paired = times[1].contrast.paired
+    rows = [np.flatnonzero((c.units["arm"] != BASELINE).to_numpy()) for c in times]
+    units = [c.units.iloc[at] for c, at in zip(times, rows, strict=True)]
+    names = [pd.MultiIndex.from_frame(u[["arm", keys.SUBJECT]]) for u in units]
+    both = names[0].intersection(names[1], sort=False)
+    if len(both):
+        rows = [at[n.get_indexer(both)] for at, n in zip(rows, names, strict=True)]
+        units = [c.units.iloc[at] for c, at in zip(times, rows, strict=True)]
+    units = [u.reset_index(drop=True) for u in units]
+    rows[1] = rows[1] + len(times[0].units)
+    n_cells = [sums.n_cells[at, k] for at in rows]
+    if len(both):
+        n_cells = [np.minimum(*n_cells)] * 2
+    picked = [
+        select_units(u, n, paired=paired, min_cells=min_cells)
+        for u, n in zip(units, n_cells, strict=True)
+    ]
+    status = next((s for _, s in picked if s != keys.OK), keys.OK)
+    usable = all(used.any() for used, _ in picked)
+    masks = [used & usable for used, _ in picked]
+    early, late = (u[m].reset_index(drop=True) for u, m in zip(units, masks, strict=True))
+    used = np.concatenate([at[m] for at, m in zip(rows, masks, strict=True)])
+    return _AtTimes(early, late, paired, status), FOLLOWED if len(both) else INDEPENDENT, used
+
+
+def _test_times(Y: Floats, units: _AtTimes, subjects: str, *, random_state: int) -> ArmTest:
+    """Test the difference of differences; `Y` has the early units first."""
+    if subjects == INDEPENDENT:
+        return _product(Y, units)
+    n = len(units.early)
+    return test_arm(
+        Y[n:] - Y[:n],
+        _changes(units.early, units.late),
+        paired=units.paired,
+        status=units.status,
+        random_state=random_state,
+    )
+
+
+def _changes(early: pd.DataFrame, late: pd.DataFrame) -> pd.DataFrame:
+    """Units of the changes of the same subjects and arms, in the same order, at both times.
+
+    A batch or covariate that stays the same falls out of a change.
+    """
+    units = early.copy()
+    for name in [keys.BATCH, *(c for c in early.columns if c.startswith(COVARIATE))]:
+        if is_numeric_dtype(early[name]):
+            units[name] = late[name] - early[name]
+        else:
+            moved = early[name].astype(str) + " to " + late[name].astype(str)
+            units[name] = moved.where(early[name] != late[name], "")
+    return units
+
+
+def _product(Y: Floats, at: _AtTimes) -> ArmTest:
+    """Fit arm, time and their product on units of other subjects at each time."""
+    units = pd.concat([at.early, at.late], ignore_index=True)
+    is_late = np.repeat([False, True], [len(at.early), len(at.late)])
+    table, status = no_test(Y.shape[1], units), at.status
+    if not len(units):
+        return ArmTest(table, status)
+
+    def fit_of(rows: Flags) -> LinearFit | None:
+        nuisance, arm = model_matrix(units[rows], paired=at.paired)
+        nuisance = np.column_stack([nuisance, arm, is_late[rows]])
+        return fit_unless_aliased(Y[rows], arm & is_late[rows], nuisance)
+
+    fit = fit_of(np.ones(len(units), dtype=bool))
+    if fit is None:
+        return ArmTest(table, keys.CONFOUNDED)
+    table["estimate"] = fit.estimate
+    table["loo_low"], table["loo_high"] = leave_one_out(units, fit_of, Y.shape[1])
+    if status == keys.OK and fit.df < 1:
+        status = keys.TOO_FEW_SUBJECTS
+    if status == keys.OK:
+        table["variance"], table["unscaled"], table["df"] = fit.variance, fit.unscaled, fit.df
+    return ArmTest(table, status)

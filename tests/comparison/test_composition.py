@@ -13,8 +13,8 @@ from scipy import sparse
 
 from crs_sc import keys
 from crs_sc.comparison import Contrast, composition
-from crs_sc.comparison._fit import test_arm as arm_test
 from crs_sc.comparison.composition import between_variance, counting_variance, logit_share
+from crs_sc.comparison.linear_model import test_arm as arm_test
 from crs_sc.errors import InputError
 
 CART = Contrast("cart", treated="CART", reference="vehicle")

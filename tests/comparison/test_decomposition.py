@@ -14,14 +14,14 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from crs_sc import keys
-from crs_sc.comparison._shapley import (
+from crs_sc.comparison.decomposition import (
     arm_means,
+    decompose,
     expansion,
     jackknife_variance,
     leave_one_out_weights,
     shapley_parts,
 )
-from crs_sc.comparison.decomposition import decompose
 from crs_sc.comparison.design import Contrast
 from crs_sc.core.stats import bootstrap_expansion
 from crs_sc.errors import InputError, MissingKeyError

@@ -8,8 +8,7 @@ import pytest
 from statsmodels.stats.power import TTestIndPower, TTestPower
 
 from crs_sc.comparison import Contrast, check_design, subjects_per_arm
-from crs_sc.comparison._covariates import numbers_or_names
-from crs_sc.comparison.design import arms_of, expand_contrasts, model_matrix
+from crs_sc.comparison.design import arms_of, expand_contrasts, model_matrix, numbers_or_names
 from crs_sc.errors import DesignError
 
 

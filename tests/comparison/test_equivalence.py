@@ -14,10 +14,8 @@ from statsmodels.stats.weightstats import ttost_ind, ttost_paired
 
 from crs_sc import keys
 from crs_sc.comparison import Contrast, shifts, signature_scores
-from crs_sc.comparison._equivalence import one_sided_pair, verdicts
-from crs_sc.comparison._fit import finish
-from crs_sc.comparison._linear import fit_prior
-from crs_sc.comparison._stress import fit_adjusted
+from crs_sc.comparison.linear_model import finish, fit_prior
+from crs_sc.comparison.shifts import equivalence_p, fit_adjusted, verdicts
 from crs_sc.errors import InputError
 
 GENES = [f"G{i}" for i in range(800)]
@@ -64,6 +62,15 @@ def pairs(n: int) -> list[tuple[str, str]]:
 def told(bulk: ad.AnnData, contrast: Contrast = CART, **settings: float) -> pd.Series:
     table = shifts(bulk, contrasts=[contrast], signatures=SIGNATURES, **settings)
     return table.set_index("feature").loc["told"]
+
+
+def one_sided_pair(estimate, variance, unscaled, df, *, margin: float) -> np.ndarray:
+    """Equivalence p of one family of tests, moderated as limma does it."""
+    table = pd.DataFrame(
+        {"estimate": estimate, "variance": variance, "unscaled": unscaled, "df": df}
+    )
+    finished = finish(table, np.zeros(len(table), dtype=object), caution=0.0)
+    return equivalence_p(finished, margin=margin).to_numpy()
 
 
 @pytest.mark.parametrize("margin", [0.2, 0.5, 1.0])

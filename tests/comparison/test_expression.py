@@ -12,10 +12,9 @@ import pytest
 from scipy import optimize, sparse, stats
 
 from crs_sc import keys
-from crs_sc.comparison._deseq import full_rank, trend_coefficients, wald_tests
-from crs_sc.comparison._negative_binomial import GeneBatches, dispersion_fit
 from crs_sc.comparison.design import Contrast
-from crs_sc.comparison.expression import expression
+from crs_sc.comparison.expression import expression, full_rank, trend_coefficients, wald_tests
+from crs_sc.comparison.negative_binomial import GeneBatches, dispersion_fit
 from crs_sc.errors import InputError, MissingKeyError
 
 CART = Contrast("cart", treated="CART", reference="vehicle")
@@ -44,9 +43,9 @@ def make_bulk(units, counts, *, population="Mono", n_cells=50, ambient=None):
     obs["weight"], obs["weight_total"] = obs["n_cells"].astype(float), 500.0
     obs.index = [f"{population}{i}" for i in range(len(obs))]
     var = pd.DataFrame(index=[f"G{j}" for j in range(counts.shape[1])])
-    soup = np.zeros_like(counts) if ambient is None else ambient
-    layers = {"counts": sparse.csr_matrix(counts), "ambient": sparse.csr_matrix(soup)}
-    X = sparse.csr_matrix(np.maximum(counts - soup, 0))
+    carried = np.zeros_like(counts) if ambient is None else ambient
+    layers = {"counts": sparse.csr_matrix(counts), "ambient": sparse.csr_matrix(carried)}
+    X = sparse.csr_matrix(np.maximum(counts - carried, 0))
     return ad.AnnData(X=X, obs=obs, var=var, layers=layers)
 
 
@@ -356,17 +355,18 @@ def test_genes_zero_in_one_arm_and_no_gene_seen_everywhere():
     assert table.loc["G0", "log2fc"] > 3
 
 
-def test_what_the_soup_carries_over_is_not_tested_and_what_it_adds_is_taken_off():
+def test_what_ambient_rna_carries_over_is_not_tested_and_what_it_adds_is_taken_off():
     units = design(vehicle=4, CART=4)
     counts = simulate(17, units, n_genes=100)
     rng = np.random.default_rng(0)
-    soup = np.zeros_like(counts)
-    soup[:, 0] = np.repeat([5.0, 400.0], 4)  # 80 times more of it in the treated arm's ambient RNA
-    soup[4:, 1] = 3000.0  # on top of what the cells make themselves
-    counts[:, 0] = rng.poisson(soup[:, 0])
-    counts[:, 1] = rng.poisson(1000.0 + soup[:, 1])
+    carried = np.zeros_like(counts)
+    carried[:, 0] = np.repeat([5.0, 400.0], 4)  # 80 times more in the treated
+    carried[4:, 1] = 3000.0  # on top of what the cells make themselves
+    counts[:, 0] = rng.poisson(carried[:, 0])
+    counts[:, 1] = rng.poisson(1000.0 + carried[:, 1])
     blind = expression(make_bulk(units, counts), contrasts=[CART]).set_index("gene")
-    aware = expression(make_bulk(units, counts, ambient=soup), contrasts=[CART]).set_index("gene")
+    aware = expression(make_bulk(units, counts, ambient=carried), contrasts=[CART])
+    aware = aware.set_index("gene")
     assert blind.loc["G0", "log2fc"] > 4
     assert blind.loc["G1", "padj"] < 0.01
     assert "G0" not in aware.index

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from crs_sc.comparison._linear import fit_arm, fit_prior, moderate
+from crs_sc.comparison.linear_model import fit_arm, fit_prior, moderate
 
 TOLERANCE = 1e-6
 

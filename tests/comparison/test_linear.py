@@ -7,7 +7,7 @@ import pytest
 import statsmodels.api as sm
 from scipy import optimize, special, stats
 
-from crs_sc.comparison._linear import (
+from crs_sc.comparison.linear_model import (
     fit_arm,
     fit_prior,
     hedges_correction,

@@ -85,7 +85,7 @@ def test_fraction_moves_the_onset() -> None:
     assert one([0, 0, 8], [0, 0, 8], min_count=5).state_first == "reached"
 
 
-def test_what_the_soup_explains_is_no_onset() -> None:
+def test_what_ambient_rna_explains_is_no_onset() -> None:
     # 100 UMI of ambient RNA each time: 110 are nothing, 400 are.
     courses = {"m1": {"IL1B": [110, 112, 108], "IL6": [100, 110, 400]}}
     ledger, samples = make_tables(courses, ambient=100)

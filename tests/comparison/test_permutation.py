@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from crs_sc.comparison._linear import fit_arm
-from crs_sc.comparison._permutation import (
+from crs_sc.comparison.linear_model import (
     arrangements,
+    fit_arm,
     n_arrangements,
     permutation_test,
     smallest_p,

@@ -10,8 +10,8 @@ from statsmodels.stats.power import TTestIndPower, TTestPower
 
 from crs_sc import keys
 from crs_sc.comparison import detectable_effect, smallest_effect
-from crs_sc.comparison._fit import finish
-from crs_sc.comparison.power import add_detectable, needed_effect
+from crs_sc.comparison.linear_model import finish
+from crs_sc.comparison.power import needed_effect
 from crs_sc.errors import InputError, MissingKeyError
 
 
@@ -69,15 +69,21 @@ def test_moderated_tests_find_it_in_four_of_five() -> None:
     rng = np.random.default_rng(1)
     noise = rng.normal(0, 0.5, (6, 4000))
     variance = (noise[:3].var(axis=0, ddof=1) + noise[3:].var(axis=0, ddof=1)) / 2
-    table = pd.DataFrame({"variance": variance, "unscaled": np.sqrt(2 / 3), "df": 4.0})
+    table = pd.DataFrame(
+        {"estimate": 0.0, "variance": variance, "unscaled": np.sqrt(2 / 3), "df": 4.0}
+    )
     family = np.zeros(4000, dtype=object)
-    effect = add_detectable(table, family)["detectable_effect"].to_numpy()
+
+    def detectable(table: pd.DataFrame) -> np.ndarray:
+        tests = finish(table, family[: len(table)])
+        return needed_effect(tests["posterior_sd"], tests["unscaled"], tests["total_df"])
+
+    effect = detectable(table)
     table["estimate"] = noise[3:].mean(axis=0) - noise[:3].mean(axis=0) + effect
     assert (finish(table, family)["pvalue"] <= 0.05).mean() == pytest.approx(0.8, abs=0.03)
     # Alone, a test has nothing to borrow from.
-    single = add_detectable(table.iloc[:1], family[:1])["detectable_effect"].iloc[0]
-    own = smallest_effect(np.sqrt(variance[0]), n_reference=3, n_treated=3)
-    assert single == pytest.approx(own, rel=1e-9)
+    single = smallest_effect(np.sqrt(variance[0]), n_reference=3, n_treated=3)
+    assert detectable(table.iloc[:1])[0] == pytest.approx(single, rel=1e-9)
 
 
 def test_summary_of_a_table_of_shifts() -> None:

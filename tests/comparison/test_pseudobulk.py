@@ -24,7 +24,7 @@ LIBRARIES = {
 }
 
 
-def _cohort(*, soup: bool = True, seed: int = 0) -> ad.AnnData:
+def _cohort(*, ambient: bool = True, seed: int = 0) -> ad.AnnData:
     rng = np.random.default_rng(seed)
     rows = [
         (name, *fields, population)
@@ -38,7 +38,7 @@ def _cohort(*, soup: bool = True, seed: int = 0) -> ad.AnnData:
     counts = sparse.csr_matrix(rng.poisson(2.0, size=(len(obs), 6)).astype(np.float32))
     adata = ad.AnnData(X=counts, obs=obs, var=pd.DataFrame(index=GENES))
     adata.layers["counts"] = counts.copy()
-    if soup:
+    if ambient:
         profile = pd.DataFrame(
             rng.dirichlet(np.ones(6), size=4).T, index=GENES, columns=list(LIBRARIES)
         )
@@ -70,7 +70,7 @@ def test_complete_grid_and_sums() -> None:
     assert list(empty["n_cells"]) == [0]
 
 
-def test_soup_is_summed_over_libraries() -> None:
+def test_ambient_rna_is_summed_over_libraries() -> None:
     adata = _cohort()
     bulk = pseudobulk(adata)
     rho = adata.uns["crs_sc"]["contamination"]["ambient_fraction"]
@@ -87,14 +87,14 @@ def test_soup_is_summed_over_libraries() -> None:
     np.testing.assert_allclose(corrected, np.maximum(0, counts - expected), rtol=1e-12)
 
 
-def test_without_soup_nothing_is_corrected_and_a_note_says_so() -> None:
-    bulk = pseudobulk(_cohort(soup=False))
+def test_without_ambient_rna_nothing_is_corrected_and_a_note_says_so() -> None:
+    bulk = pseudobulk(_cohort(ambient=False))
     assert bulk.layers["ambient"].nnz == 0
     np.testing.assert_array_equal(bulk.X.toarray(), bulk.layers["counts"].toarray())
-    assert "soup is not known" in bulk.uns["crs_sc"]["notes"][0]
+    assert "ambient RNA is not known" in bulk.uns["crs_sc"]["notes"][0]
 
 
-def test_soup_of_a_sample_missing_is_an_error() -> None:
+def test_ambient_rna_of_a_sample_missing_is_an_error() -> None:
     adata = _cohort()
     adata.uns["crs_sc"]["contamination"] = adata.uns["crs_sc"]["contamination"].drop(index="l3")
     with pytest.raises(MissingKeyError, match="l3"):

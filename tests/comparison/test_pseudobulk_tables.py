@@ -69,7 +69,7 @@ def _assert_same(one: ad.AnnData, two: ad.AnnData) -> None:
     pd.testing.assert_frame_equal(one.uns["crs_sc"]["exclusions"], two.uns["crs_sc"]["exclusions"])
 
 
-@pytest.mark.parametrize("soup", [True, False])
+@pytest.mark.parametrize("ambient", [True, False])
 def test_disk_equals_memory_bit_for_bit(
     *, ambient: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,7 +207,7 @@ def test_covariates_are_those_of_the_samples() -> None:
     assert by["age"].dtype == np.float64
     assert by.loc[("CART", "m5")].isna().tolist() == [False, False, True]
     adata.obs["depth"] = np.arange(adata.n_obs)
-    with pytest.raises(InputError, match=r"'depth'.*one value a sample"):
+    with pytest.raises(InputError, match=r"more than one depth.*one value a sample"):
         pseudobulk(adata, covariates=["depth"])
     with pytest.raises(MissingKeyError, match="weight_kg"):
         pseudobulk(adata, covariates=["weight_kg"])

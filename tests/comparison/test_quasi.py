@@ -7,8 +7,7 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from crs_sc.comparison._deseq import wald_tests
-from crs_sc.comparison._quasi import quasi_tests, residual_variance, unit_deviance
+from crs_sc.comparison.expression import quasi_tests, residual_variance, unit_deviance, wald_tests
 
 ARM = np.array([0.0, 1.0])
 

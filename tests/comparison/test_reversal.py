@@ -11,7 +11,7 @@ from scipy import sparse
 
 from crs_sc import keys
 from crs_sc.comparison import Contrast, reversal, signature_scores
-from crs_sc.comparison._fieller import arm_effects, effect_covariance, fieller_interval
+from crs_sc.comparison.reversal import arm_effects, effect_covariance, fieller_interval
 
 GENES = [f"G{i}" for i in range(100)]
 SIGNATURES = {"up": GENES[:10], "flat": GENES[40:60], "absent": ["X"]}

@@ -10,11 +10,9 @@ from scipy import optimize, sparse, stats
 
 from crs_sc import keys
 from crs_sc.comparison import Contrast, reversal, shifts
-from crs_sc.comparison._fit import finish
-from crs_sc.comparison._linear import expected_variance, hedges_correction, squeeze
-from crs_sc.comparison._scores import expressed_scores
-from crs_sc.comparison._units import find_features, gather
 from crs_sc.comparison.design import expand_contrasts
+from crs_sc.comparison.linear_model import expected_variance, finish, hedges_correction, squeeze
+from crs_sc.comparison.units import expressed_scores, find_features, gather
 
 CART = Contrast("cart", treated="CART", reference="vehicle")
 GENES = [f"G{i}" for i in range(60)]
@@ -105,10 +103,10 @@ def test_counting_variance_is_that_of_poisson_counts() -> None:
     for seed in range(60):
         bulk = make_bulk(rates, seed=seed)
         [comparison] = expand_contrasts([CART], bulk.obs)
-        features = find_features(bulk, signatures=signatures, genes=[])
-        data = gather(bulk, comparison, features.columns)
+        features = find_features(bulk, signatures=signatures, genes=[], min_count=1)
+        data = gather(bulk, comparison, columns=features.columns)
         rows = np.arange(len(data.units))
-        scores = expressed_scores(data, rows, 0, features, min_count=1)
+        scores = expressed_scores(data, rows, 0, features)
         values.append(scores.by_unit)
         counting.append(scores.counting)
     seen = np.concatenate(values).var(axis=0)

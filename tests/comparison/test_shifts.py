@@ -243,7 +243,7 @@ def test_time_points_pooled_or_apart() -> None:
     assert set(table["n_treated"]) == {3}
 
 
-def test_soup_of_an_induced_signature_is_no_shift_of_others() -> None:
+def test_ambient_rna_of_an_induced_signature_is_no_shift_of_others() -> None:
     # T cells make none of the ten genes; CART ambient RNA has fifty times more of them.
     rng = np.random.default_rng(5)
     bulk = make_bulk(arms(4, 4), shift=6)
@@ -265,7 +265,7 @@ def test_soup_of_an_induced_signature_is_no_shift_of_others() -> None:
         assert pick(table, feature, "Mono").estimate > 4
 
 
-def test_above_soup_against_the_poisson_tail() -> None:
+def test_above_ambient_against_the_poisson_tail() -> None:
     counts, ambient = np.array([0.0, 1.0, 1.0, 200.0, 130.0]), np.array([0.0, 0.0, 0.2, 100, 100])
     expected = [False, True, False, True, False]
     assert list(above_ambient(counts, ambient)) == expected
@@ -277,7 +277,7 @@ def test_null_p_values_are_calibrated(design: str) -> None:
     # fixed. With 2,000 tests the share below 0.05 has a standard error of 0.005; moderation over
     # tests of one spread is where it gains most.
     rng = np.random.default_rng(42)
-    from crs_sc.comparison._fit import finish, test_arm
+    from crs_sc.comparison.linear_model import finish, test_arm
 
     paired = design.startswith("paired")
     n = int(design[-1])

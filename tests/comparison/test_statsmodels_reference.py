@@ -14,8 +14,8 @@ import statsmodels.formula.api as smf
 from scipy import sparse, stats
 
 from crs_sc.comparison import Contrast, pseudobulk, shifts, signature_scores
-from crs_sc.comparison._linear import fit_arm, moderate
 from crs_sc.comparison.design import expand_contrasts, model_matrix
+from crs_sc.comparison.linear_model import fit_arm, moderate
 
 TOLERANCE = 1e-6
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crs_sc.comparison._times import time_order, time_values
+from crs_sc.comparison.design import time_order, time_values
 
 
 @pytest.mark.parametrize(
