@@ -1,4 +1,4 @@
-"""Conventions of the public functions: order of parameters, docstrings, no surprises."""
+"""Conventions of the public functions: keywords, no surprises."""
 
 from __future__ import annotations
 
@@ -17,24 +17,6 @@ PUBLIC = [
     for name in module.__all__
     if inspect.isfunction(getattr(module, name))
 ]
-
-
-@pytest.mark.parametrize("function", PUBLIC)
-def test_documented_parameters_are_those_of_the_signature(function: object) -> None:
-    document = inspect.getdoc(function) or ""
-    assert document.strip(), "no docstring"
-    names = list(inspect.signature(function).parameters)
-    if not names:
-        return
-    _, _, body = document.partition("Parameters\n----------\n")
-    body = re.split(r"\n[A-Z][a-z ]+\n---", body)[0]
-    documented = [
-        name.strip().lstrip("*")
-        for line in body.splitlines()
-        if line and not line.startswith(" ")
-        for name in line.split(",")
-    ]
-    assert documented == names
 
 
 @pytest.mark.parametrize("function", PUBLIC)

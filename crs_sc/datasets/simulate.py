@@ -91,7 +91,7 @@ class SimulatedSample:
         The same of droplets without a cell.
     contamination
         Expected share of ambient RNA in a droplet.
-    ambient RNA
+    ambient
         Share of each gene in ambient RNA, `(n_genes,)`, sums to 1.
     cells, producer_cells
         As in the truth of :class:`SimulatedCohort`.
@@ -219,9 +219,12 @@ def simulate_cohort(
 
     Examples
     --------
-    >>> cohort = simulate_cohort(n_subjects_per_arm=2, cells_per_sample=100)
-    >>> cohort.truth["ledger"].columns[:2].to_list()
-    ['gene', 'population']
+    >>> import crs_sc as crs
+    >>> cohort = crs.datasets.simulate_cohort(n_subjects_per_arm=1, cells_per_sample=50)
+    >>> cohort.adata.obs.columns.to_list()
+    ['lib', 'mouse', 'arm']
+    >>> cohort.truth["ledger"].columns[:3].to_list()
+    ['gene', 'population', 'sample']
     """
     return _collect(
         Plan.of(
@@ -271,6 +274,13 @@ def iter_samples(settings: Mapping[str, Any] | None = None) -> Iterator[Simulate
     ------
     InputError
         If a setting is unknown or out of range.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> settings = {"arms": ["vehicle", "CART"], "n_subjects_per_arm": 1, "cells_per_sample": 50}
+    >>> [sample.identity["condition"] for sample in crs.datasets.iter_samples(settings)]
+    ['vehicle', 'CART']
     """
     world = make_world(plan_of(settings))
     genes = _names(world)

@@ -71,6 +71,14 @@ def read_settings(path: str | PathLike[str]) -> dict[str, Any]:
     ------
     InputError
         If the file cannot be read or is no mapping.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import crs_sc as crs
+    >>> _ = Path("settings.yaml").write_text("cells_per_sample: 500", encoding="utf-8")
+    >>> crs.datasets.read_settings("settings.yaml")
+    {'cells_per_sample': 500}
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -101,6 +109,13 @@ def write_cohort(cohort: SimulatedCohort, out_dir: str | PathLike[str]) -> Path:
     Path of the config. Writes `cohort.h5ad`, `config.yaml`, `truth/settings.yaml` and each table
     of the truth as `truth/NAME.tsv`. With empty droplets there is no `cohort.h5ad` but a sample
     sheet `samples.tsv`, and for each sample a filtered and a raw matrix in `samples/`.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> cohort = crs.datasets.simulate_cohort(n_subjects_per_arm=1, cells_per_sample=50)
+    >>> crs.datasets.write_cohort(cohort, "simulated").name
+    'config.yaml'
     """
     out = Path(out_dir)
     for name, table in cohort.truth.items():
@@ -147,6 +162,13 @@ def simulate_to_disk(
     InputError
         If a setting is unknown or out of range, the folder cannot be written to, or the disk is
         full.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> settings = {"n_subjects_per_arm": 1, "cells_per_sample": 50}
+    >>> crs.datasets.simulate_to_disk("simulated", settings=settings).name
+    'config.yaml'
     """
     world = make_world(plan_of(settings))
     plan, genes, out = world.plan, world.profiles.genes.index.to_list(), Path(out_dir)

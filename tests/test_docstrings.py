@@ -1,0 +1,264 @@
+"""Docstrings of the public functions: every section that applies, and an example that runs."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import doctest
+import inspect
+import re
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import crs_sc
+from crs_sc import datasets, genesets, io, plotting, preprocessing, report, tl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def _public() -> dict[str, Any]:
+    """Every public function and class under the first name that it is known by."""
+    names: dict[str, Any] = {}
+    modules = {
+        "pp": preprocessing,
+        "tl": tl,
+        "pl": plotting,
+        "io": io,
+        "genesets": genesets,
+        "datasets": datasets,
+        "report": report,
+        "crs_sc": crs_sc,
+    }
+    for short, module in modules.items():
+        for name in module.__all__:
+            thing = getattr(module, name)
+            is_known = any(thing is other for other in names.values())
+            if (inspect.isfunction(thing) or inspect.isclass(thing)) and not is_known:
+                names[f"{short}.{name}"] = thing
+    return names
+
+
+PUBLIC = _public()
+FUNCTIONS = {name: thing for name, thing in PUBLIC.items() if inspect.isfunction(thing)}
+# Functions that still want an example or a section; no other may.
+LACKING: frozenset[str] = frozenset(
+    {
+        "pp.call_doublets",
+        "pp.call_species",
+        "pp.estimate_ambient",
+        "pp.filter_cells",
+        "pp.merge_samples",
+        "pp.normalize",
+        "pp.qc_table",
+        "pp.quality_control",
+        "pp.select_genes",
+        "pp.select_species",
+        "tl.add_marker_opinion",
+        "tl.add_opinion",
+        "tl.annotate",
+        "tl.arm_by_time",
+        "tl.call_myeloid_states",
+        "tl.call_producers",
+        "tl.call_transgene",
+        "tl.celltypist_labels",
+        "tl.check_design",
+        "tl.check_labels",
+        "tl.circularity",
+        "tl.cluster",
+        "tl.cluster_table",
+        "tl.compare_opinions",
+        "tl.composition",
+        "tl.condense",
+        "tl.decompose",
+        "tl.detectable_effect",
+        "tl.embed",
+        "tl.enrichment",
+        "tl.exclusions",
+        "tl.export_counts",
+        "tl.expression",
+        "tl.gene_overlap",
+        "tl.il1_tone",
+        "tl.integration_table",
+        "tl.ledger",
+        "tl.ledger_by_condition",
+        "tl.onset",
+        "tl.producers",
+        "tl.production",
+        "tl.pseudobulk",
+        "tl.receivers",
+        "tl.reversal",
+        "tl.score_signatures",
+        "tl.shifts",
+        "tl.signature_scores",
+        "tl.smallest_effect",
+        "tl.subcluster",
+        "tl.subcluster_table",
+        "tl.subjects_per_arm",
+        "tl.trajectories",
+        "tl.transfer_labels",
+        "tl.weigh_cells",
+        "pl.ambient_expected",
+        "pl.arm_colours",
+        "pl.barnyard",
+        "pl.cluster_stability",
+        "pl.composition",
+        "pl.decomposition_bars",
+        "pl.enrichment_dotplot",
+        "pl.feature_label",
+        "pl.marker_dotplot",
+        "pl.myeloid_states",
+        "pl.population_colours",
+        "pl.population_order",
+        "pl.producer_dotplot",
+        "pl.producers_to_receivers",
+        "pl.qc_overview",
+        "pl.reversal_heatmap",
+        "pl.shift_heatmap",
+        "pl.signature_points",
+        "pl.source_shares",
+        "pl.stress_adjustment",
+        "pl.stress_vs_cytokine",
+        "pl.style",
+        "pl.trajectories",
+        "pl.umap",
+        "pl.volcano",
+        "pl.waterfall",
+        "pl.waterfalls",
+        "io.allow_open_files",
+        "io.atomic_path",
+        "io.describe_file",
+        "io.empty_droplet_profile",
+        "io.gene_symbols",
+        "io.matrix_state",
+        "io.open_h5ad",
+        "io.read",
+        "io.read_absolute_counts",
+        "io.read_table",
+        "io.source_files",
+        "io.write_h5ad",
+        "io.write_json",
+        "io.write_table",
+        "io.write_text",
+        "genesets.cell_type_panels",
+        "genesets.coverage",
+        "genesets.haemoglobin_genes",
+        "genesets.immune_receptor_genes",
+        "genesets.immunoglobulin_genes",
+        "genesets.lineages",
+        "genesets.load_cell_types",
+        "genesets.load_label_names",
+        "genesets.load_receptors",
+        "genesets.load_signatures",
+        "genesets.match_genes",
+        "genesets.mitochondrial_genes",
+        "genesets.name_labels",
+        "genesets.orthologs",
+        "genesets.overview",
+        "genesets.read_gene_sets",
+        "genesets.read_gmt",
+        "genesets.read_markers",
+        "genesets.resolve_symbols",
+        "genesets.sex_genes",
+        "genesets.signatures",
+        "genesets.target_cytokines",
+        "report.key_figures",
+        "report.planted_beside_found",
+        "report.read_truth",
+        "report.share_errors",
+        "report.shift_answers",
+        "report.source_answers",
+        "report.subject_scores",
+        "report.write_figures",
+        "report.write_report",
+        "crs_sc.load_config",
+    }
+)
+
+
+def section(thing: object, *titles: str) -> str:
+    """Text of the first of these sections of a docstring; empty where it has none."""
+    text = inspect.getdoc(thing) or ""
+    for title in titles:
+        found = re.search(
+            rf"(?:^|\n){title}\n-+\n(.*?)(?=\n[A-Z][A-Za-z ]+\n-{{3,}}|\Z)", text, re.S
+        )
+        if found:
+            return found[1]
+    return ""
+
+
+def documented(text: str) -> list[str]:
+    """Names that a section of parameters has."""
+    return [
+        name.strip().lstrip("*")
+        for line in text.splitlines()
+        if line and not line.startswith(" ")
+        for name in line.split(":")[0].split(",")
+    ]
+
+
+def raises(function: Callable[..., Any]) -> bool:
+    """Whether the body raises by itself."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    return any(isinstance(node, ast.Raise) and node.exc for node in ast.walk(tree))
+
+
+def missing(function: Callable[..., Any]) -> list[str]:
+    """Sections that apply to a function and are not in its docstring."""
+    signature = inspect.signature(function)
+    needed = {
+        "Parameters": bool(signature.parameters),
+        "Returns": signature.return_annotation not in (None, "None"),
+        "Raises": raises(function),
+        "Examples": True,
+    }
+    either = {"Returns": ("Returns", "Yields")}
+    return [
+        title
+        for title, is_needed in needed.items()
+        if is_needed and not section(function, *either.get(title, (title,)))
+    ]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_section_that_applies_is_there(name: str) -> None:
+    function = FUNCTIONS[name]
+    assert (inspect.getdoc(function) or "").strip(), "no docstring"
+    names = documented(section(function, "Parameters"))
+    assert names == list(inspect.signature(function).parameters)
+    lacks = missing(function)
+    if name in LACKING:
+        assert lacks, f"'{name}' is complete: take it out of LACKING"
+    else:
+        assert not lacks
+
+
+def test_lacking_names_functions_that_there_are() -> None:
+    assert FUNCTIONS.keys() >= LACKING
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC.keys() - FUNCTIONS.keys()))
+def test_classes_are_documented(name: str) -> None:
+    kind = PUBLIC[name]
+    assert (inspect.getdoc(kind) or "").strip(), "no docstring"
+    if dataclasses.is_dataclass(kind):
+        fields = [field.name for field in dataclasses.fields(kind) if field.name[0] != "_"]
+        assert documented(section(kind, "Attributes", "Parameters")) == fields
+
+
+@pytest.mark.parametrize("name", [n for n, f in FUNCTIONS.items() if section(f, "Examples")])
+def test_example_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    example = section(FUNCTIONS[name], "Examples")
+    test = doctest.DocTestParser().get_doctest(example, {}, name, None, None)
+    assert test.examples, "no example"
+    outcome = doctest.DocTestRunner(optionflags=FLAGS, verbose=False).run(test)
+    assert outcome.failed == 0, capsys.readouterr().out
