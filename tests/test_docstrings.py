@@ -99,6 +99,7 @@ LACKING: frozenset[str] = frozenset(
         "tl.smallest_effect",
         "tl.subcluster",
         "tl.subcluster_table",
+        "tl.subject_scores",
         "tl.subjects_per_arm",
         "tl.trajectories",
         "tl.transfer_labels",
