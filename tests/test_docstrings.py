@@ -142,6 +142,7 @@ LACKING: frozenset[str] = frozenset(
         "io.read_absolute_counts",
         "io.read_table",
         "io.source_files",
+        "io.write_cohort",
         "io.write_h5ad",
         "io.write_json",
         "io.write_table",
