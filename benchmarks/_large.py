@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import sparse
 
 from crs_sc.datasets import iter_samples
-from crs_sc.datasets._stream import growing_h5ad
+from crs_sc.datasets.write import growing_h5ad
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,13 +1,13 @@
 """Simulated cohorts with planted truth."""
 
-from crs_sc.datasets._plan import Batches, Noise
+from crs_sc.datasets.plan import Batches, Noise
 from crs_sc.datasets.simulate import (
     SimulatedCohort,
     SimulatedSample,
     iter_samples,
     simulate_cohort,
+    toy_cohort,
 )
-from crs_sc.datasets.toy import toy_cohort
 from crs_sc.datasets.write import read_settings, simulate_to_disk, write_cohort
 
 __all__ = [

@@ -1,27 +1,80 @@
-"""Genes of the simulated cohort and the expected expression of each population."""
+"""What is planted, and the expected expression of each population: `planted.yaml`, `genes.tsv`."""
 
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from crs_sc import genesets
-from crs_sc.datasets._planted import ARMS, TRANSGENE, Population
-from crs_sc.datasets._receptors import receptor_umi
-from crs_sc.errors import InputError
+from crs_sc.errors import InputError, listing
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
-    from crs_sc.datasets._cohort import Cohort
-    from crs_sc.datasets._plan import Batches, Plan, Species
+    from crs_sc.datasets.plan import Batches, Plan, Species
 
-__all__ = ["Profiles", "gene_universe", "make_profiles"]
+__all__ = [
+    "ARMS",
+    "CONTRASTS",
+    "HUMAN_PREFIX",
+    "TRANSGENE",
+    "Cohort",
+    "Population",
+    "Production",
+    "Profiles",
+    "gene_universe",
+    "make_profiles",
+    "plant",
+    "planted",
+    "producers_of",
+    "receptor_umi",
+    "shares",
+]
+
+ARMS = ("vehicle", "CART", "CART_anakinra", "CART_tocilizumab")
+# name, treated, reference, baseline
+CONTRASTS: tuple[tuple[str, str, str, str | None], ...] = (
+    ("cart", "CART", "vehicle", None),
+    ("anakinra", "CART_anakinra", "CART", "vehicle"),
+    ("tocilizumab", "CART_tocilizumab", "CART", "vehicle"),
+)
+# Nothing is planted here: no production, no response, the same share of the cells in every arm.
+NULL_POPULATION = "NK"
+TRANSGENE = "CAR"
+
+Arms = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Population:
+    """One simulated cell type; `planted.yaml` says what the fields are."""
+
+    name: str
+    lineage: str
+    species: str
+    umi: float
+    share: Arms
+    roles: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Production:
+    """Planted production of one gene by one population, by arm in the order of `ARMS`."""
+
+    gene: str
+    population: str
+    share: Arms
+    umi: Arms
+
 
 HUMAN_PREFIX = "GRCh38_"
 MOUSE_PREFIX = "mm10___"
@@ -73,6 +126,200 @@ SIGNATURE_ROLES = {
 
 
 @dataclass(frozen=True)
+class Cohort:
+    """Everything planted.
+
+    Attributes
+    ----------
+    species
+        The species that is analysed: human, or mouse where the host's macrophages are the source.
+    populations
+        Those of the analysed species, then those of the other.
+    production
+        Who makes what; scaled as asked for.
+    responses
+        Signature, then population: log2 shift against vehicle by arm. A gene of several
+        signatures follows the first of them.
+    targets
+        Cytokines of the ledger, in the analysed species.
+    """
+
+    species: Species
+    populations: tuple[Population, ...]
+    production: tuple[Production, ...]
+    responses: dict[str, dict[str, Arms]]
+    targets: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the populations."""
+        return [population.name for population in self.populations]
+
+    @property
+    def analysed(self) -> NDArray[np.bool_]:
+        """Which populations are of the analysed species."""
+        return np.array([population.species == self.species for population in self.populations])
+
+    @property
+    def null_population(self) -> str | None:
+        """A population without any effect, if the cohort has it."""
+        return NULL_POPULATION if NULL_POPULATION in self.names else None
+
+    def producing(self) -> NDArray[np.int64]:
+        """Position of the population of each entry of `production`."""
+        return np.array(
+            [self.names.index(entry.population) for entry in self.production], dtype=int
+        )
+
+    def lysis_weights(self, lysis: dict[str, float]) -> NDArray[np.float64]:
+        """Weight of each population in ambient RNA, by its name or else its lineage."""
+        return np.array([lysis.get(p.name, lysis.get(p.lineage, 1.0)) for p in self.populations])
+
+
+def plant(plan: Plan) -> Cohort:
+    """Choose what is planted; an error names a population, lineage or gene that is not there."""
+    own, others, production = _choose(plan)
+    responses = {
+        signature: {name: tuple(shift) for name, shift in shifts.items()}
+        for signature, shifts in planted()[plan.myeloid_species]["responses"].items()
+    }
+    if plan.populations is not None:
+        known = [population.name for population in own]
+        _refuse_unknown("populations", plan.populations, known)
+        if not plan.populations:
+            msg = f"populations must name one or more of {listing(known)}."
+            raise InputError(msg)
+        own = tuple(population for population in own if population.name in plan.populations)
+    populations = own + others
+    names = {population.name for population in populations}
+    lineages = {population.lineage for population in populations}
+    production = tuple(entry for entry in production if entry.population in names)
+    targets = tuple(genesets.target_cytokines(organism=plan.myeloid_species))
+    _refuse_unknown("lysis", plan.lysis, sorted(names | lineages))
+    _refuse_unknown("courses", plan.courses, [*targets, *responses])
+    if isinstance(plan.production_scale, dict):
+        genes = {*targets, *(entry.gene for entry in production)}
+        _refuse_unknown("production_scale", plan.production_scale, sorted(genes | names | lineages))
+    lineage_of = {population.name: population.lineage for population in populations}
+    cohort = Cohort(
+        plan.myeloid_species,
+        populations,
+        tuple(_scaled(entry, lineage_of[entry.population], plan) for entry in production),
+        responses,
+        targets,
+    )
+    _check_present(cohort, plan)
+    return cohort
+
+
+def shares(cohort: Cohort, arm: int, *, effect: float) -> NDArray[np.float64]:
+    """Mean share of each population among the cells of its species.
+
+    `arm` is a position in `ARMS`, `effect` how far to go from the first arm to this one. Shape
+    `(n_populations,)`; sums to 1 in each species, or is 0 in a species without cells.
+    """
+    planted = np.array([population.share for population in cohort.populations])
+    mean = np.maximum(planted[:, 0] + effect * (planted[:, arm] - planted[:, 0]), 0.0)
+    for species in (cohort.analysed, ~cohort.analysed):
+        total = mean[species].sum()
+        mean[species] /= total if total > 0 else 1.0
+    return np.asarray(mean)
+
+
+def producers_of(entry: Production, arm: int, *, effect: float) -> tuple[float, float]:
+    """Share of producers and mean UMI of a producer; `arm` and `effect` as for :func:`shares`."""
+    share = entry.share[0] + effect * (entry.share[arm] - entry.share[0])
+    umi = entry.umi[0] + effect * (entry.umi[arm] - entry.umi[0])
+    return min(max(share, 0.0), 1.0), max(umi, 1.0)
+
+
+def _choose(
+    plan: Plan,
+) -> tuple[tuple[Population, ...], tuple[Population, ...], tuple[Production, ...]]:
+    """Choose populations of the analysed species, those of the other, and who makes what."""
+    data = planted()
+    blasts = {name: _population(entry, "human") for name, entry in data["leukaemia"].items()}
+    blast = () if plan.leukaemia == "none" else (blasts[plan.leukaemia],)
+    chosen = data[plan.myeloid_species]
+    own = tuple(_population(entry, plan.myeloid_species) for entry in chosen["populations"])
+    production = tuple(
+        Production(gene, population, tuple(share), tuple(umi))
+        for gene, population, share, umi in chosen["production"]
+    )
+    if plan.myeloid_species == "human":
+        return own + blast, (_population(chosen["others"][0], "mouse"),), production
+    human = next(p for p in data["human"]["populations"] if p["name"] == "CAR T")
+    others = [_population(human | {"share": chosen["car_t_share"]}, "human")]
+    others += [replace(p, share=tuple(chosen["tumour_share"])) for p in blast]
+    return own, tuple(others), production
+
+
+@cache
+def planted() -> dict[str, Any]:
+    """Return what `planted.yaml` says."""
+    with resources.files("crs_sc.datasets").joinpath("planted.yaml").open(encoding="utf-8") as file:
+        return dict(yaml.safe_load(file))
+
+
+def _population(entry: dict[str, Any], species: str) -> Population:
+    return Population(**{**entry, "share": tuple(entry["share"]), "species": species})
+
+
+def _scaled(entry: Production, lineage: str, plan: Plan) -> Production:
+    """Production with the share of producers scaled; the transgene is no cytokine."""
+    scale = plan.production_scale
+    if isinstance(scale, dict):
+        factor = 1.0
+        for name in {entry.gene, entry.population, lineage}:
+            factor *= scale.get(name, 1.0)
+    else:
+        factor = scale
+    if entry.gene == TRANSGENE:
+        return entry
+    low, cart, anakinra, tocilizumab = (min(factor * share, 1.0) for share in entry.share)
+    return replace(entry, share=(low, cart, anakinra, tocilizumab))
+
+
+def _refuse_unknown(setting: str, given: Iterable[str], known: list[str]) -> None:
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        msg = (
+            f"{setting} names {listing(unknown)}, which the cohort does not have. "
+            f"It has {', '.join(known)}."
+        )
+        raise InputError(msg)
+
+
+def _check_present(cohort: Cohort, plan: Plan) -> None:
+    """Raise unless every library has cells, and something that lyses."""
+    weights = cohort.lysis_weights(plan.lysis)
+    for library in plan.libraries():
+        share = shares(cohort, library.arm, effect=library.effect.overall) * cohort.analysed
+        where = f"in sample '{library.identity['sample']}' ({library.identity['condition']})"
+        if not share.any():
+            msg = f"populations: none of those asked for is present {where}."
+            raise InputError(msg)
+        if not (weights * share).any():
+            msg = f"lysis: no population lyses {where}. Give one of them a weight above 0."
+            raise InputError(msg)
+
+
+def receptor_umi(population: Population) -> dict[str, float]:
+    """UMI per million of each receptor, by the symbol in the species of the population."""
+    receptors = planted()["receptors"]
+    symbols = {gene: [gene] for gene in receptors}
+    if population.species == "mouse":
+        pairs = genesets.orthologs()
+        pairs = pairs[pairs["mouse"] != ""]
+        symbols = {gene: pairs.loc[pairs["human"] == gene, "mouse"].tolist() for gene in receptors}
+    return {
+        symbol: float(by_name.get(population.name, by_name.get(population.lineage, 0)))
+        for gene, by_name in receptors.items()
+        for symbol in symbols[gene]
+    }
+
+
+@dataclass(frozen=True)
 class Profiles:
     """Expected native UMI of a cell of mean depth, and how the arms move it.
 
@@ -109,17 +356,7 @@ class Profiles:
     erythroid: NDArray[np.float64]
 
     def gene_shift(self, response_shift: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Spread shifts of the responses over their genes.
-
-        Parameters
-        ----------
-        response_shift
-            Shape `(..., n_responses)`.
-
-        Returns
-        -------
-        Shape `(..., n_genes)`, zero for genes of no response.
-        """
+        """Give each gene, `(..., n_genes)`, the shift of its response, or 0 if it has none."""
         none = np.zeros((*response_shift.shape[:-1], 1))
         return np.concatenate([response_shift, none], axis=-1)[..., self.programme]
 
@@ -127,23 +364,10 @@ class Profiles:
 def gene_universe(cohort: Cohort, *, n_background_genes: int) -> pd.DataFrame:
     """All genes of the cohort: markers, signatures, cytokines, housekeeping and background.
 
-    Parameters
-    ----------
-    cohort
-        What is planted.
-    n_background_genes
-        How many human genes that mark nothing, and as many mouse genes where the mouse is analysed.
-
-    Returns
-    -------
-    DataFrame indexed by the name in the file, columns symbol, species, roles (a tuple), level
+    `n_background_genes` human genes mark nothing, and as many mouse genes where the mouse is
+    analysed. Indexed by the name in the file, columns symbol, species, roles (a tuple), level
     (share of UMI where it is fixed, else missing) and rest (the same at rest, for genes of a
     response). Sorted by species and symbol.
-
-    Raises
-    ------
-    InputError
-        If there are not so many.
     """
     roles, level = _read_genes(cohort.species, n_background_genes)
     rest: dict[tuple[str, str], float] = {}
@@ -226,24 +450,14 @@ def _add_sets(roles: _Roles, rest: dict[tuple[str, str], float], organism: Speci
 
 
 def make_profiles(cohort: Cohort, plan: Plan, *, rng: np.random.Generator) -> Profiles:
-    """Draw the expression profile of each population.
-
-    Parameters
-    ----------
-    cohort
-        What is planted.
-    plan
-        Settings.
-    rng
-        Source of the draws.
-    """
+    """Draw the expression profile of each population."""
     genes = gene_universe(cohort, n_background_genes=plan.n_background_genes)
     level = _levels(genes, rng)
-    spread = _spread(len(genes), cohort, rng)
+    differs = _lineage_factors(len(genes), cohort, rng)
     rates = np.array(
         [
             _rates(genes, level * own, population)
-            for own, population in zip(spread, cohort.populations, strict=True)
+            for own, population in zip(differs, cohort.populations, strict=True)
         ]
     )
     symbols = genes["symbol"].where(genes["species"] == cohort.species, "")
@@ -283,14 +497,14 @@ def _levels(genes: pd.DataFrame, rng: np.random.Generator) -> NDArray[np.float64
     is_broad = np.any([_has_role(genes, role) for role in broad], axis=0)
     is_marker = np.array([not {"myeloid_response"}.issuperset(own) for own in genes["roles"]])
     median = np.where(is_broad, 1.2e-4, np.where(is_marker, 1.1e-3, 2.5e-4))
-    spread = np.where(is_broad, 0.9, 0.4)
+    sd = np.where(is_broad, 0.9, 0.4)
     rest = genes["rest"].to_numpy(dtype=np.float64)
     median = np.where(np.isnan(rest), median, rest)
-    spread = np.where(np.isnan(rest), spread, REST_SD)
-    return np.asarray(median * np.exp(spread * rng.standard_normal(len(genes))))
+    sd = np.where(np.isnan(rest), sd, REST_SD)
+    return np.asarray(median * np.exp(sd * rng.standard_normal(len(genes))))
 
 
-def _spread(
+def _lineage_factors(
     n_genes: int,
     cohort: Cohort,
     rng: np.random.Generator,
@@ -324,9 +538,9 @@ def _rates(
         rate[mine] *= budget / rate[mine].sum()
         free &= ~mine
     rate[free] *= (1 - sum(BUDGETS.values()) - rate[at_rest].sum()) / rate[free].sum()
-    heard = genes["symbol"].map(receptor_umi(population)).to_numpy(dtype=np.float64)
-    own_genome = (genes["species"] == population.species).to_numpy()
-    rate = np.where(own_genome & ~np.isnan(heard), heard / 1e6, rate)
+    receptors = genes["symbol"].map(receptor_umi(population)).to_numpy(dtype=np.float64)
+    is_own_genome = (genes["species"] == population.species).to_numpy()
+    rate = np.where(is_own_genome & ~np.isnan(receptors), receptors / 1e6, rate)
     return np.asarray(population.umi * rate)
 
 

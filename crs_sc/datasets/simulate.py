@@ -1,19 +1,22 @@
-"""A simulated cohort in which the truth is known."""
+"""A simulated cohort in which the truth is known, and a small one for examples and tests."""
 
 from __future__ import annotations
 
 import inspect
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from crs_sc.datasets._book import Book, describe, draw_samples, make_world
-from crs_sc.datasets._plan import Batches, Leukaemia, Noise, Plan, Species
-from crs_sc.datasets._planted import ARMS
+from crs_sc import genesets, keys, preprocessing
+from crs_sc.datasets.plan import Batches, Leukaemia, Noise, Plan, Species
+from crs_sc.datasets.profiles import ARMS, HUMAN_PREFIX
+from crs_sc.datasets.sampling import draw_samples, make_world
+from crs_sc.datasets.truth import Book, describe
 from crs_sc.errors import InputError, listing
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from crs_sc.datasets._sample import World
+    from crs_sc.datasets.sampling import World
 
 __all__ = [
     "DESCRIPTION",
@@ -31,6 +34,7 @@ __all__ = [
     "iter_samples",
     "plan_of",
     "simulate_cohort",
+    "toy_cohort",
 ]
 
 DESCRIPTION = "Simulated by crs_sc.datasets."
@@ -41,6 +45,16 @@ LAB_NAMES = {
     "condition": "arm",
     "timepoint": "day",
     "batch": "batch",
+}
+
+# Of the small cohort.
+_TOY = {
+    "arms": ("vehicle", "CART"),
+    "n_subjects_per_arm": 3,
+    "cells_per_sample": 130,
+    "n_background_genes": 0,
+    "cross_species_rate": 0.0,
+    "other_species_fraction": 0.0,
 }
 
 
@@ -60,11 +74,11 @@ class SimulatedCohort:
         Tables ledger, producers, decomposition and shifts (columns of `keys.TABLES`); cells (one
         row a droplet), producer_cells (one row a droplet and cytokine with native UMI), samples
         (contamination: expected share of ambient RNA in a droplet; contamination_analysed: the
-        same among the UMI of the analysed species), ambient RNA (share of each gene, by sample),
-        production_rates (probability that a cell is a producer and its mean UMI, by sample) and,
-        where there are any, batches. With time points also courses (share of the planted effect of
-        each cytokine and response, and on the composition) and onset (order of IL-1 and IL-6 in
-        each subject, columns of `keys.TABLES`).
+        same among the UMI of the analysed species), soup (share of each gene in ambient RNA, by
+        sample), production_rates (probability that a cell is a producer and its mean UMI, by
+        sample) and, where there are any, batches. With time points also courses (share of the
+        planted effect of each cytokine and response, and on the composition) and onset (order of
+        IL-1 and IL-6 in each subject, columns of `keys.TABLES`).
     settings
         Every parameter and everything planted, as plain values.
     """
@@ -105,6 +119,11 @@ class SimulatedSample:
     ambient: np.ndarray[tuple[int], np.dtype[np.float64]]
     cells: pd.DataFrame
     producer_cells: pd.DataFrame
+
+    @property
+    def soup(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """Earlier name of `ambient`."""
+        return self.ambient
 
 
 def simulate_cohort(
@@ -226,35 +245,7 @@ def simulate_cohort(
     >>> cohort.truth["ledger"].columns[:3].to_list()
     ['gene', 'population', 'sample']
     """
-    return _collect(
-        Plan.of(
-            {
-                "arms": arms,
-                "n_subjects_per_arm": n_subjects_per_arm,
-                "timepoints": timepoints,
-                "courses": courses,
-                "paired": paired,
-                "batches": batches,
-                "cells_per_sample": cells_per_sample,
-                "n_empty_droplets": n_empty_droplets,
-                "n_background_genes": n_background_genes,
-                "contamination": contamination,
-                "lysis": lysis,
-                "erythroid_soup": erythroid_soup,
-                "doublet_rate": doublet_rate,
-                "cross_species_rate": cross_species_rate,
-                "other_species_fraction": other_species_fraction,
-                "low_quality_rate": low_quality_rate,
-                "myeloid_species": myeloid_species,
-                "leukaemia": leukaemia,
-                "populations": populations,
-                "production_scale": production_scale,
-                "effect_scale": effect_scale,
-                "noise": noise,
-                "random_state": random_state,
-            }
-        )
-    )
+    return _collect(Plan.of(locals()))
 
 
 def iter_samples(settings: Mapping[str, Any] | None = None) -> Iterator[SimulatedSample]:
@@ -304,17 +295,9 @@ def iter_samples(settings: Mapping[str, Any] | None = None) -> Iterator[Simulate
 
 
 def plan_of(settings: Mapping[str, Any] | None) -> Plan:
-    """Bring settings by name, such as from a file, into one form, with the defaults for the rest.
+    """Bring settings by name, such as from a file, into one form.
 
-    Parameters
-    ----------
-    settings
-        Parameters of :func:`simulate_cohort`.
-
-    Raises
-    ------
-    InputError
-        If a setting is unknown or out of range.
+    The signature of `simulate_cohort` says which there are, and the defaults of the rest.
     """
     known = inspect.signature(simulate_cohort).parameters
     given = dict(settings or {})
@@ -342,11 +325,11 @@ def _collect(plan: Plan) -> SimulatedCohort:
     book = Book(world)
     counts, rows, empty = [], defaultdict(list), {}
     for sample in draw_samples(world):
-        found = [book.open(sample)]
+        added = [book.open(sample)]
         for part in sample.parts():
             counts.append(part.counts.astype(np.float32))
-            found.append(book.add(part, sample))
-        for tables in found:
+            added.append(book.add(part, sample))
+        for tables in added:
             for name, table in tables.items():
                 rows[name].append(table)
         if plan.n_empty_droplets:
@@ -365,3 +348,89 @@ def _collect(plan: Plan) -> SimulatedCohort:
         uns={"description": DESCRIPTION},
     )
     return SimulatedCohort(adata, empty, truth, describe(world))
+
+
+def toy_cohort(*, state: Literal["raw", "annotated"] = "annotated") -> AnnData:
+    """Make a small **simulated** cohort: vehicle and CAR T cells, three mice each, human genes.
+
+    Parameters
+    ----------
+    state
+        `raw`: as `crs_sc.read` gives it, with doublets and debris. `annotated`: the good cells,
+        with what producer calls, ledger, pseudobulks, shifts and figures need: ambient RNA and
+        contamination as `pp.estimate_ambient` finds them, log-normalised `X`, and the planted
+        truth as `population`, `lineage` and `cluster`. `X_umap` is drawn from the truth: each
+        population has its place on a circle.
+
+    Returns
+    -------
+    AnnData of some 700 cells and 700 genes; the same at every call, and the caller's own.
+
+    Raises
+    ------
+    InputError
+        If `state` is another.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> adata.obs["condition"].cat.categories.to_list()
+    ['CART', 'vehicle']
+    """
+    if state not in ("raw", "annotated"):
+        msg = f"state must be 'raw' or 'annotated', got {state!r}."
+        raise InputError(msg)
+    return _simulated()[0].copy() if state == "raw" else _annotated().copy()
+
+
+@lru_cache(maxsize=1)
+def _simulated() -> tuple[AnnData, pd.DataFrame]:
+    """Simulate the raw cohort: the cohort, and the truth of its droplets."""
+    from anndata import AnnData
+
+    samples = list(iter_samples(_TOY))
+    genes = samples[0].genes
+    human = np.asarray(genes.str.startswith(HUMAN_PREFIX))
+    cells = pd.concat([sample.cells for sample in samples], ignore_index=True).set_index("cell")
+    symbols = genes[human].str.removeprefix(HUMAN_PREFIX)
+    adata = AnnData(
+        obs=cells[[keys.SAMPLE, keys.SUBJECT, keys.CONDITION]].astype("category"),
+        var=pd.DataFrame({keys.ORIGINAL_NAME: symbols}, index=symbols),
+        uns={
+            "description": DESCRIPTION,
+            keys.UNS: {keys.MATRIX: "X", keys.ORGANISM: "human", keys.NOTES: []},
+        },
+    )
+    counts = sparse.vstack([sample.counts for sample in samples], format="csr")
+    adata.layers[keys.COUNTS] = sparse.csr_matrix(counts[:, human])
+    adata.obs_names.name = adata.var_names.name = None
+    return adata, cells
+
+
+@lru_cache(maxsize=1)
+def _annotated() -> AnnData:
+    """Prepare the good cells of the raw cohort, with the planted truth as their types."""
+    import scanpy as sc
+
+    raw, cells = _simulated()
+    adata = raw.copy()
+    preprocessing.quality_control(adata)
+    preprocessing.estimate_ambient(adata)
+    singlet = (cells["droplet"] == "singlet").to_numpy()
+    passed = (adata.obs[keys.QC_STATUS] == keys.PASS).to_numpy()
+    adata = adata[singlet & passed].copy()
+    preprocessing.normalize(adata)
+    preprocessing.select_genes(adata)
+    sc.pp.pca(adata, n_comps=20, mask_var=keys.HIGHLY_VARIABLE, random_state=0)
+    population = cells.loc[adata.obs_names, keys.POPULATION]
+    names = population.value_counts().index
+    adata.obs[keys.POPULATION] = population.astype("category")
+    adata.obs[keys.LINEAGE] = population.map(genesets.lineages()).astype("category")
+    code = names.get_indexer(population)
+    adata.obs[keys.CLUSTER] = pd.Categorical(code.astype(str), [str(k) for k in range(len(names))])
+    angle = 2 * np.pi * code / len(names)
+    centre = 10 * np.column_stack([np.cos(angle), np.sin(angle)])
+    within = np.random.default_rng(0).standard_normal(centre.shape)
+    adata.obsm[keys.UMAP] = (centre + within).astype(np.float32)
+    return adata

@@ -11,22 +11,27 @@ import pandas as pd
 import yaml
 
 from crs_sc import io, keys
-from crs_sc.datasets._book import Book, describe, draw_samples, make_world
-from crs_sc.datasets._stream import growing_h5ad, growing_table
+from crs_sc.datasets.sampling import draw_samples, make_world
 from crs_sc.datasets.simulate import DESCRIPTION, LAB_NAMES, plan_of
+from crs_sc.datasets.truth import Book, describe
 from crs_sc.errors import InputError
+from crs_sc.io._write import GuardedFile, full_disk_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from os import PathLike
 
-    from crs_sc.datasets._sample import Sample, World
-    from crs_sc.datasets._stream import GrowingH5ad, GrowingTable
+    from numpy.typing import NDArray
+    from scipy import sparse
+
+    from crs_sc.datasets.sampling import Sample, World
     from crs_sc.datasets.simulate import SimulatedCohort
 
-__all__ = ["read_settings", "simulate_to_disk", "write_cohort"]
+__all__ = ["growing_h5ad", "read_settings", "simulate_to_disk", "write_cohort"]
 
+# Elements a chunk of HDF5.
+_CHUNK = 1 << 16
 _COHORT, _SHEET = "cohort.h5ad", "samples.tsv"
 _CONFIG = """\
 # A simulated CRS cohort: no animal and no patient is in it.
@@ -285,3 +290,97 @@ def _config_text(settings: dict[str, Any]) -> str:
         # Only human cells have it.
         transgene=_TRANSGENE.format(settings["transgene"]) + before if is_human else "",
     )
+
+
+class GrowingH5ad:
+    """An h5ad in the making; from :func:`growing_h5ad`. Its counts go to disk as they come."""
+
+    def __init__(
+        self, file: Any, genes: Sequence[str], columns: Mapping[str, Sequence[str]]
+    ) -> None:
+        from anndata.io import sparse_dataset, write_elem
+        from scipy import sparse
+
+        empty = sparse.csr_matrix((0, len(genes)), dtype=np.float32)
+        # In 64 bits from the start: a file may come to hold more than 2**31 counts.
+        empty.indptr = empty.indptr.astype(np.int64)
+        write_elem(file, "X", empty, dataset_kwargs={"chunks": (_CHUNK,)})
+        self._file, self._counts = file, sparse_dataset(file["X"])
+        self._var = pd.DataFrame(index=pd.Index(np.array(genes, dtype=object), dtype=object))
+        self._categories = {name: list(values) for name, values in columns.items()}
+        self._codes: dict[str, list[NDArray[np.int16]]] = {name: [] for name in columns}
+        self._names: list[str] = []
+
+    def append(
+        self, counts: sparse.csr_matrix, names: Sequence[str], identity: Mapping[str, str]
+    ) -> None:
+        """Add cells: counts, names, and the value of each column, the same for all of them."""
+        self._counts.append(counts.astype(np.float32, copy=False))
+        self._names.extend(names)
+        for name, values in self._categories.items():
+            code = values.index(identity[name])
+            self._codes[name].append(np.full(len(names), code, dtype=np.int16))
+
+    def finish(self, description: str) -> None:
+        """Write everything but the counts."""
+        from anndata.io import write_elem
+
+        columns = {
+            name: pd.Categorical.from_codes(
+                np.concatenate([*codes, []]).astype(np.int16), pd.Index(values)
+            )
+            for (name, codes), values in zip(
+                self._codes.items(), self._categories.values(), strict=True
+            )
+        }
+        index = pd.Index(np.array(self._names, dtype=object), dtype=object)
+        write_elem(self._file, "obs", pd.DataFrame(columns, index=index))
+        write_elem(self._file, "var", self._var)
+        write_elem(self._file, "uns", {"description": description})
+        for name in ("obsm", "varm", "obsp", "varp", "layers"):
+            write_elem(self._file, name, {})
+        self._file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+
+
+@contextlib.contextmanager
+def growing_h5ad(
+    path: Path, *, genes: Sequence[str], columns: Mapping[str, Sequence[str]], description: str
+) -> Iterator[GrowingH5ad]:
+    """Write an h5ad cells by cells; it is there when the body ends, and not if the body raises.
+
+    `columns` are those of `obs` and the values that each can have.
+    """
+    import h5py
+
+    with io.atomic_path(path) as temporary, GuardedFile(temporary) as guard:
+        with h5py.File(guard, "w") as file:
+            growing = GrowingH5ad(file, genes, columns)
+            yield growing
+            growing.finish(description)
+        if guard.error is not None:
+            raise full_disk_error(path, guard.error) from guard.error
+
+
+class GrowingTable:
+    """A table in the making, in the format of `io.write_table`; from :func:`growing_table`."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self._is_new = True
+
+    def append(self, frame: pd.DataFrame) -> None:
+        """Add rows."""
+        frame.to_csv(
+            self._handle, sep="\t", index=False, header=self._is_new, lineterminator="\n", na_rep=""
+        )
+        self._is_new = False
+
+
+@contextlib.contextmanager
+def growing_table(path: Path) -> Iterator[GrowingTable]:
+    """Write a table rows by rows; it is there when the body ends, and not if the body raises."""
+    with (
+        io.atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as handle,
+    ):
+        yield GrowingTable(handle)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from crs_sc.datasets._kernels import (
+from crs_sc.datasets.sampling import (
     ambient_counts,
     ambient_profile_of,
     ambient_umi_of,

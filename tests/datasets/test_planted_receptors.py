@@ -8,7 +8,7 @@ import pytest
 
 from crs_sc import genesets
 from crs_sc.datasets import SimulatedCohort, simulate_cohort
-from crs_sc.datasets._receptors import RECEPTORS
+from crs_sc.datasets.profiles import planted
 
 PREFIX = {"human": "GRCh38_", "mouse": "mm10___"}
 # Share of a cell's UMI by receptor, from the counts of good singlets without ambient RNA.
@@ -77,6 +77,6 @@ def test_counts_follow_the_planted_receptors(species: str) -> None:
 
 def test_every_receptor_of_the_packaged_table_is_planted() -> None:
     made = {entry for entry in genesets.load_receptors()["gene"] if entry != "IL1RN"}
-    assert set(RECEPTORS) == made
+    assert planted()["receptors"].keys() == made
     known = set(genesets.lineages()) | set(genesets.lineages().values())
-    assert {name for by_name in RECEPTORS.values() for name in by_name} <= known
+    assert {name for by_name in planted()["receptors"].values() for name in by_name} <= known

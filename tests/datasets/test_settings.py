@@ -8,7 +8,8 @@ import pytest
 
 from crs_sc import genesets, keys
 from crs_sc.datasets import Batches, iter_samples, simulate_cohort
-from crs_sc.datasets._planted import ARMS, PRODUCTION
+from crs_sc.datasets.profiles import ARMS, plant
+from crs_sc.datasets.simulate import plan_of
 from crs_sc.errors import InputError
 
 TINY = {"n_subjects_per_arm": 2, "cells_per_sample": 60, "n_background_genes": 0}
@@ -46,7 +47,7 @@ def test_fixed_contamination_is_the_share_of_soup(contamination):
     cells = made.truth["cells"]
     assert (cells["contamination"] == contamination).all()
     assert (made.truth["samples"]["contamination"] == contamination).all()
-    share = cells["n_ambient_umi"].sum() / cells["n_umi"].sum()
+    share = cells["n_soup_umi"].sum() / cells["n_umi"].sum()
     assert share == pytest.approx(contamination, abs=0.003)
 
 
@@ -97,7 +98,7 @@ def test_production_is_scaled_by_gene_population_and_lineage():
     )
     rates = made.truth["production_rates"].groupby(["gene", "population"])["probability"].first()
     arm = ARMS.index("CART")
-    for entry in PRODUCTION:
+    for entry in plant(plan_of({})).production:
         factor = scale.get(entry.gene, 1) * scale.get(entry.population, 1)
         factor *= 0.5 if "monocyte" in entry.population else 1
         expected = min(factor * entry.share[arm], 1.0)
@@ -327,7 +328,7 @@ def test_samples_come_one_at_a_time_as_in_the_cohort():
         assert (sample.counts != whole.X).nnz == 0
         assert (cohort.empty_droplets[name] != sample.empty_droplets).nnz == 0
         assert sample.genes.equals(cohort.adata.var_names)
-        assert sample.ambient_umi.sum() == pytest.approx(1)
+        assert sample.ambient.sum() == pytest.approx(1)
     cells = pd.concat([sample.cells for sample in samples], ignore_index=True)
     pd.testing.assert_frame_equal(cells, cohort.truth["cells"])
 

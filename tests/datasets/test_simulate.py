@@ -7,12 +7,10 @@ import pytest
 from crs_sc import genesets, keys
 from crs_sc.comparison import Contrast, pseudobulk, shifts
 from crs_sc.datasets import simulate_cohort
-from crs_sc.datasets._book import make_world
-from crs_sc.datasets._cohort import plant
-from crs_sc.datasets._expected import shifts_truth
-from crs_sc.datasets._planted import ARMS, POPULATIONS, PRODUCTION, RESPONSES
-from crs_sc.datasets.profiles import gene_universe
+from crs_sc.datasets.profiles import ARMS, gene_universe, plant
+from crs_sc.datasets.sampling import make_world
 from crs_sc.datasets.simulate import plan_of
+from crs_sc.datasets.truth import shifts_truth
 from crs_sc.errors import InputError
 
 SMALL = {"n_subjects_per_arm": 2, "cells_per_sample": 150, "n_background_genes": 200}
@@ -126,9 +124,9 @@ def test_soup_share_is_the_contamination_within_sampling_error(two_arms):
     for _, part in cells.groupby("sample"):
         rho = part["contamination"].iloc[0]
         assert 0.04 <= rho <= 0.12
-        native = (part["n_umi"] - part["n_ambient_umi"]).sum()
+        native = (part["n_umi"] - part["n_soup_umi"]).sum()
         expected = rho / (1 - rho) * native
-        assert abs(part["n_ambient_umi"].sum() - expected) < 5 * np.sqrt(expected)
+        assert abs(part["n_soup_umi"].sum() - expected) < 5 * np.sqrt(expected)
 
 
 def test_genes_that_a_population_cannot_make_come_from_the_soup_alone(two_arms):
@@ -164,7 +162,7 @@ def test_genes_that_a_population_cannot_make_come_from_the_soup_alone(two_arms):
     assert counts.loc[singlet & myeloid, t_cell].to_numpy().sum() == 0
     assert counts.loc[singlet & ~is_b, ["IGKC", "IGHM", "IGLC2"]].to_numpy().sum() == 0
     assert counts[["HBB", "HBA1"]].to_numpy().sum() == 0
-    assert cells["n_ambient_umi"].sum() == 0
+    assert cells["n_soup_umi"].sum() == 0
 
 
 def test_every_population_shows_its_markers(two_arms):
@@ -219,7 +217,7 @@ def test_truth_of_the_ledger_agrees_with_counts_and_cells(cohort):
 
 
 def test_only_planted_populations_produce(two_arms):
-    planted = {(entry.gene, entry.population) for entry in PRODUCTION}
+    planted = {(entry.gene, entry.population) for entry in plant(plan_of({})).production}
     table = two_arms.truth["producers"]
     assert list(table.columns) == keys.PRODUCERS_TABLE.names
     rows = list(zip(table["gene"], table["population"], strict=True))
@@ -245,7 +243,7 @@ def test_planted_production_is_found_in_the_truth():
     producers = made.truth["producers"].groupby(["gene", "population"]).sum(numeric_only=True)
     ledger = made.truth["ledger"].groupby(["gene", "population"]).sum(numeric_only=True)
     car_t_arm = ARMS.index("CART")
-    for entry in PRODUCTION:
+    for entry in plant(plan_of({})).production:
         row = (entry.gene, entry.population)
         if row not in ledger.index:
             continue
@@ -279,7 +277,7 @@ def test_nothing_is_planted_in_the_null_population(cohort):
     parts = cohort.truth["decomposition"]
     columns = ["total", "composition", "producer_fraction", "intensity"]
     assert (parts.loc[parts["population"] == null, columns] == 0).all(axis=None)
-    share = {p.name: p.share for p in POPULATIONS}[null]
+    share = {p.name: p.share for p in plant(plan_of({})).populations}[null]
     assert len(set(share)) == 1
 
 
@@ -302,7 +300,7 @@ def test_truth_of_the_shifts_follows_the_plan():
     assert not table.duplicated(list(keys.SHIFTS_TABLE.index)).any()
     rows = table.set_index(["contrast", "feature", "population"])
     estimate, names = rows["estimate"], set(table["population"])
-    for signature, by_population in RESPONSES.items():
+    for signature, by_population in plant(plan_of({})).responses.items():
         present = {name: by_population[name] for name in names if name in by_population}
         for population, (_, car_t, anakinra, tocilizumab) in present.items():
             assert estimate["cart", signature, population] == about(car_t)

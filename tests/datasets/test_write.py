@@ -70,7 +70,7 @@ def test_one_arm_has_no_contrast(tmp_path):
 
 @pytest.mark.parametrize(("part_size", "n_empty_droplets"), [(10_000, 0), (25, 0), (25, 40)])
 def test_cohort_on_disk_is_the_cohort_in_memory(tmp_path, monkeypatch, part_size, n_empty_droplets):
-    monkeypatch.setattr("crs_sc.datasets._sample.PART_SIZE", part_size)
+    monkeypatch.setattr("crs_sc.datasets.sampling.PART_SIZE", part_size)
     settings = {
         "arms": ["vehicle", "CART"],
         "n_subjects_per_arm": 2,
@@ -155,7 +155,7 @@ def test_cohort_that_was_not_finished_has_no_config(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("crs_sc.datasets._book.Book.tables", fail)
+    monkeypatch.setattr("crs_sc.datasets.truth.Book.tables", fail)
     with pytest.raises(InputError, match="No space left"):
         simulate_to_disk(tmp_path, settings=settings | {"random_state": 1})
     assert not (tmp_path / "config.yaml").exists()
@@ -185,7 +185,7 @@ def test_memory_does_not_grow_with_the_number_of_samples(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_size_of_a_sample(tmp_path, monkeypatch):
-    monkeypatch.setattr("crs_sc.datasets._sample.PART_SIZE", 300)
+    monkeypatch.setattr("crs_sc.datasets.sampling.PART_SIZE", 300)
 
     def peak(n_cells):
         settings = {

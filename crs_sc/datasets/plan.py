@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from crs_sc.comparison import Contrast
 from crs_sc.core.checks import check_fraction
-from crs_sc.datasets._planted import ARMS, CONTRASTS, LEUKAEMIA
+from crs_sc.datasets.profiles import ARMS, CONTRASTS
 from crs_sc.errors import InputError, listing
 
 __all__ = ["Batches", "Effect", "Leukaemia", "Library", "Noise", "Plan", "Species"]
@@ -149,18 +149,7 @@ class Plan:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Plan:
-        """Bring the parameters of `simulate_cohort` into one form and check them.
-
-        Parameters
-        ----------
-        values
-            All of them, by name.
-
-        Raises
-        ------
-        InputError
-            If one is out of range.
-        """
+        """Bring the parameters of `simulate_cohort`, all of them, into one form and check them."""
         values = dict(values)
         low_high = values["contamination"]
         if isinstance(low_high, int | float):
@@ -286,8 +275,8 @@ def _check(plan: Plan) -> None:
         msg = f"arms must be some of {listing(ARMS)}, each once; got {listing(plan.arms)}."
         raise InputError(msg)
     for name, known in (
-        ("leukaemia", (*LEUKAEMIA, "none")),
-        ("myeloid_species", ("human", "mouse")),
+        ("leukaemia", get_args(Leukaemia)),
+        ("myeloid_species", get_args(Species)),
     ):
         if getattr(plan, name) not in known:
             msg = f"{name} must be one of {listing(known)}, got {getattr(plan, name)!r}."

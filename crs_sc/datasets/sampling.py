@@ -1,4 +1,4 @@
-"""One simulated sample: droplets, what cells express, what ambient RNA adds."""
+"""From settings to samples: droplets, what cells express, what ambient RNA adds."""
 
 from __future__ import annotations
 
@@ -10,26 +10,31 @@ import numpy as np
 from scipy import sparse, special
 
 from crs_sc.core.arrays import row_chunks
-from crs_sc.datasets._cohort import producers_of, shares
-from crs_sc.datasets._kernels import (
-    ambient_counts,
-    ambient_profile_of,
-    ambient_umi_of,
-    draw_native,
-    producer_counts,
-    shifted_probability,
-)
+from crs_sc.datasets.profiles import make_profiles, plant, producers_of, shares
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from crs_sc.datasets._cohort import Cohort
-    from crs_sc.datasets._plan import Library, Plan
-    from crs_sc.datasets.profiles import Profiles
+    from crs_sc.datasets.plan import Library, Plan
+    from crs_sc.datasets.profiles import Cohort, Profiles
 
-__all__ = ["DROPLETS", "Droplets", "Part", "Sample", "Subject", "World", "plan_droplets"]
+__all__ = [
+    "DROPLETS",
+    "SINGLET",
+    "Part",
+    "Sample",
+    "World",
+    "ambient_counts",
+    "ambient_profile_of",
+    "draw_native",
+    "draw_samples",
+    "gamma_poisson",
+    "make_world",
+    "producer_counts",
+    "shifted_probability",
+]
 
 DROPLETS = ("singlet", "doublet", "cross_species", "low_quality")
 SINGLET, DOUBLET, CROSS_SPECIES, LOW_QUALITY = range(4)
@@ -48,6 +53,25 @@ class World(NamedTuple):
     plan: Plan
     cohort: Cohort
     profiles: Profiles
+
+
+def make_world(plan: Plan) -> World:
+    """Choose what is planted and draw the expression profiles."""
+    cohort = plant(plan)
+    seed, _ = np.random.SeedSequence(plan.random_state).spawn(2)
+    return World(plan, cohort, make_profiles(cohort, plan, rng=np.random.default_rng(seed)))
+
+
+def draw_samples(world: World) -> Iterator[Sample]:
+    """Draw the libraries, one at a time; each has its own stream and depends on no other."""
+    plan = world.plan
+    _, root = np.random.SeedSequence(plan.random_state).spawn(2)
+    seeds = [seed.spawn(1 + plan.n_repeats) for seed in root.spawn(plan.n_subjects)]
+    for library in plan.libraries():
+        own, *repeats = seeds[library.subject]
+        # Drawn anew for each of its samples, which gives the same subject and keeps none.
+        subject = Subject(world, rng=np.random.default_rng(own))
+        yield Sample(world, library, subject, seed=repeats[library.repeat])
 
 
 class _Cells(NamedTuple):
@@ -104,13 +128,6 @@ class Part:
 class Subject:
     """What is a subject's own in all of its samples.
 
-    Parameters
-    ----------
-    world
-        What the cohort shares.
-    rng
-        Source of the draws.
-
     Attributes
     ----------
     composition
@@ -141,15 +158,7 @@ def plan_droplets(
     """Decide what is in each droplet, in random order.
 
     The number of droplets of each kind is the rate times the cells of the sample, rounded.
-
-    Parameters
-    ----------
-    share
-        Share of each population among the cells of its species, `(n_populations,)`.
-    world
-        What the cohort shares.
-    rng
-        Source of the draws.
+    `share` is that of each population among the cells of its species, `(n_populations,)`.
     """
     plan, analysed = world.plan, world.cohort.analysed
     n = plan.cells_per_sample
@@ -181,16 +190,7 @@ def plan_droplets(
 class Sample:
     """One library, drawn in parts; the same parts each time they are asked for.
 
-    Parameters
-    ----------
-    world
-        What the cohort shares.
-    library
-        Which sample of the design.
-    subject
-        What is the subject's own.
-    seed
-        Of this sample alone.
+    `seed` is of this sample alone.
 
     Attributes
     ----------
@@ -336,3 +336,90 @@ def _sample_rates(
     shift = profiles.gene_shift(effect * profiles.shift[library.arm] + responds)
     rates = np.asarray(profiles.rates * np.exp2(shift) * subject.expression)
     return rates if library.batch < 0 else rates * np.exp(profiles.batch[library.batch])
+
+
+def gamma_poisson(
+    mean: NDArray[np.float64], *, dispersion: float, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Negative-binomial counts: variance `mean + dispersion * mean**2`; 0 is Poisson."""
+    if dispersion == 0:
+        return rng.poisson(mean)
+    rate = rng.standard_gamma(1 / dispersion, size=mean.shape)
+    return rng.poisson(rate * (mean * dispersion))
+
+
+def producer_counts(
+    mean: NDArray[np.float64], *, dispersion: float, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """UMI of producers: one and a negative-binomial rest, so never zero; a mean below 1 is 1."""
+    return 1 + gamma_poisson(np.maximum(mean - 1, 0.0), dispersion=dispersion, rng=rng)
+
+
+def draw_native(
+    depth: NDArray[np.float64],
+    profile: NDArray[np.integer],
+    rates: NDArray[np.float64],
+    *,
+    dispersion: float,
+    rng: np.random.Generator,
+) -> sparse.csr_matrix:
+    """Draw counts of cells from the expected UMI of their profile, CSR of int32, in row chunks.
+
+    `depth` of each cell and `profile`, its row of `rates`, are `(n_cells,)`; `rates` are expected
+    UMI at depth 1, `(n_profiles, n_genes)`.
+    """
+    blocks = [
+        sparse.csr_matrix(
+            gamma_poisson(
+                depth[rows, None] * rates[profile[rows]], dispersion=dispersion, rng=rng
+            ).astype(np.int32)
+        )
+        for rows in row_chunks(len(depth), size=1000)
+    ]
+    return sparse.csr_matrix(sparse.vstack(blocks, format="csr"))
+
+
+def ambient_profile_of(
+    lysed: NDArray[np.floating], extra: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Share of each gene in ambient RNA: lysed cells and a small share from elsewhere.
+
+    `lysed`: counts of the cells without ambient RNA, each weighted by how easily it lyses and added
+    up, `(n_genes,)`; `extra`: share of ambient RNA that other cells leave in each gene, whose sum
+    is the share that does not come from `lysed`. The result sums to 1.
+    """
+    return np.asarray(lysed / lysed.sum() * (1 - extra.sum()) + extra)
+
+
+def ambient_umi_of(
+    native_umi: NDArray[np.integer], *, contamination: float, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """UMI of ambient RNA in each droplet.
+
+    They are Poisson with mean `contamination / (1 - contamination)` times the native UMI, so that
+    ambient RNA is expected to be a share `contamination`, in [0, 1), of the droplet.
+    """
+    return np.asarray(rng.poisson(contamination / (1 - contamination) * native_umi))
+
+
+def ambient_counts(
+    n_umi: NDArray[np.integer], profile: NDArray[np.float64], *, rng: np.random.Generator
+) -> sparse.csr_matrix:
+    """Draw the genes of ambient RNA: CSR of int32 with sorted indices, `(n_droplets, n_genes)`.
+
+    `n_umi` is that of ambient RNA in each droplet, `profile` the share of each gene.
+    """
+    rows = np.repeat(np.arange(len(n_umi), dtype=np.int32), n_umi)
+    cumulative = np.cumsum(profile)
+    genes = np.searchsorted(cumulative, rng.random(len(rows)) * cumulative[-1], side="right")
+    where = (rows, genes.astype(np.int32))
+    shape = (len(n_umi), len(profile))
+    counts = sparse.coo_matrix((np.ones(len(rows), dtype=np.int32), where), shape).tocsr()
+    counts.sort_indices()
+    return counts
+
+
+def shifted_probability(probability: float, shift: float) -> float:
+    """Move a probability on the logit scale; 0 and 1 stay where they are."""
+    odds = float(np.exp(shift)) * probability
+    return odds / (odds + (1 - probability))
