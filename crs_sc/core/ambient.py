@@ -4,55 +4,47 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from crs_sc import keys
-from crs_sc.core.arrays import FewColumns, string_codes
+from crs_sc.core.arrays import string_codes
 from crs_sc.core.blocks import pass_over
-from crs_sc.core.checks import check_obs, gene_positions
-from crs_sc.errors import InputError, MissingKeyError, listing
+from crs_sc.core.checks import check_obs, sample_table
+from crs_sc.core.condense import FewGenes
+from crs_sc.errors import MissingKeyError, listing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
     from anndata import AnnData
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
     from scipy import sparse
 
 __all__ = [
     "CellCounts",
     "GeneCounts",
+    "PopulationSums",
     "ambient_of",
+    "ambient_pvalues",
     "ambient_rejections",
     "has_ambient",
+    "native_cpm",
+    "sum_populations",
     "take_counts",
+    "to_exceed",
 ]
 
 
-@dataclass(frozen=True)
-class GeneCounts:
-    """Counts of one gene beside what ambient RNA is expected to add; each of shape `(n_cells,)`.
-
-    Attributes
-    ----------
-    umi
-        UMI, int64.
-    expected, largest
-        UMI that ambient RNA is expected to add, and those at the upper bound of the contamination.
-    """
+class GeneCounts(NamedTuple):
+    """UMI of one gene, those that ambient RNA is expected to add, and those that it may at most."""
 
     umi: NDArray[np.int64]
     expected: NDArray[np.float64]
     largest: NDArray[np.float64]
-
-    @property
-    def ambient_umi(self) -> NDArray[np.float64]:
-        """UMI that production has to exceed."""
-        return _to_exceed(self.expected, self.largest)
 
 
 @dataclass(frozen=True)
@@ -61,21 +53,22 @@ class CellCounts:
 
     Attributes
     ----------
-    genes
-        Genes that are in the data.
+    genes, samples
+        Genes that are in the data; names of the samples, sorted.
     counts
         UMI, CSC, shape `(n_cells, n_genes)`.
     depth
         UMI of each cell over all genes, shape `(n_cells,)`.
     sample_codes
-        Code of each cell's sample, in the sorted order of the sample names, shape `(n_cells,)`.
+        Place of each cell's sample in `samples`, shape `(n_cells,)`.
     share
-        Share of each gene in ambient RNA of each sample, shape `(n_samples, n_genes)`.
+        Share of each gene in the ambient RNA of each sample, shape `(n_samples, n_genes)`.
     fraction, upper
         Contamination of each sample, and its upper bound, shape `(n_samples,)`.
     """
 
     genes: list[str]
+    samples: list[str]
     counts: sparse.csc_matrix
     depth: NDArray[np.float64]
     sample_codes: NDArray[np.intp]
@@ -86,12 +79,19 @@ class CellCounts:
     def gene(self, column: int) -> GeneCounts:
         """One gene in all cells; all genes at once may not fit into memory."""
         umi = np.zeros(len(self.depth), dtype=np.int64)
-        own = slice(*self.counts.indptr[column : column + 2])
-        umi[self.counts.indices[own]] = np.rint(self.counts.data[own])
-        ambient = self.depth * self.share[self.sample_codes, column]
-        return GeneCounts(
-            umi, self.fraction[self.sample_codes] * ambient, self.upper[self.sample_codes] * ambient
-        )
+        stored = slice(*self.counts.indptr[column : column + 2])
+        umi[self.counts.indices[stored]] = np.rint(self.counts.data[stored])
+        return GeneCounts(umi, *self.ambient_at(column, self.depth, self.sample_codes))
+
+    def ambient_at(
+        self, column: int, depth: NDArray[np.float64], sample_codes: NDArray[np.intp]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """UMI of a gene that ambient RNA is expected to add to cells of some depth, and at most.
+
+        `rho_s N_i a_gs`: contamination of the sample, UMI of the cell, share of the gene.
+        """
+        ambient = depth * self.share[sample_codes, column]
+        return self.fraction[sample_codes] * ambient, self.upper[sample_codes] * ambient
 
     @property
     def umi(self) -> NDArray[np.int64]:
@@ -101,27 +101,7 @@ class CellCounts:
     @property
     def expected(self) -> NDArray[np.float64]:
         """UMI of all genes that ambient RNA is expected to add, shape `(n_cells, n_genes)`."""
-        ambient = self.depth[:, None] * self.share[self.sample_codes]
-        return self.fraction[self.sample_codes, None] * ambient
-
-    @cached_property
-    def depths(self) -> DepthLevels:
-        """The distinct depths of each sample: what depends on nothing else is worked out once."""
-        span = int(self.depth.max(initial=0)) + 1
-        level = self.sample_codes * span + self.depth.astype(np.int64)
-        distinct, of_cell = np.unique(level, return_inverse=True)
-        return DepthLevels(
-            sample_codes=distinct // span,
-            depth=(distinct % span).astype(np.float64),
-            of_cell=of_cell,
-        )
-
-    def ambient_at(self, levels: DepthLevels, column: int) -> NDArray[np.float64]:
-        """UMI of a gene that production has to exceed, at each of the distinct depths."""
-        ambient = levels.depth * self.share[levels.sample_codes, column]
-        return _to_exceed(
-            self.fraction[levels.sample_codes] * ambient, self.upper[levels.sample_codes] * ambient
-        )
+        return np.stack([self.gene(column).expected for column in range(len(self.genes))], axis=1)
 
     @property
     def ambient_error(self) -> NDArray[np.float64]:
@@ -133,25 +113,97 @@ class CellCounts:
             error = (self.upper - self.fraction) / self.fraction / stats.norm.ppf(0.975)
         return np.where(self.fraction > 0, np.where(error > 0, error, 0.5), 0.0)
 
+    def sums(
+        self, populations: pd.Series, design: pd.DataFrame, *, by_subject: bool = False
+    ) -> PopulationSums:
+        """Sum over the cells of each population in each sample, or each subject of a condition.
+
+        `design` is that of `sample_table`, a row for each of `samples`.
+        """
+        codes, names = string_codes(populations)
+        units = design.rename_axis(keys.SAMPLE).reset_index()
+        by = [keys.CONDITION, keys.SUBJECT] if by_subject else [keys.SAMPLE]
+        groups = units.groupby(by, sort=True)
+        units, of_sample = groups.first().reset_index(), groups.ngroup().to_numpy()
+        return PopulationSums(self, names, units, codes * len(units) + of_sample[self.sample_codes])
+
 
 @dataclass(frozen=True)
-class DepthLevels:
-    """Distinct depths of the cells of each sample.
+class PopulationSums:
+    """Sums over the cells of each population in each unit; a unit is a sample or a subject.
 
     Attributes
     ----------
-    sample_codes, depth
-        Of each level, shape `(n_levels,)`.
-    of_cell
-        Level of each cell, shape `(n_cells,)`.
+    cells
+        What is summed.
+    populations, units
+        Names, sorted; a row a unit with its sample, subject and condition.
+    place
+        Place of each cell among populations and units, units fastest, shape `(n_cells,)`.
     """
 
-    sample_codes: NDArray[np.intp]
-    depth: NDArray[np.float64]
-    of_cell: NDArray[np.intp]
+    cells: CellCounts
+    populations: list[str]
+    units: pd.DataFrame
+    place: NDArray[np.intp]
+
+    def add_up(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Sum a value per cell; shape `(n_populations, n_units)`."""
+        weights, shape = np.asarray(values, dtype=np.float64), self.shape
+        return np.bincount(self.place, weights, minlength=shape[0] * shape[1]).reshape(shape)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of populations and of units."""
+        return len(self.populations), len(self.units)
+
+    @cached_property
+    def n_cells(self) -> NDArray[np.float64]:
+        """Cells, shape `(n_populations, n_units)`."""
+        return self.add_up(np.ones(len(self.place)))
+
+    @cached_property
+    def depth(self) -> NDArray[np.float64]:
+        """UMI over all genes, shape `(n_populations, n_units)`."""
+        return self.add_up(self.cells.depth)
+
+    @cached_property
+    def of_genes(self) -> NDArray[np.float64]:
+        """UMI, expected and largest ambient RNA, each `(n_genes, n_populations, n_units)`."""
+        genes = map(self.cells.gene, range(len(self.cells.genes)))
+        return np.array([[self.add_up(values) for values in gene] for gene in genes]).swapaxes(0, 1)
+
+    def rows(self) -> pd.DataFrame:
+        """Gene, population, sample, subject and condition, in the order of raveled `of_genes`."""
+        n_genes, (n_populations, n_units) = len(self.cells.genes), self.shape
+        table = self.units.iloc[np.tile(np.arange(n_units), n_genes * n_populations)]
+        return table.reset_index(drop=True).assign(
+            gene=np.repeat(self.cells.genes, n_populations * n_units),
+            population=np.tile(np.repeat(self.populations, n_units), n_genes),
+        )
 
 
-def _to_exceed(expected: NDArray[np.float64], largest: NDArray[np.float64]) -> NDArray[np.float64]:
+def sum_populations(
+    adata: AnnData,
+    genes: Sequence[str],
+    *,
+    population_key: str,
+    sample_key: str,
+    subject_key: str,
+    condition_key: str,
+    layer: str,
+    by_subject: bool = False,
+) -> PopulationSums:
+    """Take the counts of `genes` (see `take_counts`) and sum them over populations and samples."""
+    check_obs(adata, population_key=population_key)
+    design = sample_table(
+        adata, sample_key=sample_key, subject_key=subject_key, condition_key=condition_key
+    )
+    cells = take_counts(adata, genes, sample_key=sample_key, layer=layer)
+    return cells.sums(adata.obs[population_key], design, by_subject=by_subject)
+
+
+def to_exceed(expected: NDArray[np.float64], largest: NDArray[np.float64]) -> NDArray[np.float64]:
     """UMI that production has to exceed: the expected ones, or the most where 0 are expected.
 
     Counts that were corrected before have no expected ambient RNA, but what may be left of it.
@@ -186,46 +238,31 @@ def take_counts(adata: AnnData, genes: Sequence[str], *, sample_key: str, layer:
         If ambient RNA of a sample is not known.
     """
     check_obs(adata, sample_key=sample_key)
-    positions = gene_positions(adata, genes)
-    if not positions:
-        msg = (
-            f"None of the genes {listing(genes)} is in the data "
-            f"({adata.n_vars} genes such as {listing(adata.var_names[:3])}). "
-            "Give symbols of the organism that was read."
-        )
-        raise InputError(msg)
+    few = FewGenes(adata, genes)
     codes, samples = string_codes(adata.obs[sample_key])
     fraction, profile = ambient_of(adata, samples)
-    columns = np.array(list(positions.values()))
-    kernel = FewColumns(columns, adata.n_obs, adata.n_vars)
-    pass_over(adata, kernel, layer=layer)
-    counts, rest = kernel.result()
+    pass_over(adata, few, layer=layer)
+    counts, rest = few.counts()
+    present = list(few.positions)
     return CellCounts(
-        genes=list(positions),
+        genes=present,
+        samples=samples,
         counts=counts.tocsc(),
         depth=rest + np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel(),
         sample_codes=codes,
-        share=profile.loc[list(positions)].to_numpy(dtype=np.float64).T,
+        share=profile.loc[present].to_numpy(dtype=np.float64).T,
         fraction=fraction,
-        upper=_upper_of(adata, samples),
+        upper=_contamination(adata, samples, "ambient_upper"),
     )
 
 
-def _upper_of(adata: AnnData, samples: list[str]) -> NDArray[np.float64]:
+def _contamination(adata: AnnData, samples: list[str], column: str) -> NDArray[np.float64]:
     table = adata.uns[keys.UNS][keys.CONTAMINATION]
-    upper: NDArray[np.float64] = table.loc[samples, "ambient_upper"].to_numpy(dtype=np.float64)
-    return upper
+    return np.asarray(table.loc[samples, column], dtype=np.float64)
 
 
 def ambient_of(adata: AnnData, samples: Sequence[str]) -> tuple[NDArray[np.float64], pd.DataFrame]:
-    """Look up ambient RNA of some samples.
-
-    Parameters
-    ----------
-    adata
-        Cells x genes after `pp.estimate_ambient`.
-    samples
-        Names.
+    """Look up the ambient RNA of some samples.
 
     Returns
     -------
@@ -254,9 +291,7 @@ def ambient_of(adata: AnnData, samples: Sequence[str]) -> tuple[NDArray[np.float
             "Run crs_sc.pp.estimate_ambient on all samples."
         )
         raise MissingKeyError(msg)
-    names = list(samples)
-    fraction = contamination.loc[names, "ambient_fraction"].to_numpy(dtype=np.float64)
-    return fraction, profile[names]
+    return _contamination(adata, list(samples), "ambient_fraction"), profile[list(samples)]
 
 
 def ambient_rejections(
@@ -294,3 +329,25 @@ def ambient_rejections(
         adjusted = np.minimum.accumulate(adjusted[::-1])[::-1]
         rejected[seen[order]] = np.minimum(adjusted, 1.0) <= alpha
     return rejected
+
+
+def ambient_pvalues(
+    umi: NDArray[np.float64], largest: NDArray[np.float64], n_cells: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Probability that ambient RNA alone gives as many UMI, `P(Poisson(largest) >= umi)`.
+
+    Sums over the cells of a population, all of one shape; missing without cells.
+    """
+    return np.where(n_cells > 0, stats.poisson.sf(umi - 1, largest), np.nan)
+
+
+def native_cpm(
+    umi: NDArray[np.float64], ambient: NDArray[np.float64], native: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Give the counts per million of the cells' RNA alone: `1e6 (umi - ambient) / native`.
+
+    `native` is all UMI less all of ambient RNA; missing where there are none. Not cut off at zero:
+    over subjects, noise around no expression has to average out.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(native > 0, 1e6 * (umi - ambient) / native, np.nan)

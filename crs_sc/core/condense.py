@@ -1,4 +1,4 @@
-"""A cohort of a few genes: all that attribution needs of each cell, small enough for memory."""
+"""A few genes of each cell beside the sum of all others: all that attribution needs of a cohort."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-__all__ = ["CondensePass", "condense"]
+__all__ = ["FewGenes", "condense"]
 
 
 def condense(adata: AnnData, *, genes: Sequence[str], layer: str = keys.COUNTS) -> AnnData:
@@ -51,20 +51,23 @@ def condense(adata: AnnData, *, genes: Sequence[str], layer: str = keys.COUNTS) 
     MissingKeyError
         If the layer is absent.
     """
-    kernel = CondensePass(adata, genes=genes)
-    pass_over(adata, kernel, layer=layer)
-    return kernel.result()
+    few = FewGenes(adata, genes)
+    pass_over(adata, few, layer=layer)
+    return few.cohort()
 
 
-class CondensePass:
-    """The same as a kernel, for a pass over the counts that feeds others too.
+class FewGenes:
+    """Genes beside the rest, as a kernel of a pass over the counts that may feed others too.
 
-    The parameters are those of :func:`condense`.
+    Attributes
+    ----------
+    positions
+        Column of each gene that is in the data.
     """
 
-    def __init__(self, adata: AnnData, *, genes: Sequence[str]) -> None:
-        positions = gene_positions(adata, list(dict.fromkeys(genes)))
-        if not positions:
+    def __init__(self, adata: AnnData, genes: Sequence[str]) -> None:
+        self.positions = gene_positions(adata, genes)
+        if not self.positions:
             msg = (
                 f"None of the genes {listing(genes)} is in the data "
                 f"({adata.n_vars} genes such as {listing(adata.var_names[:3])}). "
@@ -72,18 +75,25 @@ class CondensePass:
             )
             raise InputError(msg)
         self._adata = adata
-        self._columns = np.array(list(positions.values()))
-        self._kernel = FewColumns(self._columns, adata.n_obs, adata.n_vars)
+        self._columns = np.array(list(self.positions.values()))
+        self._taken = FewColumns(self._columns, adata.n_obs, adata.n_vars)
 
     def add(self, rows: slice, chunk: sparse.csr_matrix) -> None:
         """Take in the counts of some cells."""
-        self._kernel.add(rows, chunk)
+        self._taken.add(rows, chunk)
 
-    def result(self) -> AnnData:
+    def counts(self) -> tuple[sparse.csr_matrix, NDArray[np.float64]]:
+        """Return the genes, shape `(n_cells, n_genes)`, and the UMI of all others."""
+        return self._taken.result()
+
+    def cohort(self) -> AnnData:
         """Return the small cohort."""
         import anndata as ad
 
-        counts, rest = self._kernel.result()
+        counts, rest = self.counts()
+        last = sparse.csr_matrix(rest[:, None].astype(counts.dtype))
+        counts = sparse.csr_matrix(sparse.hstack([counts, last], format="csr"))
+        counts.eliminate_zeros()
         names = pd.Index([*self._adata.var_names[self._columns], keys.OTHER_GENES])
         # The names are those of an AnnData already; whether they are unique takes as long to find
         # out as the rest.
@@ -91,27 +101,13 @@ class CondensePass:
             small = ad.AnnData(
                 obs=self._adata.obs.copy(),
                 var=pd.DataFrame(index=names),
-                layers={keys.COUNTS: _with_last_column(counts, rest)},
+                layers={keys.COUNTS: counts},
                 uns=deepcopy(dict(self._adata.uns)),
             )
         if keys.AMBIENT_PROFILE in self._adata.varm:
             profile = self._adata.varm[keys.AMBIENT_PROFILE]
-            own = profile.iloc[self._columns]
-            rest_of = (profile.sum() - own.sum()).clip(lower=0.0)
-            together = pd.concat([own, rest_of.to_frame(keys.OTHER_GENES).T])
+            chosen = profile.iloc[self._columns]
+            others = (profile.sum() - chosen.sum()).clip(lower=0.0)
+            together = pd.concat([chosen, others.to_frame(keys.OTHER_GENES).T])
             small.varm[keys.AMBIENT_PROFILE] = together.set_axis(names)
         return small
-
-
-def _with_last_column(matrix: sparse.csr_matrix, values: NDArray[np.float64]) -> sparse.csr_matrix:
-    """Add one column to a CSR matrix with sorted indices."""
-    n_rows, n_columns = matrix.shape
-    ends = matrix.indptr[1:]
-    parts = (
-        np.insert(matrix.data, ends, values.astype(matrix.dtype)),
-        np.insert(matrix.indices, ends, n_columns),
-        matrix.indptr + np.arange(n_rows + 1),
-    )
-    wider = sparse.csr_matrix(parts, shape=(n_rows, n_columns + 1))
-    wider.eliminate_zeros()
-    return wider

@@ -127,12 +127,12 @@ def attribution_tables(adata: AnnData, config: RunConfig) -> dict[str, pd.DataFr
         logger.info("the file has no ambient RNA: it is estimated first")
         preprocessing.estimate_ambient(adata, organism=organism, **config.estimate_ambient)
     min_cells = config.shifts.min_cells
-    few = sources.CondensePass(adata, genes=genes_of_sources(config))
+    few = sources.FewGenes(adata, genes_of_sources(config))
     bulk = comparison.PseudobulkPass(adata, covariates=covariate_names(config), min_cells=min_cells)
     pass_over(adata, few, bulk)
     logger.info("went over the counts")
     # One after the other, each released before the next: memory is the larger, not the sum.
-    cells = few.result()
+    cells = few.cohort()
     del few
     tables = attribute_sources(cells, config)
     del cells

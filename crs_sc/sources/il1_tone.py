@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from crs_sc import genesets, keys
-from crs_sc.core.ambient import take_counts
-from crs_sc.core.checks import check_obs, gene_positions, sample_table
+from crs_sc.core.ambient import native_cpm, sum_populations
+from crs_sc.core.checks import check_obs, gene_positions
 from crs_sc.errors import InputError
-from crs_sc.sources._receptor_kernels import native_cpm
-from crs_sc.sources._tone_kernels import corrected_output, log2_ratio
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
-    from crs_sc.core.ambient import CellCounts
-    from crs_sc.sources._tone_kernels import Output
-
-__all__ = ["il1_tone", "tone_genes"]
+__all__ = ["Output", "corrected_output", "il1_tone", "log2_ratio", "tone_genes"]
 
 AGONISTS = ("IL1A", "IL1B")
 ANTAGONISTS = ("IL1RN", "IL1R2")
@@ -83,36 +79,57 @@ def il1_tone(
         msg = f"min_cells must be at least 1 and level inside (0, 1), got {min_cells}, {level}."
         raise InputError(msg)
     check_obs(adata, population_key=population_key)
-    samples = sample_table(
-        adata, sample_key=sample_key, subject_key=subject_key, condition_key=condition_key
-    )
     agonists, antagonists, release = (
         list(gene_positions(adata, _symbols(genes, organism)))
         for genes in (AGONISTS, ANTAGONISTS, RELEASE)
     )
     if not (agonists and antagonists):
         return pd.DataFrame(columns=keys.IL1_TONE_TABLE.names)
-    cells = take_counts(
-        adata, [*agonists, *antagonists, *release], sample_key=sample_key, layer=layer
+    sums = sum_populations(
+        adata,
+        [*agonists, *antagonists, *release],
+        population_key=population_key,
+        sample_key=sample_key,
+        subject_key=subject_key,
+        condition_key=condition_key,
+        layer=layer,
     )
-    codes, populations = pd.factorize(adata.obs[population_key].astype(str), sort=True)
-    sums = _Sums(cells, codes, len(populations))
-    agonist, antagonist = (sums.output(side, level=level) for side in (agonists, antagonists))
-    ratio = log2_ratio(agonist, antagonist)
-    rows = pd.MultiIndex.from_product([populations, samples.index], names=["population", "sample"])
-    table = rows.to_frame(index=False)
-    table["n_cells"] = sums.n_cells.ravel().astype(np.int64)
+    cells, n_cells = sums.cells, sums.n_cells
+    umi = dict(zip(cells.genes, sums.of_genes[0], strict=True))
+    # UMI that would be the gene's if all of the depth were ambient RNA.
+    ambient = {
+        gene: sums.depth * share for gene, share in zip(cells.genes, cells.share.T, strict=True)
+    }
+
+    def output(genes: list[str]) -> Output:
+        soup = sum(ambient[gene] for gene in genes)
+        return corrected_output(
+            sum(umi[gene] for gene in genes), cells.fraction * soup, cells.upper * soup, level=level
+        )
+
+    agonist, antagonist = output(agonists), output(antagonists)
+    has_agonist, has_antagonist = agonist.low > 0, antagonist.low > 0
+    status = np.select(
+        [n_cells < min_cells, has_agonist & has_antagonist, has_agonist, has_antagonist],
+        [keys.TOO_FEW_CELLS, keys.OK, keys.AGONIST_ONLY, keys.ANTAGONIST_ONLY],
+        keys.NOT_DETECTED,
+    )
+    has_ratio = ~np.isin(status, [keys.TOO_FEW_CELLS, keys.NOT_DETECTED])
+    native = sums.depth * (1 - cells.fraction)
+    log_cpm = [
+        np.log2(np.maximum(0.0, native_cpm(umi[g], cells.fraction * ambient[g], native)) + 1)
+        for g in release
+    ]
+    released = np.mean(log_cpm, axis=0) if release else np.full(sums.shape, np.nan)
+    table = sums.rows().iloc[: n_cells.size].reset_index(drop=True)
+    table["n_cells"] = n_cells.ravel().astype(np.int64)
     table["agonist_umi"], table["antagonist_umi"] = agonist.value.ravel(), antagonist.value.ravel()
-    enough = sums.n_cells >= min_cells
-    status = np.where(enough, _status(agonist, antagonist), keys.TOO_FEW_CELLS)
-    is_told = ~np.isin(status, [keys.TOO_FEW_CELLS, keys.NOT_DETECTED])
+    ratio = log2_ratio(agonist, antagonist)
     for name, values in zip(("log2_ratio", "ci_low", "ci_high"), ratio, strict=True):
-        table[name] = np.where(is_told, values, np.nan).ravel()
-    table["release"] = np.where(enough, sums.level(release), np.nan).ravel()
+        table[name] = np.where(has_ratio, values, np.nan).ravel()
+    table["release"] = np.where(n_cells >= min_cells, released, np.nan).ravel()
     table["n_release"] = len(release)
     table["status"] = status.ravel()
-    for name in ("subject", "condition"):
-        table[name] = samples[name].loc[table["sample"]].to_numpy()
     table = table[table["n_cells"] > 0]
     return table[keys.IL1_TONE_TABLE.names].reset_index(drop=True)
 
@@ -130,52 +147,63 @@ def _symbols(genes: tuple[str, ...], organism: str) -> list[str]:
     return [str(pairs[gene]) for gene in genes if pairs[gene]]
 
 
-def _status(agonist: Output, antagonist: Output) -> NDArray[np.str_]:
-    """Say which sides have UMI that ambient RNA cannot explain."""
-    has = (agonist.low > 0, antagonist.low > 0)
-    return np.select(
-        [has[0] & has[1], has[0], has[1]],
-        [keys.OK, keys.AGONIST_ONLY, keys.ANTAGONIST_ONLY],
-        keys.NOT_DETECTED,
+class Output(NamedTuple):
+    """UMI that ambient RNA does not explain, with their interval; all of one shape."""
+
+    value: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+def corrected_output(
+    umi: ArrayLike, expected: ArrayLike, largest: ArrayLike, *, level: float
+) -> Output:
+    """UMI less ambient RNA, from 0, with an interval for both.
+
+    The counts have the exact Poisson interval (Garwood 1936); ambient RNA is taken to lie between
+    `largest` and as far below `expected`. The two are put together as in `log2_ratio`.
+
+    Parameters
+    ----------
+    umi
+        UMI seen.
+    expected, largest
+        UMI that ambient RNA is expected to add, and may add at most.
+    level
+        Confidence level.
+    """
+    seen, ambient, most = (
+        np.asarray(values, dtype=np.float64) for values in (umi, expected, largest)
+    )
+    tail = (1 - level) / 2
+    low = np.where(seen > 0, stats.gamma.ppf(tail, np.maximum(seen, 1)), 0.0)
+    high = stats.gamma.ppf(1 - tail, seen + 1)
+    error = np.minimum(most - ambient, ambient)
+    value = seen - ambient
+    return Output(
+        np.maximum(0.0, value),
+        np.maximum(0.0, value - np.hypot(seen - low, most - ambient)),
+        np.maximum(0.0, value + np.hypot(high - seen, error)),
     )
 
 
-class _Sums:
-    """Sums over the cells of each population and sample, shape `(n_populations, n_samples)`."""
+def log2_ratio(above: Output, below: Output) -> Output:
+    """log2 of one output over another, with the interval of the method of variance estimates.
 
-    def __init__(self, cells: CellCounts, codes: NDArray[np.intp], n_populations: int) -> None:
-        self._cells = cells
-        self._shape = (n_populations, len(cells.fraction))
-        self._unit = codes * self._shape[1] + cells.sample_codes
-        self.n_cells = self._sum(np.ones(len(codes)))
-        self.depth = self._sum(cells.depth)
-        self._umi = {
-            gene: self._sum(np.asarray(cells.counts[:, i].todense(), dtype=np.float64).ravel())
-            for i, gene in enumerate(cells.genes)
-        }
+    Each end puts together, as roots of squares, how far the one output could be lower and the
+    other higher (MOVER; Donner and Zou 2012, doi 10.1177/0962280210383082), on the log scale.
 
-    def _sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        length = self._shape[0] * self._shape[1]
-        return np.bincount(self._unit, weights=values, minlength=length).reshape(self._shape)
-
-    def _ambient(self, gene: str) -> NDArray[np.float64]:
-        """UMI that would be the gene's if all of the depth were ambient RNA."""
-        return self.depth * self._cells.share[:, self._cells.genes.index(gene)]
-
-    def output(self, genes: list[str], *, level: float) -> Output:
-        """UMI of some genes together beyond ambient RNA."""
-        soup = sum((self._ambient(gene) for gene in genes), np.zeros(self._shape))
-        umi = sum((self._umi[gene] for gene in genes), np.zeros(self._shape))
-        fraction, upper = self._cells.fraction, self._cells.upper
-        return corrected_output(umi, fraction * soup, upper * soup, level=level)
-
-    def level(self, genes: list[str]) -> NDArray[np.float64]:
-        """Mean over the genes of log2(CPM + 1) without ambient RNA; NaN without any of them."""
-        if not genes:
-            return np.full(self._shape, np.nan)
-        native = self.depth * (1 - self._cells.fraction)
-        cpm = [
-            native_cpm(self._umi[gene], self._cells.fraction * self._ambient(gene), native)
-            for gene in genes
-        ]
-        return np.asarray(np.mean([np.log2(np.maximum(0.0, one) + 1) for one in cpm], axis=0))
+    Returns
+    -------
+    NaN for the ratio where either output is 0, and for an end where that side has no bound.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        a, a_low, a_high = (np.log2(values) for values in above)
+        b, b_low, b_high = (np.log2(values) for values in below)
+        ratio = a - b
+        low = ratio - np.hypot(a - a_low, b_high - b)
+        high = ratio + np.hypot(a_high - a, b - b_low)
+        # Nothing of the one was seen: the other at its least over the most that this may be.
+        low = np.where((below.value == 0) & (above.value > 0), a_low - b_high, low)
+        high = np.where((above.value == 0) & (below.value > 0), a_high - b_low, high)
+    return Output(*(np.where(np.isfinite(values), values, np.nan) for values in (ratio, low, high)))

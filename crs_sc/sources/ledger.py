@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from crs_sc import keys
-from crs_sc.core.ambient import take_counts
-from crs_sc.core.checks import check_fraction, check_obs, sample_table
+from crs_sc.core.ambient import ambient_pvalues, sum_populations
+from crs_sc.core.checks import check_fraction, check_obs
 from crs_sc.core.stats import benjamini_hochberg, bootstrap_expansion
 from crs_sc.errors import InputError
-from crs_sc.sources._grid import PopulationGrid
-from crs_sc.sources._kernels import ambient_pvalues, source_shares
-from crs_sc.sources._share_intervals import SampleSources, burst_sizes, share_intervals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,9 +21,12 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from crs_sc.core.ambient import CellCounts
+    from crs_sc.core.ambient import PopulationSums
 
-__all__ = ["ledger", "ledger_by_condition"]
+__all__ = ["SampleSources", "burst_sizes", "ledger", "ledger_by_condition", "share_intervals"]
+
+# Producers that may be there beside those that were seen: Jeffreys' prior of a count.
+UNSEEN = 0.5
 
 
 def ledger(
@@ -84,137 +85,226 @@ def ledger(
         If no gene is in the data, or a weight is not a positive number.
     """
     check_fraction("alpha", alpha)
-    check_obs(adata, population_key=population_key)
-    samples = sample_table(
-        adata, sample_key=sample_key, subject_key=subject_key, condition_key=condition_key
-    )
-    cells = take_counts(adata, genes, sample_key=sample_key, layer=layer)
     weight = _weights(adata, weight_key)
-    grid = PopulationGrid(adata.obs[population_key], adata.obs[sample_key])
-    arms = samples.loc[grid.samples, keys.CONDITION].to_numpy(dtype=str)
+    sums = sum_populations(
+        adata,
+        genes,
+        population_key=population_key,
+        sample_key=sample_key,
+        subject_key=subject_key,
+        condition_key=condition_key,
+        layer=layer,
+    )
+    arms = sums.units[keys.CONDITION].to_numpy(dtype=str)
+    made = _made(sums, arms, alpha=alpha)
+    umi, expected, _ = sums.of_genes
+    weighted = sums.add_up(weight)
+    mean_weight = np.divide(weighted, sums.n_cells, out=np.ones(sums.shape), where=sums.n_cells > 0)
     rng = np.random.default_rng(random_state)
-    weighted_cells = grid.matrix(weight)
-    cell_share = (weighted_cells / weighted_cells.sum(axis=0)).ravel()
-    n_cells = grid.matrix(np.ones(adata.n_obs))
-    found = [
-        _GeneSums.of(grid, cells, column, n_cells=n_cells, weight=weight)
-        for column in range(len(cells.genes))
-    ]
-    made = _made(found, arms, alpha=alpha)
-    tables = []
-    for gene, sums, sources in zip(cells.genes, found, made, strict=True):
-        table = grid.frame(gene, samples)
-        table["n_cells"] = n_cells.ravel().astype(np.int64)
-        table["umi"] = sums.umi.ravel().astype(np.int64)
-        table["ambient_umi"] = np.where(sources, sums.ambient, sums.umi).ravel()
-        table["corrected_umi"] = np.maximum(0.0, table["umi"] - table["ambient_umi"])
-        output = np.maximum(0.0, sums.output) * sources
-        table["share"] = source_shares(output.T).T.ravel()
-        table["cell_share"] = cell_share
-        table["enrichment"] = _ratio(table["share"].to_numpy(), cell_share)
-        table["ci_low"], table["ci_high"] = _intervals(
-            sums, sources, arms, cells.ambient_error, n_draws=n_draws, rng=rng
+    share, ends = np.empty(umi.shape), np.empty((2, *umi.shape))
+    for g in range(len(umi)):
+        of_cell = sums.cells.gene(g)
+        output = sums.add_up(weight * (of_cell.umi - of_cell.expected))
+        share[g] = source_shares(np.maximum(0.0, output) * made[g])
+        squares = sums.add_up(of_cell.umi**2)
+        for s, arm in enumerate(arms):
+            alike = arms == arm
+            sample = SampleSources(
+                umi=umi[g, :, s],
+                ambient=expected[g, :, s],
+                made=made[g, :, s],
+                burst=burst_sizes(
+                    umi[g][:, alike],
+                    squares[:, alike],
+                    expected[g][:, alike],
+                    sums.n_cells[:, alike],
+                    made[g, :, s],
+                ),
+                weight=mean_weight[:, s],
+                ambient_error=float(sums.cells.ambient_error[s]),
+                n_samples=int(alike.sum()),
+            )
+            ends[:, g, :, s] = share_intervals(sample, n_draws=n_draws, level=0.95, rng=rng)
+    table = sums.rows()
+    table["n_cells"] = np.tile(sums.n_cells.ravel(), len(umi)).astype(np.int64)
+    table["umi"] = umi.ravel().astype(np.int64)
+    table["ambient_umi"] = np.where(made, expected, umi).ravel()
+    table["corrected_umi"] = np.maximum(0.0, table["umi"] - table["ambient_umi"])
+    table["share"] = share.ravel()
+    table["cell_share"] = np.tile((weighted / weighted.sum(axis=0)).ravel(), len(umi))
+    table["enrichment"] = _ratio(table["share"].to_numpy(), table["cell_share"].to_numpy())
+    table["ci_low"], table["ci_high"] = ends.reshape(2, -1)
+    return table[keys.LEDGER_TABLE.names]
+
+
+def _weights(adata: AnnData, weight_key: str | None) -> NDArray[np.float64]:
+    if weight_key is None:
+        return np.ones(adata.n_obs)
+    check_obs(adata, weight_key=weight_key)
+    weight: NDArray[np.float64] = adata.obs[weight_key].to_numpy(dtype=np.float64)
+    if not (np.isfinite(weight) & (weight > 0)).all():
+        msg = (
+            f"`obs['{weight_key}']` (weight_key) must hold positive numbers; "
+            f"found {weight[~(weight > 0)][:1]}."
         )
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)[keys.LEDGER_TABLE.names]
+        raise InputError(msg)
+    return weight
+
+
+def _made(sums: PopulationSums, arms: NDArray[np.str_], *, alpha: float) -> NDArray[np.bool_]:
+    """Which populations make each gene, as `production` says; shape of the sums."""
+    names, codes = np.unique(arms, return_inverse=True)
+    in_arm = np.equal.outer(codes, np.arange(len(names))).astype(np.float64)
+    umi, _, largest = (values @ in_arm for values in sums.of_genes)
+    pvalues = ambient_pvalues(umi, largest, sums.n_cells @ in_arm)
+    adjusted = benjamini_hochberg(pvalues.ravel()).reshape(pvalues.shape)
+    return np.asarray(((adjusted <= alpha) & (umi > 0))[..., codes])
+
+
+def source_shares(corrected: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of each population in a sample's corrected UMI, shape `(n_populations, n_samples)`.
+
+    Missing where a sample has no corrected UMI.
+    """
+    return _ratio(corrected, corrected.sum(axis=0))
+
+
+def _ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Quotient, missing where the denominator is zero."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(denominator > 0, numerator / denominator, np.nan)
 
 
 @dataclass(frozen=True)
-class _GeneSums:
-    """Sums over the cells of each population and sample, shape `(n_populations, n_samples)`.
+class SampleSources:
+    """One cytokine in one sample, by population; every array has shape `(n_populations,)`.
 
     Attributes
     ----------
-    umi, umi_squared
-        UMI of the gene, and their squares.
-    ambient, largest
-        UMI that ambient RNA is expected to add, and at most.
-    output
-        Weighted UMI beyond the expected ambient RNA.
-    n_cells, mean_weight
-        Cells, and their mean weight.
+    umi, ambient
+        UMI, and those that ambient RNA is expected to add.
+    made
+        Whether the population makes more than ambient RNA explains, over the samples of the arm.
+    burst
+        UMI of a producer, see :func:`burst_sizes`.
+    weight
+        Cells of the specimen for each sequenced cell.
+    ambient_error
+        Relative standard error of the contamination.
+    n_samples
+        Samples of the arm.
     """
 
     umi: NDArray[np.float64]
-    umi_squared: NDArray[np.float64]
     ambient: NDArray[np.float64]
-    largest: NDArray[np.float64]
-    output: NDArray[np.float64]
-    n_cells: NDArray[np.float64]
-    mean_weight: NDArray[np.float64]
-
-    @classmethod
-    def of(
-        cls,
-        grid: PopulationGrid,
-        cells: CellCounts,
-        column: int,
-        *,
-        n_cells: NDArray[np.float64],
-        weight: NDArray[np.float64],
-    ) -> _GeneSums:
-        own = cells.gene(column)
-        umi, expected = own.umi, own.expected
-        total = grid.matrix(weight)
-        return cls(
-            umi=grid.matrix(umi),
-            umi_squared=grid.matrix(umi**2),
-            ambient=grid.matrix(expected),
-            largest=grid.matrix(own.largest),
-            output=grid.matrix(weight * (umi - expected)),
-            n_cells=n_cells,
-            mean_weight=np.divide(total, n_cells, out=np.ones(grid.shape), where=n_cells > 0),
-        )
+    made: NDArray[np.bool_]
+    burst: NDArray[np.float64]
+    weight: NDArray[np.float64]
+    ambient_error: float
+    n_samples: int
 
 
-def _made(
-    found: list[_GeneSums], arms: NDArray[np.str_], *, alpha: float
-) -> list[NDArray[np.bool_]]:
-    """Which populations make each gene, as :func:`production` says; shape of the grid."""
-    names, codes = np.unique(arms, return_inverse=True)
-    in_arm = np.equal.outer(codes, np.arange(len(names))).astype(np.float64)
-    pvalues = [
-        ambient_pvalues(sums.umi @ in_arm, sums.largest @ in_arm, sums.n_cells @ in_arm)
-        for sums in found
-    ]
-    adjusted = benjamini_hochberg(np.ravel(pvalues)).reshape(np.shape(pvalues))
-    return [
-        (of_gene <= alpha)[:, codes] & (sums.umi @ in_arm > 0)[:, codes]
-        for of_gene, sums in zip(adjusted, found, strict=True)
-    ]
-
-
-def _intervals(
-    sums: _GeneSums,
+def burst_sizes(
+    umi: NDArray[np.float64],
+    umi_squared: NDArray[np.float64],
+    ambient: NDArray[np.float64],
+    n_cells: NDArray[np.float64],
     made: NDArray[np.bool_],
-    arms: NDArray[np.str_],
-    ambient_error: NDArray[np.float64],
-    *,
-    n_draws: int,
-    rng: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """Compute both ends of the interval of each share, shape `(2, n_rows)`, rows of the grid."""
-    ends = np.empty((2, *sums.umi.shape))
-    for s, arm in enumerate(arms):
-        alike = arms == arm
-        burst = burst_sizes(
-            umi=sums.umi[:, alike],
-            umi_squared=sums.umi_squared[:, alike],
-            ambient=sums.ambient[:, alike],
-            n_cells=sums.n_cells[:, alike],
-            made=made[:, s],
-        )
-        sample = SampleSources(
-            umi=sums.umi[:, s],
-            ambient=sums.ambient[:, s],
-            made=made[:, s],
-            burst=burst,
-            weight=sums.mean_weight[:, s],
-            ambient_error=float(ambient_error[s]),
-            n_samples=int(alike.sum()),
-        )
-        ends[:, :, s] = share_intervals(sample, n_draws=n_draws, level=0.95, rng=rng)
-    return ends.reshape(2, -1)
+    """Variance over mean of what the cells of each population made, over the samples of an arm.
+
+    If few cells are producers this is the UMI of a producer, counted by UMI; the more of them
+    are, the less chance there is in their number, and the smaller it gets. Every population is
+    drawn towards the mean of all with the weight of one producer.
+
+    Parameters
+    ----------
+    umi, umi_squared, ambient, n_cells
+        Sums over the cells of UMI, of their squares, of the expected ambient RNA, and of ones,
+        shape `(n_populations, n_samples)`.
+    made
+        Whether the population makes more than ambient RNA explains, shape `(n_populations,)`.
+
+    Returns
+    -------
+    At least 1, shape `(n_populations,)`.
+    """
+    ambient = np.minimum(ambient, umi)
+    excess = (umi - ambient).sum(axis=1) * made
+    centred = umi_squared - umi**2 / np.maximum(n_cells, 1) - ambient
+    variance = np.maximum(0.0, centred).sum(axis=1) * made
+    overall = max(1.0, variance.sum() / excess.sum()) if excess.sum() > 0 else 1.0
+    return np.maximum(1.0, (variance + overall**2) / (excess + overall))
+
+
+def share_intervals(
+    sources: SampleSources, *, n_draws: int, level: float, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Interval of the source shares of one sample: which cells and UMI were drawn, and ambient RNA.
+
+    Each population is held against all other sources together. What either made is a sum over
+    producers that came in by chance (a compound Poisson sum): drawn from a gamma distribution
+    with its mean and variance and half a producer more, which may have gone unseen; where the
+    samples of the arm show no production, half a producer in all of them. Ambient RNA is drawn too
+    large or too small for all together. An interval begins at 0 where ambient RNA could be all of
+    the population's UMI, and ends at 1 where it could be all of the others'. Both ends are missing
+    where the sample has no corrected UMI.
+    """
+    made, weight = sources.made, sources.weight
+    if not (np.maximum(0.0, sources.umi - sources.ambient) * made).any():
+        missing = np.full(len(made), np.nan)
+        return missing, missing
+    others_made = _others(made.astype(np.float64)) > 0
+    # UMI of a producer, those that ambient RNA added and those made; weighted mean and variance.
+    size = weight * sources.burst
+    explained = np.minimum(sources.umi, sources.ambient)
+    output = weight * (sources.umi - explained) * made
+    mean = weight * sources.umi
+    variance = weight**2 * (sources.burst * (sources.umi - explained) + explained)
+    ambient = weight * sources.ambient
+    unseen = np.where(made, UNSEEN, UNSEEN / sources.n_samples)
+    others_size = np.divide(
+        _others(output * weight * sources.burst),
+        _others(output),
+        out=size.copy(),
+        where=_others(output) > 0,
+    )
+    others_unseen = np.where(others_made, UNSEEN, unseen.min())
+    factor = np.maximum(0.0, 1 + sources.ambient_error * rng.standard_normal((n_draws, 1)))
+
+    def drawn(
+        mean: NDArray[np.float64], variance: NDArray[np.float64], ambient: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Totals less ambient RNA, shape `(n_draws, n_populations)`."""
+        total = rng.gamma(mean**2 / variance, variance / mean, size=(n_draws, len(mean)))
+        return np.maximum(0.0, total - ambient * factor)
+
+    mine = drawn(mean + unseen * weight * sources.burst, variance + unseen * size**2, ambient)
+    rest = drawn(
+        _others(mean * made) + others_unseen * others_size,
+        _others(variance * made) + others_unseen * others_size**2,
+        _others(ambient * made),
+    )
+    with np.errstate(invalid="ignore"):
+        shares = mine / (mine + rest)
+    tail = (1 - level) / 2
+    # Without missing values they agree, and nanquantile takes ten times as long.
+    quantile = np.nanquantile if np.isnan(shares).any() else np.quantile
+    low, high = quantile(shares, [tail, 1 - tail], axis=0)
+    largest = 1 + sources.ambient_error * stats.norm.ppf(1 - tail)
+
+    def may_be_ambient(umi: NDArray[np.float64], ambient: NDArray[np.float64]) -> NDArray[np.bool_]:
+        return np.asarray(stats.poisson.sf(umi - 1, ambient * largest) > tail)
+
+    low[~made | may_be_ambient(sources.umi, sources.ambient)] = 0.0
+    others = (_others(values * made) for values in (sources.umi, sources.ambient))
+    high[~others_made | may_be_ambient(*others)] = 1.0
+    return low, high
+
+
+def _others(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum over all entries but one's own."""
+    return np.maximum(0.0, values.sum() - values)
 
 
 def ledger_by_condition(
@@ -242,19 +332,27 @@ def ledger_by_condition(
     than two subjects.
     """
     rng = np.random.default_rng(random_state)
-    by_subject = _SubjectMeans(table)
+    levels = ["gene", "condition", "population", "subject"]
+    parts = table.astype(dict.fromkeys(levels, str))
+    for side, end in (("below", "ci_low"), ("above", "ci_high")):
+        parts[side] = (table["share"] - table[end]) ** 2
+    groups = parts.groupby(levels, sort=True)
+    means = groups[["share", "cell_share"]].mean()
+    # Half widths of independent intervals add up as their squares.
+    means[["below", "above"]] = groups[["below", "above"]].sum().div(groups.size() ** 2, axis=0)
     rows = []
-    for gene in by_subject.names["gene"]:
-        for condition in sorted(by_subject.names["condition"]):
-            part = by_subject.part(gene, condition)
-            if part is None:
-                continue
-            populations, (share, cell_share, below, above) = part
+    for gene in parts["gene"].unique():
+        for condition, part in means.loc[gene].groupby(level="condition", sort=True):
+            by_subject = part.droplevel("condition").unstack("subject")
+            known = by_subject["share"].notna().any()
+            share, cell_share, below, above = (
+                np.ascontiguousarray(by_subject[name].loc[:, known]) for name in means
+            )
             low, high = _interval_of_mean(share, below, above, n_bootstrap=n_bootstrap, rng=rng)
             n = share.shape[1]
             of_arm = {
                 "gene": gene,
-                "population": populations,
+                "population": by_subject.index,
                 "condition": condition,
                 "n_subjects": n,
                 "share": share.mean(axis=1) if n else np.nan,
@@ -266,47 +364,6 @@ def ledger_by_condition(
     result = pd.concat(rows, ignore_index=True)
     result["enrichment"] = _ratio(result["share"].to_numpy(), result["cell_share"].to_numpy())
     return result[keys.LEDGER_BY_CONDITION_TABLE.names]
-
-
-class _SubjectMeans:
-    """Means of a ledger over the samples of each gene, condition, population and subject."""
-
-    def __init__(self, table: pd.DataFrame) -> None:
-        self.names: dict[str, list[str]] = {}
-        shape, cell = [], np.zeros(len(table), dtype=np.int64)
-        for name in ("gene", "condition", "population", "subject"):
-            codes, found = pd.factorize(table[name].astype(str), sort=name != "gene")
-            self.names[name] = [str(one) for one in found]
-            cell = cell * len(found) + codes
-            shape.append(len(found))
-
-        def total(values: pd.Series) -> NDArray[np.float64]:
-            known = np.nan_to_num(values.to_numpy(dtype=np.float64))
-            return np.bincount(cell, weights=known, minlength=int(np.prod(shape))).reshape(shape)
-
-        self.n_samples = total(pd.Series(np.ones(len(table))))
-        share, ends = table["share"], (table["ci_low"], table["ci_high"])
-        with np.errstate(invalid="ignore"):
-            self.share = total(share) / total(share.notna())
-            self.cell_share = total(table["cell_share"]) / total(table["cell_share"].notna())
-            # Half widths of independent intervals add up as their squares.
-            self.below, self.above = (total((share - end) ** 2) / self.n_samples**2 for end in ends)
-
-    def part(self, gene: str, condition: str) -> tuple[list[str], list[NDArray[np.float64]]] | None:
-        """Return the populations, and what the subjects with shares have; None without rows.
-
-        Share, cell share and both squared half widths, shape `(n_populations, n_subjects)`.
-        """
-        at = (self.names["gene"].index(gene), self.names["condition"].index(condition))
-        there = self.n_samples[at] > 0
-        if not there.any():
-            return None
-        populations = np.flatnonzero(there.any(axis=1))
-        subjects = np.flatnonzero(np.isfinite(self.share[at]).any(axis=0))
-        chosen = np.ix_(populations, subjects)
-        values = (self.share, self.cell_share, self.below, self.above)
-        names = [self.names["population"][k] for k in populations]
-        return names, [value[at][chosen] for value in values]
 
 
 def _interval_of_mean(
@@ -337,23 +394,3 @@ def _interval_of_mean(
     low = np.minimum(low, mean - np.sqrt(below.sum(axis=1)) / n)
     high = np.maximum(high, mean + np.sqrt(above.sum(axis=1)) / n)
     return np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
-
-
-def _weights(adata: AnnData, weight_key: str | None) -> NDArray[np.float64]:
-    if weight_key is None:
-        return np.ones(adata.n_obs)
-    check_obs(adata, weight_key=weight_key)
-    weight: NDArray[np.float64] = adata.obs[weight_key].to_numpy(dtype=np.float64)
-    if not (np.isfinite(weight) & (weight > 0)).all():
-        msg = (
-            f"`obs['{weight_key}']` (weight_key) must hold positive numbers; "
-            f"found {weight[~(weight > 0)][:1]}."
-        )
-        raise InputError(msg)
-    return weight
-
-
-def _ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Quotient, missing where the denominator is zero."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(denominator > 0, numerator / denominator, np.nan)

@@ -6,34 +6,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from crs_sc import keys
-from crs_sc.core.ambient import ambient_rejections, take_counts
-from crs_sc.core.checks import (
-    add_note,
-    check_fraction,
-    check_obs,
-    sample_table,
-    store,
+from crs_sc.core.ambient import (
+    ambient_pvalues,
+    ambient_rejections,
+    sum_populations,
+    take_counts,
+    to_exceed,
 )
+from crs_sc.core.checks import add_note, check_fraction, store
 from crs_sc.core.stats import benjamini_hochberg, wilson_interval
 from crs_sc.errors import MissingKeyError, listing
-from crs_sc.sources._grid import PopulationGrid
-from crs_sc.sources._kernels import (
-    ambient_pvalues,
-    call_states,
-    detection_power,
-    producers_upper,
-    production_rate,
-    pvalue_to_undercut,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
+    from numpy.typing import NDArray
 
-__all__ = ["call_producers", "producers", "production"]
+__all__ = ["call_producers", "call_states", "producers", "production", "production_rate"]
+
+# Codes of the states, positions in keys.PRODUCER_STATES.
+PRODUCER, AMBIENT_COMPATIBLE, UNDETERMINED, NEGATIVE = range(4)
 
 
 def call_producers(
@@ -94,16 +90,63 @@ def call_producers(
         )
     states, rates = {}, {}
     for column, gene in enumerate(cells.genes):
-        own = cells.gene(column)
-        umi = own.umi
-        rejected = ambient_rejections(umi, own.ambient_umi, cells.sample_codes, alpha=alpha)
-        rate = production_rate(umi, cells.depth, rejected, fallback=typical_rate)
-        codes = call_states(umi, cells.depth, rejected, rate=rate, max_missed=max_missed)
-        rates[gene] = rate
+        umi, expected, largest = cells.gene(column)
+        rejected = ambient_rejections(
+            umi, to_exceed(expected, largest), cells.sample_codes, alpha=alpha
+        )
+        rates[gene] = production_rate(umi, cells.depth, rejected, fallback=typical_rate)
+        codes = call_states(umi, cells.depth, rejected, rate=rates[gene], max_missed=max_missed)
         states[gene] = pd.Categorical.from_codes(codes, categories=pd.Index(keys.PRODUCER_STATES))
     adata.obsm[keys.PRODUCER_STATE] = pd.DataFrame(states, index=adata.obs_names)
     calls = pd.DataFrame({"rate": pd.Series(rates), "alpha": alpha})
     store(adata, keys.PRODUCER_CALLS, calls)
+
+
+def production_rate(
+    counts: NDArray[np.integer],
+    depth: NDArray[np.float64],
+    producers: NDArray[np.bool_],
+    *,
+    fallback: float,
+    min_producers: int = 10,
+) -> float:
+    """UMI of the gene per UMI of the cell in a typical producer: the median over those called.
+
+    `fallback` where there are fewer than `min_producers` to learn from. Arrays by cell.
+    """
+    if int(producers.sum()) < min_producers:
+        return fallback
+    return float(np.median(counts[producers] / depth[producers]))
+
+
+def call_states(
+    counts: NDArray[np.integer],
+    depth: NDArray[np.float64],
+    rejected: NDArray[np.bool_],
+    *,
+    rate: float,
+    max_missed: float,
+) -> NDArray[np.int8]:
+    """State of each cell for one gene, as positions in `keys.PRODUCER_STATES`.
+
+    A cell without the gene is negative only if a typical producer of its depth would have shown
+    the gene, `P(Poisson(rate * depth) = 0) <= max_missed`; otherwise it is undetermined.
+
+    Parameters
+    ----------
+    counts, depth
+        UMI of the gene and of the cell, shape `(n_cells,)`.
+    rejected
+        Cells whose count ambient RNA cannot explain.
+    rate
+        UMI of the gene per UMI of the cell in a typical producer.
+    max_missed
+        Largest acceptable probability that a producer shows no UMI.
+    """
+    states = np.where(np.exp(-rate * depth) <= max_missed, NEGATIVE, UNDETERMINED)
+    states[counts > 0] = AMBIENT_COMPATIBLE
+    states[rejected] = PRODUCER
+    return states.astype(np.int8)
 
 
 def producers(
@@ -141,49 +184,88 @@ def producers(
     if keys.PRODUCER_STATE not in adata.obsm:
         msg = f"`obsm` has no '{keys.PRODUCER_STATE}'. Run crs_sc.tl.call_producers first."
         raise MissingKeyError(msg)
-    check_obs(adata, population_key=population_key)
     states = adata.obsm[keys.PRODUCER_STATE]
     calls = adata.uns[keys.UNS][keys.PRODUCER_CALLS]
-    samples = sample_table(
-        adata, sample_key=sample_key, subject_key=subject_key, condition_key=condition_key
+    sums = sum_populations(
+        adata,
+        list(states.columns),
+        population_key=population_key,
+        sample_key=sample_key,
+        subject_key=subject_key,
+        condition_key=condition_key,
+        layer=layer,
     )
-    cells = take_counts(adata, list(states.columns), sample_key=sample_key, layer=layer)
-    grid = PopulationGrid(adata.obs[population_key], adata.obs[sample_key])
-    n_cells = grid.sums(np.ones(adata.n_obs))
-    tables, levels = [], cells.depths
+    cells = sums.cells
+    # Cells of one sample and one depth have the same power, which takes long to work out.
+    span = int(cells.depth.max(initial=0)) + 1
+    levels, level_of_cell = np.unique(
+        cells.sample_codes * span + cells.depth.astype(np.int64), return_inverse=True
+    )
+    level_sample, level_depth = np.divmod(levels, span)
+    in_state, power = [], []
     for column, gene in enumerate(cells.genes):
-        own = cells.gene(column)
         codes = pd.Categorical(states[gene], categories=list(keys.PRODUCER_STATES)).codes
-        in_state = grid.counts(codes.astype(np.intp), len(keys.PRODUCER_STATES))
-        is_state = dict(zip(keys.PRODUCER_STATES, in_state, strict=True))
-        is_producer = codes == keys.PRODUCER_STATES.index(keys.PRODUCER)
-        table = grid.frame(gene, samples)
-        table["n_cells"] = n_cells.astype(np.int64)
-        table["n_producers"] = is_state[keys.PRODUCER]
-        table["n_ambient_compatible"] = is_state[keys.AMBIENT_COMPATIBLE]
-        table["n_undetermined"] = is_state[keys.UNDETERMINED]
-        with np.errstate(invalid="ignore"):
-            table["producer_fraction"] = is_state[keys.PRODUCER] / n_cells
-        table["ci_low"], table["ci_high"] = wilson_interval(is_state[keys.PRODUCER], n_cells)
-        table["umi"] = grid.sums(own.umi).astype(np.int64)
-        table["expected_ambient_umi"] = grid.sums(own.expected)
-        cut = pvalue_to_undercut(
-            is_producer, cells.sample_codes, alpha=float(calls.loc[gene, "alpha"])
+        in_state.append([sums.add_up(codes == code) for code in range(NEGATIVE)])
+        cut = _pvalue_to_undercut(
+            codes == PRODUCER, cells.sample_codes, alpha=float(calls.loc[gene, "alpha"])
         )
-        power = detection_power(
-            cells.ambient_at(levels, column),
-            levels.depth,
-            cut[levels.sample_codes],
-            rate=float(calls.loc[gene, "rate"]),
-        )
-        with np.errstate(invalid="ignore"):
-            table["power"] = grid.sums(power[levels.of_cell]) / n_cells
-        table["n_producers_upper"] = producers_upper(
-            is_state[keys.PRODUCER].astype(np.float64), n_cells, table["power"].to_numpy()
-        )
-        table["largest_ambient_umi"] = grid.sums(own.largest)
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)[keys.PRODUCERS_TABLE.names]
+        ambient = to_exceed(*cells.ambient_at(column, level_depth, level_sample))
+        needed = needed_umi(ambient, cut[level_sample])
+        making = ambient + float(calls.loc[gene, "rate"]) * level_depth
+        power.append(sums.add_up(stats.poisson.sf(needed - 1, making)[level_of_cell]))
+    n_called, n_compatible, n_undetermined = np.swapaxes(in_state, 0, 1).reshape(NEGATIVE, -1)
+    umi, expected, largest = (values.ravel() for values in sums.of_genes)
+    table = sums.rows()
+    n_cells = np.tile(sums.n_cells.ravel(), len(cells.genes))
+    table["n_cells"] = n_cells.astype(np.int64)
+    table["n_producers"] = n_called.astype(np.int64)
+    table["n_ambient_compatible"] = n_compatible.astype(np.int64)
+    table["n_undetermined"] = n_undetermined.astype(np.int64)
+    with np.errstate(invalid="ignore"):
+        table["producer_fraction"] = n_called / n_cells
+        table["power"] = np.ravel(power) / n_cells
+    table["ci_low"], table["ci_high"] = wilson_interval(n_called, n_cells)
+    table["umi"] = umi.astype(np.int64)
+    table["expected_ambient_umi"], table["largest_ambient_umi"] = expected, largest
+    table["n_producers_upper"] = _producers_upper(n_called, n_cells, table["power"].to_numpy())
+    return table[keys.PRODUCERS_TABLE.names]
+
+
+def _pvalue_to_undercut(
+    called: NDArray[np.bool_], samples: NDArray[np.integer], *, alpha: float
+) -> NDArray[np.float64]:
+    """P value below which one cell more of each sample would be called.
+
+    Benjamini-Hochberg, one rank further: `alpha (n_called + 1) / n_cells`.
+    """
+    n_cells = np.bincount(samples)
+    n_called = np.bincount(samples[called], minlength=len(n_cells))
+    return np.asarray(alpha * (n_called + 1) / np.maximum(n_cells, 1))
+
+
+def needed_umi(expected: NDArray[np.float64], cut: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Smallest count of at least one with `P(Poisson(expected) >= count) <= cut`.
+
+    Counted upwards, because it is a few UMI: scipy's inverse takes thirty times as long.
+    """
+    needed = np.ones(len(expected), dtype=np.int64)
+    rows = np.arange(len(expected))
+    while len(rows):
+        rows = rows[stats.poisson.sf(needed[rows] - 1, expected[rows]) > cut[rows]]
+        needed[rows] += 1
+    return needed
+
+
+def _producers_upper(
+    n_called: NDArray[np.float64], n_cells: NDArray[np.float64], power: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Upper 95 % bound of the producers there are, those that were missed included.
+
+    The exact Poisson bound of the number called (Garwood 1936), over the power, at most all cells.
+    """
+    bound = stats.chi2.ppf(0.95, 2 * (n_called + 1)) / 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(n_cells > 0, np.minimum(np.ceil(bound / power), n_cells), np.nan)
 
 
 def production(table: pd.DataFrame, *, alpha: float = 0.05) -> pd.DataFrame:
@@ -213,8 +295,7 @@ def production(table: pd.DataFrame, *, alpha: float = 0.05) -> pd.DataFrame:
     )
     groups = parts.groupby(["gene", "population", "condition"], sort=False)
     summed = ["n_cells", "n_producers", "umi", "expected_ambient_umi", "largest_ambient_umi"]
-    result = groups[[*summed, "seen"]].sum().reset_index()
-    result["n_subjects"] = groups["sampled"].nunique().to_numpy()
+    result = groups[[*summed, "seen"]].sum().assign(n_subjects=groups["sampled"].nunique())
     result["power"] = result["seen"] / result["n_cells"].where(result["n_cells"] > 0)
     result["pvalue"] = ambient_pvalues(
         *(result[name].to_numpy(np.float64) for name in ("umi", "largest_ambient_umi", "n_cells"))
@@ -224,7 +305,12 @@ def production(table: pd.DataFrame, *, alpha: float = 0.05) -> pd.DataFrame:
     state = np.where(result["umi"] > 0, keys.AMBIENT_COMPATIBLE, state)
     state = np.where((result["padj"] <= alpha) & (result["umi"] > 0), keys.PRODUCER, state)
     result["state"] = np.where(result["n_cells"] > 0, state, "")
-    order = list(dict.fromkeys(result["gene"]))
-    result["_order"] = result["gene"].map(order.index)
-    result = result.sort_values(["_order", "population", "condition"], kind="stable")
-    return result[keys.PRODUCTION_TABLE.names].reset_index(drop=True)
+    # Populations and conditions are sorted, genes are in the order of the table.
+    result = (
+        result.sort_index()
+        .reset_index()
+        .set_index("gene")
+        .loc[table["gene"].unique()]
+        .reset_index()
+    )
+    return result[keys.PRODUCTION_TABLE.names]

@@ -1,4 +1,4 @@
-"""Who can hear it: the receptor side of each cytokine, by population and condition."""
+"""Who can respond to it: the receptor side of each cytokine, by population and condition."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ import pandas as pd
 from scipy import stats
 
 from crs_sc import genesets, keys
-from crs_sc.core.ambient import ambient_of, ambient_rejections, take_counts
-from crs_sc.core.arrays import string_codes
-from crs_sc.core.checks import check_fraction, check_obs, gene_positions, sample_table
+from crs_sc.core.ambient import ambient_pvalues, ambient_rejections, native_cpm, sum_populations
+from crs_sc.core.checks import check_fraction, check_obs, gene_positions
 from crs_sc.core.stats import benjamini_hochberg
 from crs_sc.errors import InputError
-from crs_sc.sources._receptor_kernels import mean_over_subjects, native_cpm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
-    from crs_sc.core.ambient import CellCounts
+    from crs_sc.core.ambient import PopulationSums
 
-__all__ = ["receivers"]
+__all__ = ["mean_over_subjects", "receivers"]
 
 
 def receivers(
@@ -85,35 +83,29 @@ def receivers(
         msg = f"min_cells must be at least 1, got {min_cells!r}."
         raise InputError(msg)
     check_obs(adata, population_key=population_key)
-    samples = sample_table(
-        adata, sample_key=sample_key, subject_key=subject_key, condition_key=condition_key
-    )
     table = _wanted(genesets.load_receptors(organism=organism), cytokines)
     genes = list(dict.fromkeys(table["gene"]))
     if not gene_positions(adata, genes):
         return pd.DataFrame(columns=keys.RECEIVERS_TABLE.names)
-    cells = take_counts(adata, genes, sample_key=sample_key, layer=layer)
-    fraction, _ = ambient_of(adata, list(samples.index))
-    units = _Units(
-        adata.obs[population_key], adata.obs[sample_key], samples, cells, fraction, min_cells
+    sums = sum_populations(
+        adata,
+        genes,
+        population_key=population_key,
+        sample_key=sample_key,
+        subject_key=subject_key,
+        condition_key=condition_key,
+        layer=layer,
+        by_subject=True,
     )
-    by_gene = {
-        gene: units.measure(cells, column, alpha=alpha) for column, gene in enumerate(cells.genes)
-    }
-    rows = [
-        by_gene[row["gene"]].assign(cytokine=row["cytokine"], gene=row["gene"], role=row["role"])
-        for row in table.to_dict("records")
-        if row["gene"] in by_gene
-    ]
-    result = pd.concat(rows, ignore_index=True)
+    measured = _measured(sums, min_cells=min_cells, alpha=alpha)
     # A gene of two cytokines (IL1R1 of IL1A and IL1B) is one test.
-    tests = result.drop_duplicates(["gene", "population", "condition"])
-    padj = benjamini_hochberg(tests["pvalue"].to_numpy())
-    place = pd.MultiIndex.from_frame(tests[["gene", "population", "condition"]])
-    wanted = pd.MultiIndex.from_frame(result[["gene", "population", "condition"]])
-    result["padj"] = padj[place.get_indexer(wanted)]
-    result["state"] = _states(result, alpha)
-    return result[keys.RECEIVERS_TABLE.names]
+    measured["padj"] = benjamini_hochberg(measured["pvalue"])
+    state = np.where(measured["padj"] <= alpha, keys.ABOVE_AMBIENT, keys.AMBIENT_COMPATIBLE)
+    state = np.where(measured["umi"] == 0, keys.NOT_DETECTED, state)
+    state = np.where(measured["n_subjects"] == 0, keys.TOO_FEW_CELLS, state)
+    measured["state"] = np.where(measured["n_cells"] == 0, "", state)
+    rows = table[["cytokine", "gene", "role"]].merge(measured, on="gene", how="inner")
+    return rows[keys.RECEIVERS_TABLE.names]
 
 
 def _wanted(table: pd.DataFrame, cytokines: Sequence[str] | None) -> pd.DataFrame:
@@ -128,93 +120,72 @@ def _wanted(table: pd.DataFrame, cytokines: Sequence[str] | None) -> pd.DataFram
     return rows.sort_values("cytokine", key=lambda column: column.map(place), kind="stable")
 
 
-def _states(table: pd.DataFrame, alpha: float) -> NDArray[np.str_]:
-    state = np.where(table["padj"] <= alpha, keys.ABOVE_AMBIENT, keys.AMBIENT_COMPATIBLE)
-    state = np.where(table["umi"] == 0, keys.NOT_DETECTED, state)
-    state = np.where(table["n_subjects"] == 0, keys.TOO_FEW_CELLS, state)
-    return np.where(table["n_cells"] == 0, "", state)
+def _measured(sums: PopulationSums, *, min_cells: int, alpha: float) -> pd.DataFrame:
+    """Level and test of every gene, population and condition, in this order."""
+    cells, n_cells = sums.cells, sums.n_cells
+    native = sums.add_up(cells.depth * (1 - cells.fraction[cells.sample_codes]))
+    enough = n_cells >= min_cells
+    umi, expected, largest = sums.of_genes
+    level = np.where(enough, native_cpm(umi, expected, native), np.nan)
+    n_above = []
+    for column in range(len(umi)):
+        counts = cells.gene(column)
+        above = ambient_rejections(counts.umi, counts.expected, cells.sample_codes, alpha=alpha)
+        n_above.append(sums.add_up(above))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        fraction = np.where(enough, np.array(n_above) / n_cells, np.nan)
+    # Units are sorted by condition: those of one are neighbours.
+    arms = {
+        condition: slice(units[0], units[-1] + 1)
+        for condition, units in sums.units.groupby(keys.CONDITION, sort=True).indices.items()
+    }
+    index = pd.MultiIndex.from_product(
+        [cells.genes, sums.populations, arms], names=["gene", "population", "condition"]
+    )
+    columns: dict[str, list[NDArray[np.float64]]] = {}
+    for units in arms.values():
+        cpm, low, high = mean_over_subjects(level[..., units], level=0.95)
+        seen, ambient, most, n = (
+            values[..., units].sum(axis=-1) for values in (umi, expected, largest, n_cells)
+        )
+        of_arm = {
+            "n_subjects": enough[..., units].sum(axis=-1),
+            "n_cells": n.astype(np.int64),
+            "umi": seen.astype(np.int64),
+            "corrected_umi": np.maximum(0.0, seen - ambient),
+            "fraction": mean_over_subjects(fraction[..., units], level=0.95)[0],
+            "cpm": np.maximum(0.0, cpm),
+            "ci_low": np.maximum(0.0, low),
+            "ci_high": np.maximum(0.0, high),
+            "pvalue": ambient_pvalues(seen, most, n),
+        }
+        for name, values in of_arm.items():
+            columns.setdefault(name, []).append(np.broadcast_to(values, seen.shape))
+    table = {name: np.stack(arrays, axis=-1).ravel() for name, arrays in columns.items()}
+    return pd.DataFrame(table, index=index).reset_index()
 
 
-class _Units:
-    """Sums of cells over populations and units; a unit is one subject in one condition.
+def mean_over_subjects(
+    values: NDArray[np.float64], *, level: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Mean over the last axis and Student's interval; missing subjects are left out.
 
     Parameters
     ----------
-    populations, samples
-        Population and sample of each cell.
-    design
-        Indexed by sample, with `subject` and `condition`.
-    cells
-        Counts and ambient RNA.
-    fraction
-        Contamination of each sample, in the order of `design`.
-    min_cells
-        Units with fewer cells of a population are missing in its means.
+    values
+        Shape `(..., n_subjects)`.
+    level
+        Confidence level.
+
+    Returns
+    -------
+    Mean (NaN without a subject), lower and upper end (NaN with fewer than two subjects).
     """
-
-    def __init__(
-        self,
-        populations: pd.Series,
-        samples: pd.Series,
-        design: pd.DataFrame,
-        cells: CellCounts,
-        fraction: NDArray[np.float64],
-        min_cells: int,
-    ) -> None:
-        codes, self.populations = string_codes(populations)
-        grouped = design.groupby([keys.CONDITION, keys.SUBJECT], sort=True)
-        unit_of_sample = grouped.ngroup().to_numpy()
-        conditions = [str(condition) for condition, _ in grouped.size().index]
-        self.arms = {
-            name: slice(conditions.index(name), conditions.index(name) + conditions.count(name))
-            for name in dict.fromkeys(conditions)
-        }
-        self.shape = (len(self.populations), len(conditions))
-        sample_codes, names = string_codes(samples)
-        sample = design.index.get_indexer(pd.Index(names))[sample_codes]
-        self._cells = codes * self.shape[1] + unit_of_sample[sample]
-        self.n_cells = self.sums(np.ones(len(codes)))
-        self.native = self.sums(cells.depth * (1 - fraction[sample]))
-        self.enough = self.n_cells >= min_cells
-
-    def sums(self, values: ArrayLike) -> NDArray[np.float64]:
-        """Sum a value per cell; shape `(n_populations, n_units)`."""
-        weights = np.asarray(values, dtype=np.float64)
-        length = self.shape[0] * self.shape[1]
-        return np.bincount(self._cells, weights=weights, minlength=length).reshape(self.shape)
-
-    def measure(self, cells: CellCounts, column: int, *, alpha: float) -> pd.DataFrame:
-        """Rows of one gene: every population and condition."""
-        own = cells.gene(column)
-        umi, expected = own.umi, own.expected
-        above = ambient_rejections(umi, expected, cells.sample_codes, alpha=alpha)
-        seen, soup, most = (self.sums(values) for values in (umi, expected, own.largest))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            fraction = self.sums(above) / self.n_cells
-        level = native_cpm(seen, soup, self.native)
-        level[~self.enough] = np.nan
-        fraction[~self.enough] = np.nan
-        parts = []
-        for arm, mine in self.arms.items():
-            cpm, low, high = mean_over_subjects(level[:, mine], level=0.95)
-            total = seen[:, mine].sum(axis=1)
-            n_cells = self.n_cells[:, mine].sum(axis=1)
-            part = pd.DataFrame(
-                {
-                    "population": self.populations,
-                    "condition": arm,
-                    "n_subjects": self.enough[:, mine].sum(axis=1),
-                    "n_cells": n_cells.astype(np.int64),
-                    "umi": total.astype(np.int64),
-                    "corrected_umi": np.maximum(0.0, total - soup[:, mine].sum(axis=1)),
-                    "fraction": mean_over_subjects(fraction[:, mine], level=0.95)[0],
-                    "cpm": np.maximum(0.0, cpm),
-                    "ci_low": np.maximum(0.0, low),
-                    "ci_high": np.maximum(0.0, high),
-                }
-            )
-            pvalue = stats.poisson.sf(total - 1, most[:, mine].sum(axis=1))
-            part["pvalue"] = np.where(n_cells > 0, pvalue, np.nan)
-            parts.append(part)
-        rows = pd.concat(parts, ignore_index=True)
-        return rows.sort_values(["population", "condition"], kind="stable", ignore_index=True)
+    known = np.isfinite(values)
+    n = known.sum(axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(known, values, 0.0).sum(axis=-1) / n
+        squares = np.where(known, values - mean[..., None], 0.0) ** 2
+        error = np.sqrt(squares.sum(axis=-1) / (n - 1) / n)
+        half = stats.t.ppf(0.5 + level / 2, np.where(n > 1, n - 1, np.nan)) * error
+    return mean, mean - half, mean + half

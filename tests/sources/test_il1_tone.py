@@ -11,7 +11,7 @@ from scipy import sparse, stats
 from crs_sc import genesets, keys, tl
 from crs_sc.errors import InputError
 from crs_sc.sources import tone_genes
-from crs_sc.sources._tone_kernels import Output, corrected_output, log2_ratio
+from crs_sc.sources.il1_tone import Output, corrected_output, log2_ratio
 
 GENES = [*tone_genes(), "ACTB"]
 

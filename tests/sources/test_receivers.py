@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from scipy import sparse, stats
 
 from crs_sc import keys
+from crs_sc.core.ambient import native_cpm
 from crs_sc.core.stats import benjamini_hochberg
 from crs_sc.errors import InputError, MissingKeyError
 from crs_sc.sources import receivers
-from crs_sc.sources._receptor_kernels import mean_over_subjects, native_cpm
+from crs_sc.sources.receivers import mean_over_subjects
 
 
 def cohort(counts: np.ndarray, genes: list[str], obs: pd.DataFrame, *, fraction: float,

@@ -14,13 +14,8 @@ from crs_sc import keys
 from crs_sc.core.ambient import ambient_rejections
 from crs_sc.errors import InputError, MissingKeyError
 from crs_sc.sources import call_producers, ledger, ledger_by_condition, producers, production
-from crs_sc.sources._kernels import (
-    _needed_umi,
-    call_states,
-    production_rate,
-    source_shares,
-)
-from crs_sc.sources._share_intervals import SampleSources, burst_sizes, share_intervals
+from crs_sc.sources.ledger import SampleSources, burst_sizes, share_intervals, source_shares
+from crs_sc.sources.producers import call_states, needed_umi, production_rate
 
 
 def cohort(counts: np.ndarray, genes: list[str], populations: list[str], samples: list[str], *,
@@ -350,7 +345,7 @@ def test_counts_corrected_before_can_still_be_soup() -> None:
 def test_needed_umi_is_the_poisson_quantile() -> None:
     rng = np.random.default_rng(0)
     expected, cut = rng.gamma(1.0, 2.0, 500), rng.uniform(1e-6, 0.2, 500)
-    found = _needed_umi(expected, cut)
+    found = needed_umi(expected, cut)
     np.testing.assert_array_equal(found, np.maximum(stats.poisson.isf(cut, expected) + 1, 1))
 
 
