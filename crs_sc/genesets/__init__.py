@@ -6,37 +6,33 @@ the human ones through `orthologs.tsv`, except for the populations that have row
 
 from __future__ import annotations
 
-from crs_sc.genesets._families import (
+from crs_sc.genesets._names import (
+    coverage,
     haemoglobin_genes,
     immune_receptor_genes,
     immunoglobulin_genes,
     kept_out,
-    mitochondrial_genes,
-    sex_genes,
-)
-from crs_sc.genesets._label_names import load_label_names, name_labels
-from crs_sc.genesets._receptors import RECEPTOR_ROLES, load_receptors
-from crs_sc.genesets._symbols import (
-    coverage,
     match_genes,
+    mitochondrial_genes,
     overview,
     resolve_symbols,
+    sex_genes,
 )
 from crs_sc.genesets._tables import (
+    RECEPTOR_ROLES,
     TARGET_CYTOKINES,
     cell_type_panels,
     lineages,
     load_cell_types,
+    load_label_names,
+    load_receptors,
     load_signatures,
+    name_labels,
     orthologs,
     signatures,
     target_cytokines,
 )
-from crs_sc.genesets._user import (
-    read_gene_sets,
-    read_gmt,
-    read_markers,
-)
+from crs_sc.genesets._user import read_gene_sets, read_gmt, read_markers
 
 __all__ = [
     "RECEPTOR_ROLES",

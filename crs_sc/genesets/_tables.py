@@ -1,9 +1,10 @@
-"""The packaged tables of cell types, signatures and orthologues."""
+"""The packaged tables: cell types, signatures, receptors, orthologues and names of labels."""
 
 from __future__ import annotations
 
 import functools
 import importlib.resources
+import re
 import warnings
 from typing import TYPE_CHECKING, Literal
 
@@ -14,41 +15,25 @@ from crs_sc.errors import CrsWarning, InputError, listing
 from crs_sc.genesets._user import read_gene_sets, read_markers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
-
-__all__ = [
-    "TARGET_CYTOKINES",
-    "Organism",
-    "cell_type_panels",
-    "check_organism",
-    "lineages",
-    "load_cell_types",
-    "load_signatures",
-    "orthologs",
-    "packaged_table",
-    "signatures",
-    "target_cytokines",
-]
 
 Organism = Literal["human", "mouse"]
 
 TARGET_CYTOKINES = (
-    "IL1A",
-    "IL1B",
-    "IL6",
-    "TNF",
-    "CXCL8",
-    "CCL2",
-    "IL18",
-    "IL1RN",
-    "CSF2",
-    "IFNG",
-)
+    "IL1A", "IL1B", "IL6", "TNF", "CXCL8", "CCL2", "IL18", "IL1RN", "CSF2", "IFNG",
+)  # fmt: skip
 """Cytokines of the ledger unless the user names others; in no packaged panel or signature."""
+
+RECEPTOR_ROLES = ("receptor", "co-receptor", "decoy", "antagonist")
 
 # Defined on human blood; the mouse orthologues of their markers are genes of macrophages.
 _HUMAN_ONLY = ("Intermediate monocyte", "AS-DC")
+
+
+_CELL = re.compile(r"\bcells?\b")
+# "CD16- NK" is without CD16, "CD14-positive" and "CAR-T" are not.
+_WITHOUT = re.compile(r"(?<=\d)(-|neg\b)(?=[\s_]|cd|$)|(?<=\d)neg\b")
 
 
 @functools.cache
@@ -72,18 +57,24 @@ def orthologs() -> pd.DataFrame:
     -------
     DataFrame with columns `human`, `mouse` (empty: none) and `source`. A gene has one row for
     each of its orthologues.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> crs.genesets.orthologs().set_index("human").loc["FCGR3A", "mouse"]
+    'Fcgr4'
     """
     return packaged_table("orthologs").copy()
 
 
-def _to_mouse(table: pd.DataFrame) -> pd.DataFrame:
-    """Translate the symbols of human rows; a gene without an orthologue is left out."""
+def _to_mouse(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Translate the human symbols of columns; a row without an orthologue is left out."""
     pairs = packaged_table("orthologs")
     pairs = pairs.loc[pairs["mouse"] != "", ["human", "mouse"]]
-    moved = table.merge(pairs, left_on="symbol", right_on="human", how="inner")
-    moved["symbol"] = moved["mouse"]
-    moved["organism"] = "mouse"
-    return moved.drop(columns=["human", "mouse"])
+    for column in columns:
+        moved = table.merge(pairs, left_on=column, right_on="human", how="inner")
+        table = moved.assign(**{column: moved["mouse"]}).drop(columns=["human", "mouse"])
+    return table
 
 
 def _for_organism(table: pd.DataFrame, organism: str) -> pd.DataFrame:
@@ -92,7 +83,8 @@ def _for_organism(table: pd.DataFrame, organism: str) -> pd.DataFrame:
     if organism == "mouse":
         human = table.loc[table["organism"] == "human"]
         borrowed = ~human["set"].isin([*rows["set"].unique(), *_HUMAN_ONLY])
-        rows = pd.concat([_to_mouse(human.loc[borrowed]), rows])
+        moved = _to_mouse(human.loc[borrowed], "symbol").assign(organism="mouse")
+        rows = pd.concat([moved, rows])
         order = {name: i for i, name in enumerate(table["set"].unique())}
         rows = rows.sort_values("set", key=lambda column: column.map(order), kind="stable")
     rows = rows.drop_duplicates(["set", "role", "symbol"], ignore_index=True)
@@ -125,17 +117,21 @@ def load_cell_types(
     ------
     InputError
         If the organism is unknown, or the user's markers cannot be read.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> table = crs.genesets.load_cell_types(user={"ILC": ["KIT", "TRDC"]})
+    >>> table["set"].to_list()[-1]
+    'ILC'
     """
     check_organism(organism)
     packaged = _for_organism(packaged_table("cell_types"), organism)
     if user is None:
         return packaged
     added = read_markers(user).assign(organism=organism, source="user")
-    known = lineages()
-    given = added["lineage"] != ""
-    added["lineage"] = added["lineage"].where(
-        given, added["set"].map(lambda name: known.get(name, name))
-    )
+    usual = added["set"].map(lineages()).fillna(added["set"])
+    added["lineage"] = added["lineage"].where(added["lineage"] != "", usual)
     targets = [gene for gene in target_cytokines(organism=organism) if gene in set(added["symbol"])]
     if targets:
         warnings.warn(
@@ -165,6 +161,12 @@ def load_signatures(*, organism: Organism = "human") -> pd.DataFrame:
     ------
     InputError
         If the organism is unknown.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> "il1_response" in set(crs.genesets.load_signatures()["set"])
+    True
     """
     check_organism(organism)
     return _for_organism(packaged_table("signatures"), organism)
@@ -187,12 +189,25 @@ def cell_type_panels(*, organism: Organism = "human") -> dict[str, list[str]]:
     ------
     InputError
         If the organism is unknown.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> "CD14" in crs.genesets.cell_type_panels()["Classical monocyte"]
+    True
     """
     return _markers(load_cell_types(organism=organism))
 
 
 def lineages() -> dict[str, str]:
-    """Lineage of each population of the vocabulary, with `CAR T` and `Unknown`."""
+    """Lineage of each population of the vocabulary, with `CAR T` and `Unknown`.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> crs.genesets.lineages()["Classical monocyte"]
+    'Monocyte'
+    """
     table = packaged_table("cell_types").drop_duplicates("set")
     packaged = dict(zip(table["set"], table["lineage"], strict=True))
     return packaged | {keys.CAR_T: "T", keys.UNKNOWN: keys.UNKNOWN}
@@ -220,6 +235,12 @@ def signatures(
     ------
     InputError
         If the organism or a name is unknown, or the user's gene sets cannot be read.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> list(crs.genesets.signatures(names=["hla_dr"], user={"mine": ["IL6"]}))
+    ['hla_dr', 'mine']
     """
     packaged = _markers(load_signatures(organism=organism))
     if names is not None:
@@ -249,10 +270,132 @@ def target_cytokines(*, organism: Organism = "human") -> list[str]:
     ------
     InputError
         If the organism is unknown.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> crs.genesets.target_cytokines(organism="mouse")[:3]
+    ['Il1a', 'Il1b', 'Il6']
     """
     check_organism(organism)
-    if organism == "human":
-        return list(TARGET_CYTOKINES)
-    pairs = packaged_table("orthologs")
-    moved = pairs.loc[pairs["mouse"] != ""].groupby("human")["mouse"].agg(list).to_dict()
-    return [mouse for gene in TARGET_CYTOKINES for mouse in moved.get(gene, [])]
+    table = pd.DataFrame({"symbol": TARGET_CYTOKINES})
+    return (table if organism == "human" else _to_mouse(table, "symbol"))["symbol"].to_list()
+
+
+def load_receptors(*, organism: Organism = "human") -> pd.DataFrame:
+    """Receptor side of each cytokine, one row a cytokine and gene.
+
+    Parameters
+    ----------
+    organism
+        `human` or `mouse`. A pair without orthologues is left out: the mouse has no CXCL8.
+
+    Returns
+    -------
+    DataFrame with columns cytokine, gene, role and source. A cell can respond to a cytokine
+    with any one `receptor` and every `co-receptor`; a `decoy` binds it without a signal, an
+    `antagonist` takes its place at the receptor.
+
+    Raises
+    ------
+    InputError
+        If the organism is unknown.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> table = crs.genesets.load_receptors().set_index(["cytokine", "gene"])
+    >>> table.loc[("IL1B", "IL1R2"), "role"]
+    'decoy'
+    """
+    check_organism(organism)
+    table = packaged_table("receptors").copy()
+    return table if organism == "human" else _to_mouse(table, "cytokine", "gene")
+
+
+def load_label_names(*, user: str | Path | None = None) -> pd.DataFrame:
+    """Labels that others use and the population, or only lineage, that each one means.
+
+    Parameters
+    ----------
+    user
+        TSV file with the columns `label` and `population`; its rows come before the packaged ones.
+
+    Returns
+    -------
+    DataFrame with columns label, population (a population or a lineage) and source. Upper and
+    lower case, spaces, signs, a plural and the word "cells" make no difference to a label.
+
+    Raises
+    ------
+    InputError
+        If the user's file cannot be read, or lacks a column or a value.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> crs.genesets.load_label_names().columns.to_list()
+    ['label', 'population', 'source']
+    """
+    packaged = packaged_table("label_names").copy()
+    if user is None:
+        return packaged
+    try:
+        added = pd.read_csv(user, sep="\t", dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        msg = f"Cannot read the names of labels in '{user}': {error}."
+        raise InputError(msg) from error
+    missing = [name for name in ("label", "population") if name not in added]
+    if missing:
+        msg = f"'{user}' has no column {' and '.join(missing)}. Columns: {listing(added.columns)}."
+        raise InputError(msg)
+    if (added[["label", "population"]] == "").any(axis=None):
+        msg = f"'{user}': a label or its population is empty. Take that row out."
+        raise InputError(msg)
+    added = added[["label", "population"]].assign(source="user")
+    return pd.concat([added, packaged], ignore_index=True)
+
+
+def name_labels(labels: Iterable[str], *, user: str | Path | None = None) -> dict[str, str]:
+    """Give each label the name of its population or lineage.
+
+    Parameters
+    ----------
+    labels
+        Labels as a classifier or a colleague wrote them.
+    user
+        More names (see :func:`load_label_names`).
+
+    Returns
+    -------
+    Label -> population, or lineage where the label says no more; labels that no table knows are
+    left out.
+
+    Raises
+    ------
+    InputError
+        If the user's file cannot be used.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> crs.genesets.name_labels(["CD14+ Monocytes", "my cells"])
+    {'CD14+ Monocytes': 'Classical monocyte'}
+    """
+    table = load_label_names(user=user)
+    vocabulary = [name for pair in lineages().items() for name in pair]
+    ours = pd.DataFrame({"label": vocabulary, "population": vocabulary, "source": "vocabulary"})
+    is_user = table["source"] == "user"
+    names = pd.concat([table[is_user], ours, table[~is_user]])
+    names = names.assign(plain=names["label"].map(_plain)).drop_duplicates("plain")
+    known = dict(zip(names["plain"], names["population"], strict=True))
+    plain = {label: _plain(label) for label in map(str, labels)}
+    return {label: known[name] for label, name in plain.items() if name in known}
+
+
+def _plain(label: str) -> str:
+    """Label without what is only spelling."""
+    text = _WITHOUT.sub(" without ", label.casefold())
+    text = _CELL.sub(" ", text)
+    words = re.split(r"[^0-9a-z]+", text)
+    return "".join(word.removesuffix("s") if len(word) > 3 else word for word in words)

@@ -13,11 +13,9 @@ from crs_sc.errors import InputError, listing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["read_gene_sets", "read_gmt", "read_markers"]
-
 
 def read_gmt(path: str | Path) -> dict[str, list[str]]:
-    """Read a GMT file: one set a line, its name, a description and its genes, tab-separated.
+    r"""Read a GMT file: one set a line, its name, a description and its genes, tab-separated.
 
     Parameters
     ----------
@@ -28,11 +26,21 @@ def read_gmt(path: str | Path) -> dict[str, list[str]]:
     ------
     InputError
         If the file is absent, empty, or has a line without genes or a name twice.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "sets.gmt"
+    ...     _ = path.write_text("mine\tna\tIL6\tSOCS3")
+    ...     crs.genesets.read_gmt(path)
+    {'mine': ['IL6', 'SOCS3']}
     """
     sets: dict[str, list[str]] = {}
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
-            continue
+    lines = [(n, line) for n, line in enumerate(_lines(path), start=1) if line.strip()]
+    for number, line in lines:
         name, *rest = line.split("\t")
         name = name.strip()
         if len(rest) < 2:
@@ -65,6 +73,12 @@ def read_gene_sets(source: str | Path | Mapping[str, Sequence[str]]) -> dict[str
     ------
     InputError
         If there are no sets, a set has no genes or a gene twice, or the file cannot be read.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> crs.genesets.read_gene_sets({"mine": ("IL6", "SOCS3 ")})
+    {'mine': ['IL6', 'SOCS3']}
     """
     if isinstance(source, Mapping):
         for name, genes in source.items():
@@ -104,6 +118,12 @@ def read_markers(source: str | Path | Mapping[str, Sequence[str]]) -> pd.DataFra
     ------
     InputError
         If the sets are at fault (see :func:`read_gene_sets`), or a role or weight is.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> crs.genesets.read_markers({"ILC": ["KIT"]})["role"].to_list()
+    ['marker']
     """
     is_table = not isinstance(source, Mapping) and Path(source).suffix.lower() != ".gmt"
     sets = read_gene_sets(source)

@@ -177,7 +177,12 @@ def test_mouse_panels_are_mouse_genes() -> None:
 
 
 def test_loaded_tables_can_be_changed_without_harm() -> None:
-    for load in (genesets.load_cell_types, genesets.load_signatures, genesets.orthologs):
+    for load in (
+        genesets.load_cell_types,
+        genesets.load_signatures,
+        genesets.load_receptors,
+        genesets.orthologs,
+    ):
         table = load()
         table["source"] = "gone"
         assert (load()["source"] != "gone").all()
@@ -191,11 +196,44 @@ def test_loaded_tables_can_be_changed_without_harm() -> None:
         genesets.cell_type_panels,
         genesets.signatures,
         genesets.target_cytokines,
+        genesets.load_receptors,
     ],
 )
 def test_unknown_organism(call: object) -> None:
     with pytest.raises(InputError, match="organism must be 'human' or 'mouse', got 'rat'"):
         call(organism="rat")  # type: ignore[operator]
+
+
+# --- receptors --------------------------------------------------------------------------------
+
+
+def test_receptors_have_a_role_and_a_source() -> None:
+    table = genesets.load_receptors()
+    assert list(table.columns) == ["cytokine", "gene", "role", "source"]
+    assert set(table["role"]) == set(genesets.RECEPTOR_ROLES)
+    assert (table["source"].str.len() > 0).all()
+    assert not table.duplicated(["cytokine", "gene"]).any()
+    assert table.map(lambda value: value == value.strip()).all(axis=None)
+
+
+def test_every_cytokine_of_the_ledger_but_the_antagonist_has_a_receptor() -> None:
+    table = genesets.load_receptors()
+    received = set(table.loc[table["role"] == "receptor", "cytokine"])
+    assert received == {*genesets.target_cytokines(), "CD40LG"} - {"IL1RN"}
+
+
+def test_receptors_are_known_to_the_tables_of_names() -> None:
+    table = genesets.load_receptors()
+    symbols = {*table["cytokine"], *table["gene"]}
+    assert symbols <= set(packaged_table("orthologs")["human"])
+    assert symbols <= set(packaged_table("gene_ids")["symbol"])
+
+
+def test_receptors_of_the_mouse_are_the_orthologues() -> None:
+    table = genesets.load_receptors(organism="mouse")
+    pairs = set(zip(table["cytokine"], table["gene"], table["role"], strict=True))
+    assert {("Il6", "Il6ra", "receptor"), ("Il1b", "Il1r2", "decoy")} <= pairs
+    assert not any("xcl" in cytokine.lower() for cytokine, _, _ in pairs)
 
 
 # --- aliases, ids, orthologues ----------------------------------------------------------------
