@@ -50,6 +50,13 @@ def condense(adata: AnnData, *, genes: Sequence[str], layer: str = keys.COUNTS) 
         If none of the genes is in the data, or a value is no count.
     MissingKeyError
         If the layer is absent.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> crs.tl.condense(adata, genes=["IL6", "IL1B"]).var_names.to_list()
+    ['IL6', 'IL1B', 'all other genes']
     """
     few = FewGenes(adata, genes)
     pass_over(adata, few, layer=layer)

@@ -74,6 +74,14 @@ def il1_tone(
         If ambient RNA is not known, or a column is absent.
     InputError
         If a setting makes no sense.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> table = crs.tl.il1_tone(adata)
+    >>> table.loc[table["status"] == "ok", "population"].mode()[0]
+    'Classical monocyte'
     """
     if min_cells < 1 or not 0 < level < 1:
         msg = f"min_cells must be at least 1 and level inside (0, 1), got {min_cells}, {level}."

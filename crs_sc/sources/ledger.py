@@ -83,6 +83,14 @@ def ledger(
         If ambient RNA is not known.
     InputError
         If no gene is in the data, or a weight is not a positive number.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> table = crs.tl.ledger(adata, genes=["IL1B"])
+    >>> table.groupby("population")["share"].mean().idxmax()
+    'Classical monocyte'
     """
     check_fraction("alpha", alpha)
     weight = _weights(adata, weight_key)
@@ -330,6 +338,14 @@ def ledger_by_condition(
     widened for the small number of subjects (Hesterberg 2015), and never narrower than the counting
     noise of the samples: a share of 0 in every subject is not known exactly. It is empty with fewer
     than two subjects.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> table = crs.tl.ledger_by_condition(crs.tl.ledger(adata, genes=["IL1B"]))
+    >>> table.loc[table["share"].idxmax(), "population"]
+    'Classical monocyte'
     """
     rng = np.random.default_rng(random_state)
     levels = ["gene", "condition", "population", "subject"]

@@ -79,6 +79,14 @@ def call_producers(
         If ambient RNA is not known.
     InputError
         If no gene is in the data.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> crs.tl.call_producers(adata, genes=["IL1B", "IL6"])
+    >>> adata.obsm["producer_state"].columns.to_list()
+    ['IL1B', 'IL6']
     """
     check_fraction("alpha", alpha)
     check_fraction("max_missed", max_missed)
@@ -180,6 +188,15 @@ def producers(
     ------
     MissingKeyError
         If the producers were not called.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> crs.tl.call_producers(adata, genes=["IL1B", "IL6"])
+    >>> table = crs.tl.producers(adata)
+    >>> table.groupby("population")["n_producers"].sum().idxmax()
+    'Classical monocyte'
     """
     if keys.PRODUCER_STATE not in adata.obsm:
         msg = f"`obsm` has no '{keys.PRODUCER_STATE}'. Run crs_sc.tl.call_producers first."
@@ -287,6 +304,15 @@ def production(table: pd.DataFrame, *, alpha: float = 0.05) -> pd.DataFrame:
     condition. States: `producer`; `ambient_compatible` (UMI that ambient RNA can explain);
     `negative` (no UMI, and a typical producer would have been seen); `undetermined` (no UMI, too
     shallow); empty without cells.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> crs.tl.call_producers(adata, genes=["IL1B", "IL6"])
+    >>> table = crs.tl.production(crs.tl.producers(adata))
+    >>> table.loc[table["state"] == "producer", "population"].mode()[0]
+    'Classical monocyte'
     """
     check_fraction("alpha", alpha)
     parts = table.assign(

@@ -77,6 +77,14 @@ def receivers(
         If ambient RNA is not known.
     InputError
         If a setting makes no sense, or the organism is unknown.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> table = crs.tl.receivers(adata, cytokines=["IL6"])
+    >>> table["gene"].unique().tolist()
+    ['IL6R', 'IL6ST']
     """
     check_fraction("alpha", alpha)
     if min_cells < 1:

@@ -61,6 +61,16 @@ def weigh_cells(
     ------
     InputError
         If the table cannot be used, or sequenced cells have no row, or one that counts none.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> counts = adata.obs.value_counts(["sample", "population"]).mul(10.0)
+    >>> counts = counts.rename("cells_per_ul").reset_index()
+    >>> crs.tl.weigh_cells(adata, absolute_counts=counts)
+    >>> adata.obs["sampling_weight"].unique().tolist()
+    [10.0]
     """
     check_obs(adata, sample_key=sample_key, population_key=population_key, lineage_key=lineage_key)
     sample = adata.obs[sample_key].astype(str).to_numpy()
