@@ -186,15 +186,16 @@ class PopulationSums:
 def sum_populations(
     adata: AnnData,
     genes: Sequence[str],
+    columns: tuple[str, str, str, str],
     *,
-    population_key: str,
-    sample_key: str,
-    subject_key: str,
-    condition_key: str,
     layer: str,
     by_subject: bool = False,
 ) -> PopulationSums:
-    """Take the counts of `genes` (see `take_counts`) and sum them over populations and samples."""
+    """Take the counts of `genes` (see `take_counts`) and sum them over populations and samples.
+
+    `columns` of `obs` are those of population, sample, subject and condition.
+    """
+    population_key, sample_key, subject_key, condition_key = columns
     check_obs(adata, population_key=population_key)
     design = sample_table(
         adata, sample_key=sample_key, subject_key=subject_key, condition_key=condition_key
@@ -219,23 +220,8 @@ def has_ambient(adata: AnnData) -> bool:
 def take_counts(adata: AnnData, genes: Sequence[str], *, sample_key: str, layer: str) -> CellCounts:
     """Take the counts of `genes` and their expected ambient RNA out of the AnnData.
 
-    Parameters
-    ----------
-    adata
-        Cells x genes with `varm["ambient_profile"]` and the contamination of each sample.
-    genes
-        Symbols; those that are not in the data are left out.
-    sample_key
-        Column of `obs` with the library.
-    layer
-        Layer with raw counts.
-
-    Raises
-    ------
-    InputError
-        If none of the genes is in the data.
-    MissingKeyError
-        If ambient RNA of a sample is not known.
+    Genes that are not in the data are left out; it is an InputError if none is, and a
+    MissingKeyError if the ambient RNA of a sample is not known.
     """
     check_obs(adata, sample_key=sample_key)
     few = FewGenes(adata, genes)
@@ -262,19 +248,9 @@ def _contamination(adata: AnnData, samples: list[str], column: str) -> NDArray[n
 
 
 def ambient_of(adata: AnnData, samples: Sequence[str]) -> tuple[NDArray[np.float64], pd.DataFrame]:
-    """Look up the ambient RNA of some samples.
+    """Contamination of each sample, and share of each gene in its ambient RNA (genes x samples).
 
-    Returns
-    -------
-    fraction
-        Contamination of each sample, shape `(n_samples,)`.
-    profile
-        Share of each gene in ambient RNA, genes x samples.
-
-    Raises
-    ------
-    MissingKeyError
-        If it was not estimated, or not for one of the samples.
+    Raises MissingKeyError if it was not estimated, or not for one of the samples.
     """
     if not has_ambient(adata):
         msg = (
@@ -301,7 +277,7 @@ def ambient_rejections(
     *,
     alpha: float,
 ) -> NDArray[np.bool_]:
-    """Cells whose count of one gene ambient RNA cannot explain.
+    """Cells whose count of one gene ambient RNA cannot explain, at a false discovery rate.
 
     `p = P(Poisson(expected) >= count)`, Benjamini-Hochberg within each sample over all of its
     cells; a cell without the gene has p = 1 and still counts as tested.

@@ -96,10 +96,7 @@ def il1_tone(
     sums = sum_populations(
         adata,
         [*agonists, *antagonists, *release],
-        population_key=population_key,
-        sample_key=sample_key,
-        subject_key=subject_key,
-        condition_key=condition_key,
+        (population_key, sample_key, subject_key, condition_key),
         layer=layer,
     )
     cells, n_cells = sums.cells, sums.n_cells
@@ -170,15 +167,6 @@ def corrected_output(
 
     The counts have the exact Poisson interval (Garwood 1936); ambient RNA is taken to lie between
     `largest` and as far below `expected`. The two are put together as in `log2_ratio`.
-
-    Parameters
-    ----------
-    umi
-        UMI seen.
-    expected, largest
-        UMI that ambient RNA is expected to add, and may add at most.
-    level
-        Confidence level.
     """
     seen, ambient, most = (
         np.asarray(values, dtype=np.float64) for values in (umi, expected, largest)
@@ -200,9 +188,6 @@ def log2_ratio(above: Output, below: Output) -> Output:
 
     Each end puts together, as roots of squares, how far the one output could be lower and the
     other higher (MOVER; Donner and Zou 2012, doi 10.1177/0962280210383082), on the log scale.
-
-    Returns
-    -------
     NaN for the ratio where either output is 0, and for an end where that side has no bound.
     """
     with np.errstate(divide="ignore", invalid="ignore"):

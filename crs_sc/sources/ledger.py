@@ -97,10 +97,7 @@ def ledger(
     sums = sum_populations(
         adata,
         genes,
-        population_key=population_key,
-        sample_key=sample_key,
-        subject_key=subject_key,
-        condition_key=condition_key,
+        (population_key, sample_key, subject_key, condition_key),
         layer=layer,
     )
     arms = sums.units[keys.CONDITION].to_numpy(dtype=str)
@@ -223,19 +220,10 @@ def burst_sizes(
 
     If few cells are producers this is the UMI of a producer, counted by UMI; the more of them
     are, the less chance there is in their number, and the smaller it gets. Every population is
-    drawn towards the mean of all with the weight of one producer.
+    drawn towards the mean of all with the weight of one producer. At least 1.
 
-    Parameters
-    ----------
-    umi, umi_squared, ambient, n_cells
-        Sums over the cells of UMI, of their squares, of the expected ambient RNA, and of ones,
-        shape `(n_populations, n_samples)`.
-    made
-        Whether the population makes more than ambient RNA explains, shape `(n_populations,)`.
-
-    Returns
-    -------
-    At least 1, shape `(n_populations,)`.
+    Sums over the cells of UMI, their squares, the expected ambient RNA, and ones have the shape
+    `(n_populations, n_samples)`; which populations made it, `(n_populations,)`.
     """
     ambient = np.minimum(ambient, umi)
     excess = (umi - ambient).sum(axis=1) * made
@@ -392,12 +380,7 @@ def _interval_of_mean(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """95 % interval of the mean over subjects; missing with fewer than two.
 
-    Parameters
-    ----------
-    share
-        Shape `(n_populations, n_subjects)`.
-    below, above
-        Squared half widths of the interval of each share, same shape.
+    Shares and squared half widths of their intervals, shape `(n_populations, n_subjects)`.
     """
     n = share.shape[1]
     if n < 2:

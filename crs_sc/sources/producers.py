@@ -139,17 +139,6 @@ def call_states(
 
     A cell without the gene is negative only if a typical producer of its depth would have shown
     the gene, `P(Poisson(rate * depth) = 0) <= max_missed`; otherwise it is undetermined.
-
-    Parameters
-    ----------
-    counts, depth
-        UMI of the gene and of the cell, shape `(n_cells,)`.
-    rejected
-        Cells whose count ambient RNA cannot explain.
-    rate
-        UMI of the gene per UMI of the cell in a typical producer.
-    max_missed
-        Largest acceptable probability that a producer shows no UMI.
     """
     states = np.where(np.exp(-rate * depth) <= max_missed, NEGATIVE, UNDETERMINED)
     states[counts > 0] = AMBIENT_COMPATIBLE
@@ -206,10 +195,7 @@ def producers(
     sums = sum_populations(
         adata,
         list(states.columns),
-        population_key=population_key,
-        sample_key=sample_key,
-        subject_key=subject_key,
-        condition_key=condition_key,
+        (population_key, sample_key, subject_key, condition_key),
         layer=layer,
     )
     cells = sums.cells

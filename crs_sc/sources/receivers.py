@@ -98,10 +98,7 @@ def receivers(
     sums = sum_populations(
         adata,
         genes,
-        population_key=population_key,
-        sample_key=sample_key,
-        subject_key=subject_key,
-        condition_key=condition_key,
+        (population_key, sample_key, subject_key, condition_key),
         layer=layer,
         by_subject=True,
     )
@@ -178,16 +175,7 @@ def mean_over_subjects(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Mean over the last axis and Student's interval; missing subjects are left out.
 
-    Parameters
-    ----------
-    values
-        Shape `(..., n_subjects)`.
-    level
-        Confidence level.
-
-    Returns
-    -------
-    Mean (NaN without a subject), lower and upper end (NaN with fewer than two subjects).
+    NaN without a subject, and for both ends with fewer than two.
     """
     known = np.isfinite(values)
     n = known.sum(axis=-1)

@@ -82,10 +82,11 @@ def weigh_cells(
     population, lineage = (
         adata.obs[key].astype(str).to_numpy() for key in (population_key, lineage_key)
     )
-    own = count.index.get_indexer(pd.MultiIndex.from_arrays([sample, population]))
-    row = np.where(
-        own >= 0, own, count.index.get_indexer(pd.MultiIndex.from_arrays([sample, lineage]))
+    by_population, by_lineage = (
+        count.index.get_indexer(pd.MultiIndex.from_arrays([sample, names]))
+        for names in (population, lineage)
     )
+    row = np.where(by_population >= 0, by_population, by_lineage)
     cells = pd.DataFrame({"sample": sample, "population": population, "row": row})
     is_known = (row >= 0) | (population != keys.UNKNOWN)
     _refuse_uncounted(cells[is_known], count)
@@ -106,25 +107,10 @@ def weigh_cells(
 
 
 def check_absolute_counts(table: pd.DataFrame, *, samples: Iterable[str]) -> pd.DataFrame:
-    """Raise unless there is one usable count for each row, and a row for each sample.
+    """Return the rows of these samples: sample and population as strings, cells_per_ul as float64.
 
-    Parameters
-    ----------
-    table
-        Columns sample, population and cells_per_ul.
-    samples
-        Samples of the data.
-
-    Returns
-    -------
-    The rows of these samples: sample and population as strings, cells_per_ul as float64.
-
-    Raises
-    ------
-    MissingKeyError
-        If a column is absent.
-    InputError
-        If a count is no number of at least 0, a row is there twice, or a sample has none.
+    Raises MissingKeyError if a column is absent, and InputError if a count is no number of at
+    least 0, a row is there twice, or a sample has none.
     """
     lacking = [column for column in _COLUMNS if column not in table.columns]
     if lacking:
@@ -166,8 +152,8 @@ def _refuse_uncounted(cells: pd.DataFrame, count: pd.Series) -> None:
     ):
         if not wrong.any():
             continue
-        found = cells[wrong].groupby(["population", "sample"]).size().reset_index(name="n")
-        named = [f"{r.population} / {r.sample} ({r.n})" for r in found.itertuples()]
+        n_cells = cells[wrong].groupby(["population", "sample"]).size()
+        named = [f"{population} / {sample} ({n})" for (population, sample), n in n_cells.items()]
         msg = (
             f"Cells were sequenced that the absolute counts do not count (population / sample): "
             f"{listing(named)}. {what}. Rows: {listing(count.index.unique(1), most=30)}."
