@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crs_sc import genesets, keys
@@ -300,6 +300,8 @@ def test_resolve_symbols() -> None:
     assert genesets.resolve_symbols(mouse, organism="mouse") == ["Il6", "Jchain", "IL8"]
 
 
+# The first text takes Hypothesis a second or two, more on a busy machine.
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.lists(st.text(max_size=12), max_size=8))
 def test_resolving_twice_changes_nothing(names: list[str]) -> None:
     once = genesets.resolve_symbols(names)

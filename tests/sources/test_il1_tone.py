@@ -2,45 +2,24 @@
 
 from __future__ import annotations
 
-import anndata as ad
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import sparse, stats
+from scipy import stats
 
 from crs_sc import genesets, keys, tl
 from crs_sc.errors import InputError
 from crs_sc.sources import tone_genes
 from crs_sc.sources.il1_tone import Output, corrected_output, log2_ratio
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import anndata as ad
+
 GENES = [*tone_genes(), "ACTB"]
-
-
-def cohort(rates: dict[str, dict[str, float]], *, n: int = 60, ambient: float = 0.1) -> ad.AnnData:
-    """Cells of the populations with these rates, ambient RNA of the mean profile, two samples."""
-    rng = np.random.default_rng(0)
-    expected = pd.DataFrame(rates).T.reindex(columns=GENES).fillna(0.0)
-    expected["ACTB"] = 200.0
-    population = np.repeat(list(rates), n)
-    native = rng.poisson(expected.loc[population].to_numpy())
-    profile = native.sum(axis=0) / native.sum()
-    extra = rng.poisson(native.sum(axis=1, keepdims=True) * ambient / (1 - ambient) * profile)
-    sample = np.where(np.arange(len(population)) % 2 == 0, "a", "b")
-    adata = ad.AnnData(
-        obs=pd.DataFrame(
-            {"population": population, "sample": sample, "subject": sample, "condition": "x"},
-            index=[f"c{i}" for i in range(len(population))],
-        ),
-        var=pd.DataFrame(index=GENES),
-        layers={"counts": sparse.csr_matrix((native + extra).astype(np.float32))},
-    )
-    adata.varm[keys.AMBIENT_PROFILE] = pd.DataFrame({"a": profile, "b": profile}, index=GENES)
-    contamination = {"ambient_fraction": ambient, "ambient_upper": ambient * 1.1}
-    adata.uns[keys.UNS] = {keys.CONTAMINATION: pd.DataFrame(contamination, index=["a", "b"])}
-    adata.uns["native"] = pd.DataFrame(native, columns=GENES)
-    return adata
-
-
 RATES = {
     "Classical monocyte": {"IL1B": 6.0, "IL1A": 2.0, "IL1RN": 1.5, "IL1R2": 0.5, "NLRP3": 2.0},
     "Neutrophil": {"IL1B": 1.0, "IL1R2": 8.0},
@@ -48,8 +27,32 @@ RATES = {
 }
 
 
-def test_tone_is_that_which_was_planted_and_soup_is_none() -> None:
-    adata = cohort(RATES)
+@pytest.fixture(scope="module")
+def rated(cohort: Callable) -> Callable:
+    """Cells of the populations with these rates, ambient RNA of the mean profile, two samples."""
+
+    def made(
+        rates: dict[str, dict[str, float]], *, n: int = 60, ambient: float = 0.1
+    ) -> ad.AnnData:
+        rng = np.random.default_rng(0)
+        expected = pd.DataFrame(rates).T.reindex(columns=GENES).fillna(0.0)
+        expected["ACTB"] = 200.0
+        population = np.repeat(list(rates), n)
+        native = rng.poisson(expected.loc[population].to_numpy())
+        profile = native.sum(axis=0) / native.sum()
+        extra = rng.poisson(native.sum(axis=1, keepdims=True) * ambient / (1 - ambient) * profile)
+        sample = np.where(np.arange(len(population)) % 2 == 0, "a", "b")
+        obs = {"population": population, "sample": sample, "condition": "x"}
+        known = {"fraction": ambient, "upper": ambient * 1.1, "profile": profile}
+        adata = cohort(native + extra, GENES, obs, **known)
+        adata.uns["native"] = pd.DataFrame(native, columns=GENES)
+        return adata
+
+    return made
+
+
+def test_tone_is_that_which_was_planted_and_ambient_is_none(rated: Callable) -> None:
+    adata = rated(RATES)
     table = tl.il1_tone(adata).set_index(["population", "sample"])
     assert list(table.reset_index()[keys.IL1_TONE_TABLE.names].columns) == keys.IL1_TONE_TABLE.names
     unit = [adata.obs[name].to_numpy() for name in ("population", "sample")]
@@ -69,8 +72,8 @@ def test_tone_is_that_which_was_planted_and_soup_is_none() -> None:
     assert (table["n_release"] == 3).all()
 
 
-def test_umi_are_those_of_the_ledger() -> None:
-    adata = cohort(RATES)
+def test_umi_are_those_of_the_ledger(rated: Callable) -> None:
+    adata = rated(RATES)
     table = tl.il1_tone(adata).set_index(["population", "sample"])
     tl.call_producers(adata, genes=["IL1A", "IL1B"])
     ledger = tl.ledger(adata, genes=["IL1A", "IL1B"]).set_index(["population", "sample"])
@@ -80,7 +83,7 @@ def test_umi_are_those_of_the_ledger() -> None:
     )
 
 
-def test_interval_of_counts_without_soup_is_the_exact_one() -> None:
+def test_interval_of_counts_without_ambient_is_the_exact_one() -> None:
     found = corrected_output([0, 7], 0.0, 0.0, level=0.95)
     np.testing.assert_allclose(found.low, [0, stats.gamma.ppf(0.025, 7)])
     np.testing.assert_allclose(found.high, stats.gamma.ppf(0.975, [1, 8]))
@@ -101,14 +104,14 @@ def test_interval_holds_the_ratio_as_often_as_it_says() -> None:
         assert 0.94 <= (below & above).mean() <= 0.995, (a, b, ambient)
 
 
-def test_a_side_without_umi_leaves_one_end() -> None:
+def test_a_side_without_umi_leaves_one_end(rated: Callable) -> None:
     some = Output(np.array([8.0]), np.array([4.0]), np.array([16.0]))
     none = Output(np.array([0.0]), np.array([0.0]), np.array([2.0]))
     assert np.isnan(log2_ratio(some, none).value)
     assert log2_ratio(some, none).low == 1.0
     assert np.isnan(log2_ratio(some, none).high)
     assert log2_ratio(none, some).high == -1.0
-    adata = cohort({"Mast cell": {"IL1B": 5.0}, "B": {}}, ambient=0.0)
+    adata = rated({"Mast cell": {"IL1B": 5.0}, "B": {}}, ambient=0.0)
     status = tl.il1_tone(adata).set_index("population")["status"]
     assert (status.loc["Mast cell"] == "agonist_only").all()
     assert (status.loc["B"] == "not_detected").all()
@@ -126,11 +129,13 @@ def test_swapping_the_sides_turns_the_sign_and_swaps_the_ends() -> None:
     assert (one.low[np.isfinite(one.low)] <= one.value[np.isfinite(one.low)]).all()
 
 
-def test_mouse_has_its_own_symbols_and_genes_that_are_not_there_give_no_rows() -> None:
+def test_mouse_has_its_own_symbols_and_absent_genes_give_no_rows(
+    rated: Callable,
+) -> None:
     assert set(tone_genes(organism="mouse")) == {
         "Il1a", "Il1b", "Il1rn", "Il1r2", "Nlrp3", "Casp1", "Gsdmd"
     }  # fmt: skip
-    adata = cohort(RATES)
+    adata = rated(RATES)
     pairs = genesets.orthologs().set_index("human")["mouse"]
     mouse = adata.copy()
     mouse.var_names = [pairs.get(gene, gene) for gene in GENES]

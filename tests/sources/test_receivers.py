@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import anndata as ad
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import sparse, stats
+from scipy import stats
 
 from crs_sc import keys
 from crs_sc.core.ambient import native_cpm
@@ -17,49 +18,33 @@ from crs_sc.errors import InputError, MissingKeyError
 from crs_sc.sources import receivers
 from crs_sc.sources.receivers import mean_over_subjects
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def cohort(counts: np.ndarray, genes: list[str], obs: pd.DataFrame, *, fraction: float,
-           profile: np.ndarray) -> ad.AnnData:  # fmt: skip
-    """AnnData with known ambient RNA, the same in every sample, known within a tenth."""
-    obs = obs.assign(sample=obs.get("sample", obs["subject"]))
-    obs.index = [f"cell{i}" for i in range(len(obs))]
-    adata = ad.AnnData(obs=obs, var=pd.DataFrame(index=genes))
-    adata.layers["counts"] = sparse.csr_matrix(counts.astype(np.float32))
-    names = sorted(set(obs["sample"]))
-    adata.varm["ambient_profile"] = pd.DataFrame(
-        np.tile(profile[:, None], (1, len(names))), index=genes, columns=names
-    )
-    adata.uns[keys.UNS] = {
-        "contamination": pd.DataFrame(
-            {
-                "ambient_lower": 0.9 * fraction,
-                "ambient_fraction": fraction,
-                "ambient_upper": 1.1 * fraction,
-                "ambient_source": "test",
-            },
-            index=names,
-        )
-    }
-    return adata
+    import anndata as ad
 
 
-def planted(rng: np.random.Generator, *, rho: float = 0.1) -> ad.AnnData:
+@pytest.fixture(scope="module")
+def planted(cohort: Callable) -> Callable:
     """Four subjects in two arms; IL6R in monocytes only, IL6ST in all, ambient RNA everywhere."""
-    n = 1600
-    subject = np.array(["m1", "m2", "m3", "m4"])[np.arange(n) % 4]
-    monocyte = np.arange(n) < n // 2
-    rates = np.array([[0.6, 0.5, 2999.0], [0.0, 0.5, 1500.0]])
-    native = rng.poisson(rates[np.where(monocyte, 0, 1)])
-    profile = native.sum(axis=0) / native.sum()
-    ambient = rng.poisson(rho / (1 - rho) * native.sum(axis=1, keepdims=True) * profile)
-    obs = pd.DataFrame(
-        {
+
+    def made(seed: int = 0, *, rho: float = 0.1) -> ad.AnnData:
+        rng, n = np.random.default_rng(seed), 1600
+        subject = np.array(["m1", "m2", "m3", "m4"])[np.arange(n) % 4]
+        monocyte = np.arange(n) < n // 2
+        rates = np.array([[0.6, 0.5, 2999.0], [0.0, 0.5, 1500.0]])
+        native = rng.poisson(rates[np.where(monocyte, 0, 1)])
+        profile = native.sum(axis=0) / native.sum()
+        ambient = rng.poisson(rho / (1 - rho) * native.sum(axis=1, keepdims=True) * profile)
+        obs = {
             "population": np.where(monocyte, "Classical monocyte", "CD4 T"),
             "subject": subject,
             "condition": np.where(np.isin(subject, ["m1", "m2"]), "a", "b"),
         }
-    )
-    return cohort(native + ambient, ["IL6R", "IL6ST", "ACTB"], obs, fraction=rho, profile=profile)
+        counts, genes = native + ambient, ["IL6R", "IL6ST", "ACTB"]
+        return cohort(counts, genes, obs, fraction=rho, upper=1.1 * rho, profile=profile)
+
+    return made
 
 
 def test_mean_over_subjects_is_student() -> None:
@@ -72,7 +57,7 @@ def test_mean_over_subjects_is_student() -> None:
     assert np.isnan([mean[2], low[1], high[1], low[2]]).all()
 
 
-def test_native_cpm_is_that_of_the_cell_without_its_soup() -> None:
+def test_native_cpm_is_that_of_the_cell_without_its_ambient() -> None:
     # 8 of 2,000 native UMI; a tenth of the UMI is ambient RNA, of which 3 per thousand are the
     # gene.
     native, ambient = 2000.0, 2000.0 / 9
@@ -84,7 +69,7 @@ def test_native_cpm_is_that_of_the_cell_without_its_soup() -> None:
     assert np.isnan(found[1])
 
 
-def test_table_is_the_closed_form() -> None:
+def test_table_is_the_closed_form(cohort: Callable) -> None:
     # Two subjects, one of them with two libraries; every cell has 100 UMI, rho is 0.2.
     obs = pd.DataFrame(
         {
@@ -97,7 +82,7 @@ def test_table_is_the_closed_form() -> None:
     umi = np.repeat([6, 8, 3], 10)
     counts = np.column_stack([umi, 100 - umi])
     profile = np.array([0.05, 0.95])
-    adata = cohort(counts, ["CD40", "ACTB"], obs, fraction=0.2, profile=profile)
+    adata = cohort(counts, ["CD40", "ACTB"], obs, fraction=0.2, upper=0.22, profile=profile)
     (row,) = receivers(adata, cytokines=["CD40LG"]).to_dict("records")
     # Ambient RNA adds 100 x 0.2 x 0.05 = 1 UMI a cell; 80 UMI of a cell are its own.
     levels = np.array([1e6 * (140 - 20) / 1600, 1e6 * (30 - 10) / 800])
@@ -113,8 +98,8 @@ def test_table_is_the_closed_form() -> None:
     assert row["state"] == keys.ABOVE_AMBIENT
 
 
-def test_planted_receptor_is_found_and_soup_is_not() -> None:
-    table = receivers(planted(np.random.default_rng(1)))
+def test_planted_receptor_is_found_and_ambient_is_not(planted: Callable) -> None:
+    table = receivers(planted(1))
     assert list(table.columns) == keys.RECEIVERS_TABLE.names
     assert set(table["cytokine"]) == {"IL6"}
     index = table.set_index(["gene", "population"])
@@ -127,7 +112,7 @@ def test_planted_receptor_is_found_and_soup_is_not() -> None:
     assert (index.loc["IL6ST", "state"] == keys.ABOVE_AMBIENT).all()
 
 
-def test_soup_without_expression_averages_out() -> None:
+def test_ambient_without_expression_averages_out(cohort: Callable) -> None:
     # Cut off at zero in each subject the mean would be about 0.4 standard errors too high.
     means = []
     for seed in range(40):
@@ -138,7 +123,7 @@ def test_soup_without_expression_averages_out() -> None:
         )  # fmt: skip
         profile = np.array([0.01, 0.99])
         counts = np.column_stack([rng.poisson(1.0, 240), np.full(240, 999)])
-        adata = cohort(counts, ["CD40", "ACTB"], obs, fraction=0.1, profile=profile)
+        adata = cohort(counts, ["CD40", "ACTB"], obs, fraction=0.1, upper=0.11, profile=profile)
         means.append(receivers(adata).iloc[0][["umi", "cpm", "state"]].tolist())
     above = sum(state == keys.ABOVE_AMBIENT for *_, state in means)
     assert above <= 2
@@ -148,8 +133,8 @@ def test_soup_without_expression_averages_out() -> None:
     )
 
 
-def test_gene_of_two_cytokines_is_one_test() -> None:
-    adata = planted(np.random.default_rng(2))
+def test_gene_of_two_cytokines_is_one_test(planted: Callable) -> None:
+    adata = planted(2)
     adata.var_names = ["IL1R1", "CD40", "ACTB"]
     adata.varm["ambient_profile"].index = adata.var_names
     table = receivers(adata, cytokines=["CD40LG", "IL1B", "IL1A"])
@@ -172,7 +157,7 @@ def test_gene_of_two_cytokines_is_one_test() -> None:
     np.testing.assert_allclose(once["padj"], benjamini_hochberg(pvalues), rtol=1e-4, atol=1e-300)
 
 
-def test_few_cells_no_cells_and_no_umi_are_told_apart() -> None:
+def test_few_cells_no_cells_and_no_umi_are_told_apart(cohort: Callable) -> None:
     obs = pd.DataFrame(
         {
             "population": ["NK"] * 12 + ["B"] * 3 + ["NK"] * 12,
@@ -195,8 +180,8 @@ def test_few_cells_no_cells_and_no_umi_are_told_apart() -> None:
     assert few.loc[("B", "a"), "state"] == keys.ABOVE_AMBIENT
 
 
-def test_mouse_has_its_own_symbols() -> None:
-    adata = planted(np.random.default_rng(0))
+def test_mouse_has_its_own_symbols(planted: Callable) -> None:
+    adata = planted(0)
     adata.var_names = ["Il6ra", "Il6st", "Actb"]
     adata.varm["ambient_profile"].index = adata.var_names
     assert set(receivers(adata, organism="mouse")["cytokine"]) == {"Il6"}
@@ -207,14 +192,14 @@ def test_mouse_has_its_own_symbols() -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 1000))
-def test_order_of_cells_does_not_matter(seed: int) -> None:
-    adata = planted(np.random.default_rng(0))
+def test_order_of_cells_does_not_matter(planted: Callable, seed: int) -> None:
+    adata = planted(0)
     order = np.random.default_rng(seed).permutation(adata.n_obs)
     pd.testing.assert_frame_equal(receivers(adata), receivers(adata[order].copy()))
 
 
-def test_errors_say_what_to_do() -> None:
-    adata = planted(np.random.default_rng(0))
+def test_errors_say_what_to_do(planted: Callable) -> None:
+    adata = planted(0)
     with pytest.raises(InputError, match="list of symbols"):
         receivers(adata, cytokines="IL6")
     with pytest.raises(InputError, match="min_cells"):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import anndata as ad
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import sparse, stats
+from scipy import stats
 
 from crs_sc import keys
 from crs_sc.core.ambient import ambient_rejections
@@ -17,52 +18,31 @@ from crs_sc.sources import call_producers, ledger, ledger_by_condition, producer
 from crs_sc.sources.ledger import SampleSources, burst_sizes, share_intervals, source_shares
 from crs_sc.sources.producers import call_states, needed_umi, production_rate
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def cohort(counts: np.ndarray, genes: list[str], populations: list[str], samples: list[str], *,
-           fraction: float = 0.0, profile: np.ndarray | None = None) -> ad.AnnData:  # fmt: skip
-    """AnnData with a known ambient RNA; the subject is the sample and the arm its first letter."""
-    adata = ad.AnnData(
-        obs=pd.DataFrame(
-            {
-                "population": populations,
-                "sample": samples,
-                "subject": samples,
-                "condition": [name[0] for name in samples],
-            },
-            index=[f"cell{i}" for i in range(len(samples))],
-        ),
-        var=pd.DataFrame(index=genes),
-    )
-    adata.layers["counts"] = sparse.csr_matrix(counts.astype(np.float32))
-    names = sorted(set(samples))
-    if profile is None:
-        profile = counts.sum(axis=0) / counts.sum()
-    adata.varm["ambient_profile"] = pd.DataFrame(
-        np.tile(profile[:, None], (1, len(names))), index=genes, columns=names
-    )
-    adata.uns[keys.UNS] = {
-        "contamination": pd.DataFrame(
-            {"ambient_fraction": fraction, "ambient_upper": fraction, "ambient_source": "test"},
-            index=names,
-        )
-    }
-    return adata
+    import anndata as ad
 
 
-def simulated(rng: np.random.Generator, *, rho: float = 0.1) -> tuple[ad.AnnData, np.ndarray]:
+@pytest.fixture(scope="module")
+def simulated(cohort: Callable) -> Callable:
     """Two samples of 600 cells; IL6 from half of the monocytes, ambient RNA everywhere."""
-    n = 1200
-    population = np.where(np.arange(n) % 3 == 0, "Classical monocyte", "CD4 T")
-    sample = np.where(np.arange(n) < n // 2, "a1", "b1")
-    produces = (population == "Classical monocyte") & (rng.random(n) < 0.5)
-    native = np.zeros((n, 3))
-    native[:, 1:] = rng.poisson([600.0, 1400.0], size=(n, 2))
-    native[produces, 0] = rng.poisson(12, size=int(produces.sum())) + 1
-    profile = native.sum(axis=0) / native.sum()
-    soup = rng.poisson(rho / (1 - rho) * native.sum(axis=1, keepdims=True) * profile)
-    adata = cohort(native + soup, ["IL6", "LYZ", "ACTB"], list(population), list(sample),
-                   fraction=rho, profile=profile)  # fmt: skip
-    return adata, native[:, 0]
+
+    def made(seed: int = 0, *, rho: float = 0.1) -> tuple[ad.AnnData, np.ndarray]:
+        rng, n = np.random.default_rng(seed), 1200
+        population = np.where(np.arange(n) % 3 == 0, "Classical monocyte", "CD4 T")
+        sample = np.where(np.arange(n) < n // 2, "a1", "b1")
+        produces = (population == "Classical monocyte") & (rng.random(n) < 0.5)
+        native = np.zeros((n, 3))
+        native[:, 1:] = rng.poisson([600.0, 1400.0], size=(n, 2))
+        native[produces, 0] = rng.poisson(12, size=int(produces.sum())) + 1
+        profile = native.sum(axis=0) / native.sum()
+        ambient = rng.poisson(rho / (1 - rho) * native.sum(axis=1, keepdims=True) * profile)
+        obs = {"population": population, "sample": sample}
+        genes = ["IL6", "LYZ", "ACTB"]
+        return cohort(native + ambient, genes, obs, fraction=rho, profile=profile), native[:, 0]
+
+    return made
 
 
 def test_rejections_are_benjamini_hochberg_of_poisson_p_within_the_sample() -> None:
@@ -78,7 +58,7 @@ def test_rejections_are_benjamini_hochberg_of_poisson_p_within_the_sample() -> N
     assert 0 < found.sum() < (counts > 0).sum()
 
 
-def test_a_single_umi_is_called_only_where_soup_cannot_be_the_source() -> None:
+def test_a_single_umi_is_called_only_where_ambient_cannot_be_the_source() -> None:
     samples = np.zeros(1000, dtype=int)
     counts = np.zeros(1000, dtype=int)
     counts[0] = 1
@@ -86,7 +66,7 @@ def test_a_single_umi_is_called_only_where_soup_cannot_be_the_source() -> None:
     assert not ambient_rejections(counts, np.full(1000, 1e-2), samples, alpha=0.05)[0]
 
 
-def test_no_soup_means_every_umi_is_production() -> None:
+def test_no_ambient_means_every_umi_is_production() -> None:
     counts = np.array([0, 1, 3])
     found = ambient_rejections(counts, np.zeros(3), np.zeros(3, dtype=int), alpha=0.05)
     np.testing.assert_array_equal(found, [False, True, True])
@@ -121,8 +101,8 @@ def test_shares_add_up_to_one_or_are_missing(values: list[float]) -> None:
         assert np.isnan(shares).all()
 
 
-def test_ledger_finds_the_planted_source_through_the_soup() -> None:
-    adata, native = simulated(np.random.default_rng(0))
+def test_ledger_finds_the_planted_source_through_the_ambient(simulated: Callable) -> None:
+    adata, native = simulated(0)
     table = ledger(adata, genes=["IL6"])
     assert list(table.columns) == keys.LEDGER_TABLE.names
     mono = table[table["population"] == "Classical monocyte"]
@@ -135,8 +115,8 @@ def test_ledger_finds_the_planted_source_through_the_soup() -> None:
     np.testing.assert_allclose(mono["enrichment"], mono["share"] / mono["cell_share"])
 
 
-def test_producers_are_called_with_few_false_discoveries() -> None:
-    adata, native = simulated(np.random.default_rng(3))
+def test_producers_are_called_with_few_false_discoveries(simulated: Callable) -> None:
+    adata, native = simulated(3)
     call_producers(adata, genes=["IL6"])
     called = (adata.obsm["producer_state"]["IL6"] == "producer").to_numpy()
     assert (native[called] == 0).mean() <= 0.05
@@ -152,22 +132,29 @@ def test_producers_are_called_with_few_false_discoveries() -> None:
     assert row["ci_high"] == pytest.approx(interval.high)
 
 
-def test_silent_monocytes_have_no_producers_whatever_the_soup_holds() -> None:
+def test_silent_monocytes_have_no_producers_whatever_the_ambient_holds(cohort: Callable) -> None:
     rng = np.random.default_rng(5)
     native = np.column_stack([np.zeros(800), rng.poisson(900, 800), rng.poisson(1500, 800)])
     profile = np.array([2e-3, 0.4, 0.598])
-    soup = rng.poisson(0.15 * native.sum(axis=1, keepdims=True) * profile)
-    adata = cohort(native + soup, ["IL6", "LYZ", "ACTB"], ["Classical monocyte"] * 800,
-                   ["a1"] * 800, fraction=0.15 / 1.15, profile=profile)  # fmt: skip
+    ambient = rng.poisson(0.15 * native.sum(axis=1, keepdims=True) * profile)
+    adata = cohort(
+        native + ambient,
+        ["IL6", "LYZ", "ACTB"],
+        {"population": ["Classical monocyte"] * 800, "sample": "a1"},
+        fraction=0.15 / 1.15,
+        profile=profile,
+    )
     call_producers(adata, genes=["IL6"])
     state = adata.obsm["producer_state"]["IL6"]
     assert (state == "ambient_compatible").sum() > 100
     assert (state == "producer").sum() <= 4
 
 
-def test_absent_population_has_a_row_and_missing_gene_a_note() -> None:
+def test_absent_population_has_a_row_and_missing_gene_a_note(cohort: Callable) -> None:
     counts = np.array([[5, 10], [0, 10], [3, 10]])
-    adata = cohort(counts, ["IL6", "ACTB"], ["NK", "B", "NK"], ["a1", "a1", "b1"])
+    adata = cohort(
+        counts, ["IL6", "ACTB"], {"population": ["NK", "B", "NK"], "sample": ["a1", "a1", "b1"]}
+    )
     call_producers(adata, genes=["IL6", "CSF2"])
     table = producers(adata)
     row = table[(table["population"] == "B") & (table["sample"] == "b1")].iloc[0]
@@ -176,10 +163,10 @@ def test_absent_population_has_a_row_and_missing_gene_a_note() -> None:
     assert any("CSF2" in note for note in adata.uns[keys.UNS]["notes"])
 
 
-def test_sampling_weights_undo_enrichment() -> None:
+def test_sampling_weights_undo_enrichment(cohort: Callable) -> None:
     counts = np.array([[4, 10]] * 6 + [[2, 10]] * 2)
     populations = ["NK"] * 6 + ["B"] * 2
-    adata = cohort(counts, ["IL6", "ACTB"], populations, ["a1"] * 8)
+    adata = cohort(counts, ["IL6", "ACTB"], {"population": populations, "sample": "a1"})
     adata.obs["sampling_weight"] = [1.0] * 6 + [6.0] * 2
     table = ledger(adata, genes=["IL6"], weight_key="sampling_weight").set_index("population")
     assert table.loc["B", "share"] == pytest.approx(24 / 48)
@@ -192,8 +179,8 @@ def test_sampling_weights_undo_enrichment() -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 1000))
-def test_order_of_cells_does_not_matter(seed: int) -> None:
-    adata, _ = simulated(np.random.default_rng(0))
+def test_order_of_cells_does_not_matter(simulated: Callable, seed: int) -> None:
+    adata, _ = simulated(0)
     order = np.random.default_rng(seed).permutation(adata.n_obs)
     pd.testing.assert_frame_equal(
         ledger(adata, genes=["IL6"]), ledger(adata[order].copy(), genes=["IL6"])
@@ -280,7 +267,7 @@ def test_share_interval_covers_the_animal_not_only_its_sample(n_producers: tuple
     assert 0.92 <= np.mean(covered) <= 0.99
 
 
-def test_share_interval_begins_at_zero_where_the_soup_could_be_all() -> None:
+def test_share_interval_begins_at_zero_where_the_ambient_could_be_all() -> None:
     sample = sample_of([200, 9], [5, 8], ambient_error=0.1)
     low, high = share_intervals(sample, n_draws=1000, level=0.95, rng=np.random.default_rng(0))
     assert low[1] == 0
@@ -308,8 +295,8 @@ def test_burst_is_the_variance_over_the_mean_of_a_binomial_number_of_producers()
     assert found[0] == pytest.approx(8 * (1 - 0.55))
 
 
-def test_a_population_that_the_soup_explains_has_no_share() -> None:
-    adata, _ = simulated(np.random.default_rng(0))
+def test_a_population_that_the_ambient_explains_has_no_share(simulated: Callable) -> None:
+    adata, _ = simulated(0)
     call_producers(adata, genes=["IL6"])
     state = production(producers(adata)).set_index(["population", "condition"])["state"]
     table = ledger(adata, genes=["IL6"])
@@ -325,15 +312,19 @@ def test_a_population_that_the_soup_explains_has_no_share() -> None:
     np.testing.assert_allclose(table["corrected_umi"], known)
 
 
-def test_counts_corrected_before_can_still_be_soup() -> None:
+def test_counts_corrected_before_can_still_be_ambient(cohort: Callable) -> None:
     """Of corrected counts the fraction is 0 and the bound is what still shows."""
     rng = np.random.default_rng(0)
     n = 1000
     is_source = np.arange(n) < 300
     counts = np.column_stack([is_source * rng.poisson(6, n), np.full(n, 2000)])
     counts[rng.choice(np.flatnonzero(~is_source), 3, replace=False), 0] = 1
-    adata = cohort(counts, ["IL6", "ACTB"], list(np.where(is_source, "Mono", "T")), ["a1"] * n)
-    adata.uns[keys.UNS]["contamination"]["ambient_upper"] = 0.02
+    adata = cohort(
+        counts,
+        ["IL6", "ACTB"],
+        {"population": np.where(is_source, "Mono", "T"), "sample": "a1"},
+        upper=0.02,
+    )
     call_producers(adata, genes=["IL6"])
     state = production(producers(adata)).set_index("population")["state"]
     assert state.to_dict() == {"Mono": "producer", "T": "ambient_compatible"}
@@ -349,23 +340,25 @@ def test_needed_umi_is_the_poisson_quantile() -> None:
     np.testing.assert_array_equal(found, np.maximum(stats.poisson.isf(cut, expected) + 1, 1))
 
 
-def test_producers_missed_at_this_depth_are_bounded() -> None:
-    adata, native = simulated(np.random.default_rng(3))
+def test_producers_missed_at_this_depth_are_bounded(cohort: Callable, simulated: Callable) -> None:
+    adata, native = simulated(3)
     call_producers(adata, genes=["IL6"])
     table = producers(adata)
     made = pd.Series(native > 0).groupby(adata.obs["population"].to_numpy()).sum()
     upper = table.groupby("population")["n_producers_upper"].sum()
     assert (upper >= made).all()
     assert (table["power"].dropna() > 0.9).all()
-    shallow = cohort(np.tile([[0, 20]], (50, 1)), ["IL6", "ACTB"], ["NK"] * 50, ["a1"] * 50)
+    shallow = cohort(
+        np.tile([[0, 20]], (50, 1)), ["IL6", "ACTB"], {"population": ["NK"] * 50, "sample": "a1"}
+    )
     call_producers(shallow, genes=["IL6"])
     row = producers(shallow).iloc[0]
     assert row["power"] < 0.01
     assert row["n_producers_upper"] == row["n_cells"]
 
 
-def test_errors_say_what_to_do() -> None:
-    adata = cohort(np.array([[1, 2]]), ["IL6", "ACTB"], ["B"], ["a1"])
+def test_errors_say_what_to_do(cohort: Callable) -> None:
+    adata = cohort(np.array([[1, 2]]), ["IL6", "ACTB"], {"population": ["B"], "sample": "a1"})
     with pytest.raises(InputError, match="None of the genes NOPE"):
         call_producers(adata, genes=["NOPE"])
     with pytest.raises(MissingKeyError, match="call_producers first"):

@@ -13,7 +13,6 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import sparse
 
 from crs_sc import Run, keys, load_config
 from crs_sc.comparison import Contrast, decompose, pseudobulk
@@ -28,33 +27,24 @@ from crs_sc.sources import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from conftest import FinishedRun
 
 
-def cells(*rows: tuple[str, str, str, int, int]) -> ad.AnnData:
+@pytest.fixture(scope="module")
+def cells(cohort: Callable) -> Callable:
     """Cells by (sample, population, lineage, number, UMI of IL6 in each), without ambient RNA."""
-    table = pd.DataFrame(rows, columns=["sample", "population", "lineage", "n", "umi"])
-    table = table.loc[table.index.repeat(table["n"])].reset_index(drop=True)
-    counts = np.column_stack([table["umi"], np.full(len(table), 1000)]).astype(np.float32)
-    adata = ad.AnnData(
-        obs=table[["sample", "population", "lineage"]].assign(
-            subject=table["sample"], condition=table["sample"]
-        ),
-        var=pd.DataFrame(index=["IL6", "ACTB"]),
-    )
-    adata.layers[keys.COUNTS] = sparse.csr_matrix(counts)
-    samples = sorted(table["sample"].unique())
-    adata.varm[keys.AMBIENT_PROFILE] = pd.DataFrame(
-        {sample: [0.01, 0.99] for sample in samples}, index=adata.var_names
-    )
-    adata.uns[keys.UNS] = {
-        "contamination": pd.DataFrame(
-            {"ambient_fraction": 0.0, "ambient_upper": 0.0, "ambient_source": "test"}, index=samples
-        )
-    }
-    return adata
+
+    def made(*rows: tuple[str, str, str, int, int]) -> ad.AnnData:
+        table = pd.DataFrame(rows, columns=["sample", "population", "lineage", "n", "umi"])
+        table = table.loc[table.index.repeat(table["n"])].reset_index(drop=True)
+        counts = np.column_stack([table["umi"], np.full(len(table), 1000)])
+        obs = table[["sample", "population", "lineage"]].assign(condition=table["sample"])
+        return cohort(counts, ["IL6", "ACTB"], obs, profile=np.array([0.01, 0.99]))
+
+    return made
 
 
 def counted(*rows: tuple[str, str, float]) -> pd.DataFrame:
@@ -70,7 +60,7 @@ BLOOD = (
 COUNTS = (("a", "Mono", 400.0), ("a", "T", 1600.0), ("b", "Mono", 800.0), ("b", "T", 200.0))
 
 
-def test_weight_is_count_over_sequenced_cells() -> None:
+def test_weight_is_count_over_sequenced_cells(cells: Callable) -> None:
     adata = cells(*BLOOD)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -83,7 +73,7 @@ def test_weight_is_count_over_sequenced_cells() -> None:
     assert adata.obs["sampling_weight"].dtype == np.float64
 
 
-def test_ledger_and_shares_are_those_of_the_blood() -> None:
+def test_ledger_and_shares_are_those_of_the_blood(cells: Callable) -> None:
     adata = cells(*BLOOD)
     weigh_cells(adata, absolute_counts=counted(*COUNTS))
     table = ledger(adata, genes=["IL6"], weight_key=keys.SAMPLING_WEIGHT)
@@ -100,7 +90,7 @@ def test_ledger_and_shares_are_those_of_the_blood() -> None:
     assert share[("Mono", "b")] == pytest.approx(0.8)
 
 
-def test_decomposition_is_of_the_mean_cell_of_the_blood() -> None:
+def test_decomposition_is_of_the_mean_cell_of_the_blood(cells: Callable) -> None:
     adata = cells(*BLOOD)
     weigh_cells(adata, absolute_counts=counted(*COUNTS))
     call_producers(adata, genes=["IL6"])
@@ -116,7 +106,7 @@ def test_decomposition_is_of_the_mean_cell_of_the_blood() -> None:
     np.testing.assert_allclose(table["composition"], table["total"])
 
 
-def test_a_lineage_counts_the_populations_without_a_row_of_their_own() -> None:
+def test_a_lineage_counts_the_populations_without_a_row_of_their_own(cells: Callable) -> None:
     adata = cells(
         ("a", "Classical", "Mono", 3, 1),
         ("a", "Non-classical", "Mono", 2, 1),
@@ -134,7 +124,7 @@ def test_a_lineage_counts_the_populations_without_a_row_of_their_own() -> None:
     }  # fmt: skip
 
 
-def test_rows_may_differ_between_samples() -> None:
+def test_rows_may_differ_between_samples(cells: Callable) -> None:
     adata = cells(("a", "CD4", "T", 2, 0), ("b", "CD4", "T", 2, 0), ("b", "CD8", "T", 2, 0))
     weigh_cells(
         adata, absolute_counts=counted(("a", "CD4", 10), ("b", "T", 40), ("elsewhere", "CD4", 7))
@@ -148,7 +138,7 @@ def test_rows_may_differ_between_samples() -> None:
     st.randoms(use_true_random=False),
 )
 def test_weights_add_up_to_the_counts_in_any_order(
-    populations: list[tuple[int, float]], random: object
+    cells: Callable, populations: list[tuple[int, float]], random: object
 ) -> None:
     adata = cells(*((("a", f"p{i}", "x", n, 1)) for i, (n, _) in enumerate(populations)))
     rows = [("a", f"p{i}", value) for i, (_, value) in enumerate(populations)]
@@ -162,7 +152,7 @@ def test_weights_add_up_to_the_counts_in_any_order(
         assert total[f"p{i}"] == pytest.approx(value)
 
 
-def test_counted_cells_that_were_never_sequenced_are_named() -> None:
+def test_counted_cells_that_were_never_sequenced_are_named(cells: Callable) -> None:
     adata = cells(*BLOOD)
     more = (("a", "Neutrophil", 4000.0), ("b", "Neutrophil", 0.0), ("a", "Basophil", 0.0))
     with pytest.warns(CrsWarning, match="Neutrophil") as caught:
@@ -173,7 +163,7 @@ def test_counted_cells_that_were_never_sequenced_are_named() -> None:
     assert "Basophil" not in note
 
 
-def test_unknown_cells_have_the_mean_weight_of_their_sample() -> None:
+def test_unknown_cells_have_the_mean_weight_of_their_sample(cells: Callable) -> None:
     adata = cells(*BLOOD, ("a", keys.UNKNOWN, keys.UNKNOWN, 2, 0))
     weigh_cells(adata, absolute_counts=counted(*COUNTS))
     weight = adata.obs.groupby(["sample", "population"])["sampling_weight"].first()
@@ -197,14 +187,14 @@ def test_unknown_cells_have_the_mean_weight_of_their_sample() -> None:
         ((*COUNTS[:3], ("b", "T", np.inf)), "b / T must have a count"),
     ],
 )
-def test_what_is_wrong_with_the_counts_is_said(rows: tuple, words: str) -> None:
+def test_what_is_wrong_with_the_counts_is_said(rows: tuple, words: str, cells: Callable) -> None:
     adata = cells(*BLOOD)
     with pytest.raises(InputError, match=words):
         weigh_cells(adata, absolute_counts=counted(*rows))
     assert keys.SAMPLING_WEIGHT not in adata.obs
 
 
-def test_columns_are_named() -> None:
+def test_columns_are_named(cells: Callable) -> None:
     with pytest.raises(MissingKeyError, match="no column cells_per_ul"):
         weigh_cells(
             cells(*BLOOD),
