@@ -260,9 +260,10 @@ def _stored_chunks(
     """Row chunks of a sparse matrix on disk; wrong indices would crash scipy and are looked for."""
     group, (n_rows, n_columns) = matrix.group, matrix.shape
     kind = str(group.attrs.get("encoding-type", ""))
-    if kind != "csr_matrix":
+    # scipy has no numbers of the other order of bytes.
+    if kind != "csr_matrix" or not matrix.dtype.isnative:
         msg = (
-            f"`{what}` is on disk as {kind}, which cannot be read cell by cell. "
+            f"`{what}` is on disk as {kind} of {matrix.dtype}, which cannot be read cell by cell. "
             "Read the file with crs_sc.read and write it with crs_sc.io.write_h5ad."
         )
         raise InputError(msg)
@@ -279,8 +280,7 @@ def _stored_chunks(
                 f"{rows.stop - 1} are not all from 0 to {n_columns - 1}."
             )
             raise InputError(msg)
-        # A file of a machine with the other order of bytes.
-        yield rows, chunk.astype(chunk.dtype.newbyteorder("="), copy=False)
+        yield rows, chunk
 
 
 def _ahead(

@@ -67,15 +67,7 @@ def check_fraction(name: str, value: float) -> None:
 
 
 def gene_positions(adata: AnnData, genes: Sequence[str]) -> dict[str, int]:
-    """Column of each gene that is in the data, in the order of `genes`.
-
-    Parameters
-    ----------
-    adata
-        Cells x genes.
-    genes
-        Symbols; those that are not in `var_names` are left out of the answer.
-    """
+    """Column of each gene that is in the data, in the order of `genes`; others are left out."""
     index = adata.var_names.get_indexer(pd.Index(list(genes)))
     return {gene: int(i) for gene, i in zip(genes, index, strict=True) if i >= 0}
 
@@ -177,17 +169,7 @@ def _by_sample(adata: AnnData, name: str, *, sample_key: str) -> pd.Series:
 
 
 def store(adata: AnnData, name: str, value: Any) -> None:
-    """Put a result into `uns["crs_sc"][name]`.
-
-    Parameters
-    ----------
-    adata
-        Cells x genes.
-    name
-        One of the entries named in `keys`.
-    value
-        A DataFrame, dict, list of strings or scalar that h5ad can hold.
-    """
+    """Put a result that h5ad can hold into `uns["crs_sc"][name]`, under a name of `keys`."""
     adata.uns.setdefault(keys.UNS, {})[name] = value
 
 

@@ -154,25 +154,10 @@ def _tenx_groups(file: Any) -> list[str]:
 class RawFile:
     """One file as it is, before names are mapped.
 
-    Attributes
-    ----------
-    path, kind
-        Where it is and its format.
-    obs, var
-        As in the file, indexed by cell and gene names as strings.
-    states
-        What each matrix that was looked at holds, in words.
-    counts
-        CSR float32, cells x genes (only the cells that were asked for); None where there are none
-        or none were asked for.
-    where
-        Which matrix holds the counts, such as `layers['counts']`; None if none does.
-    n_stored
-        Values of that matrix, as stored; 0 without one.
-    columns
-        Position of each gene in the file, where features were left out.
-    notes
-        What was left out.
+    `obs` and `var` are indexed by cell and gene names as strings. `where` is the matrix that holds
+    the counts, such as `layers['counts']`, `n_stored` its values as stored, `counts` the cells of
+    it that were asked for, CSR float32; `states` says what each matrix that was looked at holds.
+    `columns` has the position of each gene in the file, where features were left out.
     """
 
     path: Path

@@ -83,13 +83,8 @@ class Remarks:
 class Genes:
     """Genes as the cohort has them.
 
-    Attributes
-    ----------
-    var
-        Indexed by unique gene name; columns `original_name` and, where known, `gene_id`; for two
-        genomes also `genome` and `symbol`.
-    codes
-        Row of `var` for each gene of the file, shape `(n_genes_in_file,)`.
+    `var` is indexed by unique gene name, with `original_name` and, where known, `gene_id`; for two
+    genomes also `genome` and `symbol`. `codes` has the row of `var` for each gene of the file.
     """
 
     var: pd.DataFrame

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy import sparse
 
+from crs_sc.core.arrays import row_chunks, within
 from crs_sc.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
 __all__ = ["MatrixState", "Reading", "StoredMatrix", "matrix_state", "read_arrays", "read_node"]
@@ -190,7 +189,7 @@ def matrix_state(matrix: Any) -> MatrixState:
     else:
         values, size = np.asarray(matrix), max(1, _SPAN // max(n_cols, 1))
     summary = ValueSummary(n_rows * n_cols, values.dtype)
-    for part in _slices(len(values), size=size):
+    for part in row_chunks(len(values), size=size):
         summary.add(values[part])
     return summary.state
 
@@ -219,19 +218,10 @@ class Reading:
 class StoredMatrix:
     """A matrix as it is in a file.
 
-    Attributes
-    ----------
-    csr
-        Float32 CSR of whole numbers, or None where only the summary was asked for or the values are
-        no counts.
-    shape
-        Rows and columns of the whole matrix.
-    summary
-        Of the values that were read, in the type in which they were stored.
-    first_bad
-        Row and column of the first value that is no count, or None.
-    n_stored
-        Values stored in the file, those of a dense matrix that are zero included.
+    `csr` is float32 of whole numbers, or None where only the summary was asked for or the values
+    are no counts; `shape` and `n_stored` (of a dense matrix zeros included) are those of the whole
+    matrix, `summary` of the values that were read; `first_bad` is the row and column of the first
+    value that is no count.
     """
 
     csr: sparse.csr_matrix | None
@@ -325,7 +315,7 @@ def _read_compressed(
     values = np.empty(
         n_stored if reading.keep and data.dtype.kind in "biuf" else 0, dtype=np.float32
     )
-    for part in _slices(n_stored):
+    for part in row_chunks(n_stored, size=_SPAN):
         chunk = np.asarray(data[part])
         summary.add(chunk)
         if len(values):
@@ -349,7 +339,7 @@ def _read_dense(stored: Any, reading: Reading) -> StoredMatrix:
     shape = (int(stored.shape[0]), int(stored.shape[1]))
     summary = ValueSummary(shape[0] * shape[1], stored.dtype)
     blocks = []
-    for part in _slices(shape[0], size=max(1, _SPAN // max(shape[1], 1))):
+    for part in row_chunks(shape[0], size=max(1, _SPAN // max(shape[1], 1))):
         chunk = np.asarray(stored[part])
         summary.add(chunk)
         good = chunk.dtype.kind in "biuf" and (reading.corrected or summary.first_bad < 0)
@@ -395,12 +385,6 @@ def _index_dtype(*sizes: int) -> type[np.signedinteger[Any]]:
     return np.int32 if max(sizes, default=0) < np.iinfo(np.int32).max else np.int64
 
 
-def _slices(length: int, *, size: int = _SPAN) -> Iterator[slice]:
-    """Cover `range(length)` with slices of at most `size`."""
-    for start in range(0, length, size):
-        yield slice(start, min(start + size, length))
-
-
 def _checked_indptr(stored: Any, *, n_major: int, n_stored: int) -> NDArray[np.int64]:
     indptr = np.asarray(stored[...], dtype=np.int64)
     good = (
@@ -422,9 +406,9 @@ def _checked_indices(stored: Any, *, n_minor: int) -> NDArray[Any]:
     kind = np.dtype(_index_dtype(n_minor))
     is_ready = isinstance(stored, np.ndarray) and stored.dtype == kind
     indices = stored if is_ready else np.empty(stored.shape[0], dtype=kind)
-    for part in _slices(len(indices)):
+    for part in row_chunks(len(indices), size=_SPAN):
         chunk = np.asarray(stored[part])
-        if len(chunk) and (chunk.min() < 0 or chunk.max() >= n_minor):
+        if not within(chunk, n_minor):
             wrong = chunk[(chunk < 0) | (chunk >= n_minor)]
             msg = (
                 f"its sparse indices are damaged (index {int(wrong[0])} where they must be from 0 "

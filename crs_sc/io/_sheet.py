@@ -12,6 +12,7 @@ import pandas as pd
 
 from crs_sc import keys
 from crs_sc.errors import InputError, MissingKeyError, listing
+from crs_sc.io._tables import read_text_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,26 +64,14 @@ def _read_sheet(path: Path) -> list[Entry]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(
-                path,
-                sep=_SHEETS[path.suffix.lower()],
-                dtype=str,
-                keep_default_na=False,
-                skip_blank_lines=True,
-                # Else a tab too many at the end of each row moves all columns by one.
-                index_col=False,
-            )
-    except FileNotFoundError as error:
-        msg = f"There is no sample sheet '{path}'."
-        raise InputError(msg) from error
+            sep = _SHEETS[path.suffix.lower()]
+            # Else a tab too many at the end of each row moves all columns by one.
+            table = read_text_table(path, "sample sheet", sep=sep, dtype=str, index_col=False)
     except pd.errors.ParserWarning as error:
         msg = (
             f"The sample sheet '{path}' has rows with more fields than its header. Name every "
             "column, and leave no separator at the end of a row."
         )
-        raise InputError(msg) from error
-    except (OSError, ValueError) as error:
-        msg = f"The sample sheet '{path}' cannot be read as a table: {error}"
         raise InputError(msg) from error
     if "path" not in table.columns:
         msg = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from crs_sc.io._write import atomic_path
 if TYPE_CHECKING:
     import os
 
-__all__ = ["read_absolute_counts", "read_table", "write_table"]
+__all__ = ["read_absolute_counts", "read_table", "read_text_table", "write_table"]
 
 # Rows that are made text at a time.
 _ROWS = 20_000
@@ -151,20 +151,8 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     """
     path = Path(path)
     spec = keys.TABLES.get(path.stem)
-    try:
-        frame = pd.read_csv(
-            path,
-            sep="\t",
-            dtype=None if spec is None else str,
-            keep_default_na=False,
-            na_values=[""],
-        )
-    except FileNotFoundError as error:
-        msg = f"There is no table '{path}'."
-        raise InputError(msg) from error
-    except (OSError, ValueError) as error:
-        msg = f"'{path}' cannot be read as a tab-separated table: {error}"
-        raise InputError(msg) from error
+    dtype = None if spec is None else str
+    frame = read_text_table(path, "table", sep="\t", dtype=dtype, na_values=[""])
     if spec is None:
         return frame
     _check_columns(list(frame.columns), spec, where=f"'{path}'")
@@ -219,18 +207,25 @@ def read_absolute_counts(path: Path) -> pd.DataFrame:
     ...     crs.io.read_absolute_counts(path)["sample"].tolist()
     ['01']
     """
+    return read_text_table(
+        path,
+        "table of absolute counts",
+        sep="\t",
+        dtype={keys.SAMPLE: str, keys.POPULATION: str},
+        na_values={keys.CELLS_PER_UL: [""]},
+        index_col=False,
+    )
+
+
+def read_text_table(path: Path, what: str, *, sep: str, **options: Any) -> pd.DataFrame:
+    """Read a table as text, with one clear error; nothing is missing unless `na_values` says so."""
     try:
-        return pd.read_csv(
-            path,
-            sep="\t",
-            dtype={keys.SAMPLE: str, keys.POPULATION: str},
-            keep_default_na=False,
-            na_values={keys.CELLS_PER_UL: [""]},
-            index_col=False,
-        )
+        table: pd.DataFrame = pd.read_csv(path, sep=sep, keep_default_na=False, **options)
     except FileNotFoundError as error:
-        msg = f"There is no table of absolute counts '{path}'."
+        msg = f"There is no {what} '{path}'."
         raise InputError(msg) from error
     except (OSError, ValueError) as error:
-        msg = f"The absolute counts '{path}' cannot be read as a tab-separated table: {error}"
+        between = "tabs" if sep == "\t" else "commas"
+        msg = f"The {what} '{path}' cannot be read as a table with {between}: {error}"
         raise InputError(msg) from error
+    return table
