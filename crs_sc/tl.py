@@ -19,6 +19,7 @@ from crs_sc.clustering import (
     embed,
     gene_overlap,
     integration_table,
+    layout,
     subcluster,
     subcluster_table,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "gene_overlap",
     "il1_tone",
     "integration_table",
+    "layout",
     "ledger",
     "ledger_by_condition",
     "onset",

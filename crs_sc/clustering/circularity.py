@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import genesets, keys
-from crs_sc.clustering._leiden import agreement
-from crs_sc.clustering._partitions import element_agreement, like_columns, partitions_of
+from crs_sc.clustering.embedding import components_of
+from crs_sc.clustering.leiden import Graph, agreement
 from crs_sc.core.blocks import rows_of
 from crs_sc.core.checks import check_obs
+from crs_sc.core.neighbours import fuzzy_graph, neighbours_of
 from crs_sc.errors import InputError, MissingKeyError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from numpy.typing import NDArray
+    from scipy import sparse
 
 __all__ = ["circularity", "gene_overlap"]
 
@@ -85,21 +87,33 @@ def circularity(
     free = means > 0
     free[columns] = False
     controls = like_columns(means, targets, free, n_sets=n_controls)
-    used = np.concatenate([columns, *controls]).astype(np.intp)
-    base = np.arange(n_base)
-    step = len(targets)
-    added = [
-        np.arange(n_base + i * step, n_base + (i + 1) * step) for i in range(1 + len(controls))
-    ]
-    without, *others = partitions_of(
-        expression[:, used],
-        [base, *(np.concatenate([base, more]) for more in added)],
-        n_comps=min(n_comps, size - 1, n_base - 1),
-        n_neighbors=min(n_neighbors, size - 1),
-        resolution=_resolution(adata),
-        random_state=random_state,
+    base = columns[:n_base]
+    resolution = _resolution(adata)
+    without, *others = (
+        _partition(
+            expression[:, np.concatenate([base, *more])],
+            n_comps=min(n_comps, n_base - 1),
+            n_neighbors=min(n_neighbors, size - 1),
+            resolution=resolution,
+            random_state=random_state,
+        )
+        for more in ([], [targets], *([genes_like] for genes_like in controls))
     )
     return _compared(without, others, adata.obs[population_key].astype(str).to_numpy()[cells])
+
+
+def _partition(
+    expression: sparse.csr_matrix,
+    *,
+    n_comps: int,
+    n_neighbors: int,
+    resolution: float,
+    random_state: int,
+) -> NDArray[np.int64]:
+    """Leiden clusters from scratch: components, neighbours, graph."""
+    points = components_of(expression, n_comps=n_comps).obsm["X_pca"]
+    graph = Graph.of(fuzzy_graph(*neighbours_of(points, n_neighbors)))
+    return graph.leiden(resolution, random_state=random_state)
 
 
 def _columns(
@@ -201,3 +215,42 @@ def gene_overlap(
             if any(row[2:]):
                 rows.append(row)
     return pd.DataFrame(rows, columns=keys.GENE_OVERLAP_TABLE.names)
+
+
+def like_columns(
+    means: NDArray[np.floating],
+    wanted: NDArray[np.integer],
+    free: NDArray[np.bool_],
+    *,
+    n_sets: int,
+) -> list[NDArray[np.intp]]:
+    """Choose sets of other columns whose means are as near as can be to those of some columns.
+
+    Only columns that are `free` are chosen, none for two sets; there are fewer sets where the
+    columns do not suffice. Each set is in the order of `wanted`.
+    """
+    left = free.copy()
+    left[wanted] = False
+    sets: list[NDArray[np.intp]] = []
+    for _ in range(n_sets):
+        if left.sum() < len(wanted):
+            break
+        chosen = []
+        for column in wanted:
+            distance = np.where(left, np.abs(means - means[column]), np.inf)
+            chosen.append(int(distance.argmin()))
+            left[chosen[-1]] = False
+        sets.append(np.array(chosen, dtype=np.intp))
+    return sets
+
+
+def element_agreement(one: NDArray[np.integer], other: NDArray[np.integer]) -> NDArray[np.float64]:
+    """How much the company of each cell is the same in two partitions, 0 to 1.
+
+    Element-centric similarity (Gates et al. 2019, doi:10.1038/s41598-019-44892-y), which for
+    partitions is the size of what both clusters of the cell share over that of the larger.
+    """
+    both = np.zeros((int(one.max()) + 1, int(other.max()) + 1))
+    np.add.at(both, (one, other), 1)
+    larger = np.maximum(both.sum(axis=1)[one], both.sum(axis=0)[other])
+    return np.asarray(both[one, other] / larger)

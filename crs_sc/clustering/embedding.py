@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import warnings
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
+from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from crs_sc import keys
-from crs_sc.clustering._components import components_of
-from crs_sc.clustering._graph import distance_matrix, fuzzy_graph, without_self
-from crs_sc.clustering.integration import represent
+from crs_sc.core.arrays import as_csr
 from crs_sc.core.blocks import columns_of
-from crs_sc.core.neighbours import nearest_neighbours
-from crs_sc.core.threads import thread_count
-from crs_sc.errors import InputError, MissingKeyError
+from crs_sc.core.checks import add_note, check_obs
+from crs_sc.core.neighbours import distance_matrix, fuzzy_graph, neighbours_of
+from crs_sc.errors import CrsWarning, InputError, MissingKeyError
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from numpy.typing import NDArray
 
-__all__ = ["embed"]
+__all__ = ["embed", "layout", "umap_positions"]
 
 
 def embed(
@@ -29,6 +32,7 @@ def embed(
     integrate: bool | None = None,
     batch_key: str = keys.BATCH,
     condition_key: str = keys.CONDITION,
+    with_layout: bool = True,
     random_state: int = 0,
 ) -> None:
     """Place the cells: PCA of the selected genes, optionally harmony, neighbours and UMAP.
@@ -46,6 +50,9 @@ def embed(
         the column is there with several values, and some batch has cells of two conditions.
     batch_key, condition_key
         Columns of `obs`.
+    with_layout
+        Lay the cells out by UMAP too. Nothing but the map depends on it; :func:`layout` does it
+        later.
     random_state
         Seed.
 
@@ -59,15 +66,21 @@ def embed(
     MissingKeyError
         If the genes were not selected.
     InputError
-        If there are fewer than three cells, or `n_neighbors` is below 2.
+        If there are fewer than three cells or two selected genes, or `n_neighbors` is below 2.
 
     Notes
     -----
-    Neighbours are exact up to 30,000 cells, and above that at least 98 % of those of a sample of
-    cells. The layout is UMAP's from the first two components.
-    """
-    from crs_sc.clustering._layout import layout, start_from
+    The components are those of `scanpy.pp.pca`. Neighbours are exact up to 30,000 cells, and above
+    that at least 98 % of those of a sample of cells.
 
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> crs.tl.embed(adata, n_comps=10, with_layout=False)
+    >>> adata.obsm["X_pca"].shape[1]
+    10
+    """
     if keys.HIGHLY_VARIABLE not in adata.var.columns:
         msg = f"`var` has no column '{keys.HIGHLY_VARIABLE}'. Run crs_sc.pp.select_genes first."
         raise MissingKeyError(msg)
@@ -77,8 +90,19 @@ def embed(
     if n_neighbors < 2:
         msg = f"n_neighbors must be at least 2 (a cell is among its own), got {n_neighbors!r}."
         raise InputError(msg)
-    n_selected = int(adata.var[keys.HIGHLY_VARIABLE].sum())
-    _components(adata, n_comps=min(n_comps, adata.n_obs - 1, n_selected - 1))
+    selected = np.flatnonzero(adata.var[keys.HIGHLY_VARIABLE].to_numpy(dtype=bool))
+    if len(selected) < 2:
+        msg = f"{len(selected)} selected genes are too few to embed; at least 2 are needed."
+        raise InputError(msg)
+    part = components_of(columns_of(adata.X, selected), n_comps=n_comps, random_state=random_state)
+    adata.obsm[keys.PCA] = part.obsm["X_pca"]
+    loadings = np.zeros((adata.n_vars, part.obsm["X_pca"].shape[1]))
+    loadings[selected] = part.varm["PCs"]
+    adata.varm["PCs"] = loadings
+    adata.uns["pca"] = {
+        **part.uns["pca"],
+        "params": {"zero_center": True, "mask_var": keys.HIGHLY_VARIABLE},
+    }
     representation = represent(
         adata,
         integrate=integrate,
@@ -86,39 +110,14 @@ def embed(
         condition_key=condition_key,
         random_state=random_state,
     )
-    _connect(adata, representation, k=min(n_neighbors, adata.n_obs))
-    adata.obsm[keys.UMAP] = layout(
-        adata.obsp["connectivities"],
-        start_from(np.asarray(adata.obsm[representation])),
-        n_threads=thread_count(),
-        random_state=random_state,
-    )
-
-
-def _components(adata: AnnData, *, n_comps: int) -> None:
-    """Write the principal components of the selected genes as `scanpy.pp.pca` does."""
-    selected = np.flatnonzero(adata.var[keys.HIGHLY_VARIABLE].to_numpy(dtype=bool))
-    found = components_of(columns_of(adata.X, selected), n_comps=n_comps)
-    adata.obsm[keys.PCA] = found.points
-    loadings = np.zeros((adata.n_vars, n_comps))
-    loadings[selected] = found.loadings
-    adata.varm["PCs"] = loadings
-    adata.uns["pca"] = {
-        "params": {"zero_center": True, "mask_var": keys.HIGHLY_VARIABLE},
-        "variance": found.variance,
-        "variance_ratio": found.variance / found.total_variance,
-    }
-
-
-def _connect(adata: AnnData, representation: str, *, k: int) -> None:
-    """Write the graph of the `k` nearest neighbours, each cell among its own, as scanpy does."""
-    found = nearest_neighbours(np.asarray(adata.obsm[representation]), k=k)
-    indices, distances = without_self(*found)
+    k = min(n_neighbors, adata.n_obs)
+    indices, distances = neighbours_of(np.asarray(adata.obsm[representation]), k - 1)
     adata.obsp["distances"] = distance_matrix(indices, distances)
     adata.obsp["connectivities"] = fuzzy_graph(indices, distances)
     adata.uns["neighbors"] = {
         "connectivities_key": "connectivities",
         "distances_key": "distances",
+        # Scanpy counts the cell itself among its neighbours.
         "params": {
             "n_neighbors": k,
             "method": "umap",
@@ -126,3 +125,203 @@ def _connect(adata: AnnData, representation: str, *, k: int) -> None:
             "use_rep": representation,
         },
     }
+    # An earlier map is not that of this graph.
+    adata.obsm.pop(keys.UMAP, None)
+    if with_layout:
+        layout(adata, random_state=random_state)
+
+
+def components_of(expression: sparse.csr_matrix, *, n_comps: int, random_state: int = 0) -> AnnData:
+    """Principal components by `scanpy.pp.pca`, as an AnnData of their own.
+
+    They are fewer than cells or genes. The largest loading of a component is positive, and with one
+    thread of the linear algebra the digits are the same on any number of processors.
+    """
+    import anndata as ad
+    import scanpy as sc
+
+    part = ad.AnnData(expression)
+    with threadpool_limits(limits=1):
+        sc.pp.pca(
+            part,
+            n_comps=min(n_comps, min(expression.shape) - 1),
+            svd_solver="arpack",
+            random_state=random_state,
+        )
+    return part
+
+
+def represent(
+    adata: AnnData,
+    *,
+    integrate: bool | None,
+    batch_key: str,
+    condition_key: str,
+    random_state: int,
+) -> str:
+    """Integrate the principal components where that is asked for or sound; key of the result.
+
+    `integrate` None: where `batch_key` is in `obs` with several values, and some batch has cells
+    of two conditions.
+    """
+    # What an earlier call left would be taken for the embedding of this one.
+    adata.obsm.pop(keys.HARMONY, None)
+    if integrate is False or (integrate is None and batch_key not in adata.obs.columns):
+        return keys.PCA
+    check_obs(adata, batch_key=batch_key)
+    if adata.obs[batch_key].nunique() < 2:
+        if integrate:
+            add_note(adata, f"Not integrated: `{batch_key}` has a single value.")
+        return keys.PCA
+    if is_aliased(adata, batch_key=batch_key, condition_key=condition_key):
+        done = "Integrated all the same" if integrate else "Not integrated"
+        message = (
+            f"Every `{batch_key}` has cells of one `{condition_key}` only, so what the batch does "
+            f"cannot be told from what the condition does. {done}; the map and the clusters are "
+            + ("without both." if integrate else "with both.")
+        )
+        warnings.warn(message, CrsWarning, stacklevel=3)
+        add_note(adata, message)
+        if not integrate:
+            return keys.PCA
+    adata.obsm[keys.HARMONY] = _harmony(adata, batch_key, random_state=random_state)
+    return keys.HARMONY
+
+
+def is_aliased(adata: AnnData, *, batch_key: str, condition_key: str) -> bool:
+    """Whether each batch has one condition only, and there are several."""
+    if condition_key not in adata.obs.columns:
+        return False
+    pairs = adata.obs[[batch_key, condition_key]].astype(str).drop_duplicates()
+    return pairs[condition_key].nunique() > 1 and not pairs[batch_key].duplicated().any()
+
+
+def _harmony(adata: AnnData, batch_key: str, *, random_state: int) -> NDArray[np.float32]:
+    """Harmony of the principal components, `(n_cells, n_comps)` whatever the release returns."""
+    from harmonypy import run_harmony
+
+    components = np.asarray(adata.obsm[keys.PCA], dtype=np.float64)
+    corrected = np.asarray(
+        run_harmony(
+            components,
+            adata.obs[[batch_key]].astype(str),
+            batch_key,
+            random_state=random_state,
+            verbose=False,
+        ).Z_corr
+    )
+    # Releases before 0.1 return components x cells.
+    if corrected.shape != components.shape:
+        corrected = corrected.T
+    return corrected.astype(np.float32)
+
+
+def layout(adata: AnnData, *, max_cells: int = 50_000, random_state: int = 0) -> None:
+    """Lay the cells out in two dimensions by UMAP, for figures alone.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes after :func:`embed`.
+    max_cells
+        Of more cells a random sample is laid out, and each other cell is placed among its
+        neighbours.
+    random_state
+        Seed.
+
+    Returns
+    -------
+    None. Writes `obsm["X_umap"]`, float32, shape `(n_cells, 2)`.
+
+    Raises
+    ------
+    MissingKeyError
+        If the neighbour graph is absent.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> crs.tl.layout(adata)  # doctest: +SKIP
+    """
+    adata.obsm[keys.UMAP] = umap_positions(
+        *layout_input(adata), max_cells=max_cells, random_state=random_state
+    )
+
+
+def layout_input(adata: AnnData) -> tuple[sparse.csr_matrix, NDArray[np.float32]]:
+    """Graph and components that `umap_positions` takes, which may go to another process."""
+    params = adata.uns.get("neighbors", {}).get("params", {})
+    representation = str(params.get("use_rep", keys.PCA))
+    if "connectivities" not in adata.obsp or representation not in adata.obsm:
+        msg = "`obsp` has no 'connectivities'. Run crs_sc.tl.embed first."
+        raise MissingKeyError(msg)
+    return as_csr(adata.obsp["connectivities"]), np.asarray(adata.obsm[representation])
+
+
+def umap_positions(
+    graph: sparse.csr_matrix,
+    points: NDArray[np.floating],
+    random_state: int = 0,
+    *,
+    max_cells: int = 50_000,
+) -> NDArray[np.float32]:
+    """Positions by `scanpy.tl.umap`, from the first two components; a function of arrays alone.
+
+    Parameters
+    ----------
+    graph
+        Weights of the edges, `(n_cells, n_cells)`.
+    points
+        Components, `(n_cells, n_comps)`.
+    max_cells
+        Of more cells a random sample is laid out; each other cell lies at the mean of its
+        neighbours among them, weighted by the edges, or at the nearest of them where it has none.
+    random_state
+        Seed.
+
+    Returns
+    -------
+    Shape `(n_cells, 2)`.
+    """
+    n_cells = len(points)
+    if n_cells <= max_cells:
+        return _umap(graph, points, random_state=random_state)
+    rng = np.random.default_rng(random_state)
+    drawn = np.sort(rng.choice(n_cells, max_cells, replace=False))
+    others = np.setdiff1d(np.arange(n_cells), drawn)
+    placed = np.zeros((n_cells, 2), dtype=np.float32)
+    placed[drawn] = _umap(graph[drawn][:, drawn], points[drawn], random_state=random_state)
+    weights = graph[others][:, drawn]
+    total = np.asarray(weights.sum(axis=1)).ravel()
+    has_some = total > 0
+    placed[others[has_some]] = (weights @ placed[drawn])[has_some] / total[has_some, None]
+    if not has_some.all():
+        from sklearn.neighbors import NearestNeighbors
+
+        lost = others[~has_some]
+        nearest = NearestNeighbors(n_neighbors=1).fit(points[drawn])
+        placed[lost] = placed[drawn[nearest.kneighbors(points[lost], return_distance=False)[:, 0]]]
+    return placed
+
+
+def _umap(
+    graph: sparse.csr_matrix, points: NDArray[np.floating], *, random_state: int
+) -> NDArray[np.float32]:
+    """Run `scanpy.tl.umap` on a graph, from the first two components; from a line if only one."""
+    import anndata as ad
+    import scanpy as sc
+
+    start = np.zeros((len(points), 2), dtype=np.float32)
+    first = points[:, :2]
+    start[:, : first.shape[1]] = 10 * first / max(float(np.abs(first).max()), 1e-12)
+    obs = pd.DataFrame(index=np.arange(len(points)).astype(str))
+    cells = ad.AnnData(obs=obs, obsm={"X_start": start})
+    cells.obsp["connectivities"] = sparse.csr_matrix(graph)
+    params: dict[str, Any] = {"method": "umap", "use_rep": "X_start"}
+    cells.uns["neighbors"] = {"connectivities_key": "connectivities", "params": params}
+    with warnings.catch_warnings():
+        # umap says of a seed that it takes one thread.
+        warnings.simplefilter("ignore")
+        sc.tl.umap(cells, init_pos="X_start", random_state=random_state)
+    return np.asarray(cells.obsm["X_umap"], dtype=np.float32)

@@ -1,106 +1,27 @@
-"""Integration of batches by harmony, and what it does to the neighbours of a cell."""
+"""What the integration of batches does to the neighbours of a cell."""
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc.clustering._graph import fuzzy_graph
-from crs_sc.clustering._leiden import Graph
-from crs_sc.clustering._mixing import (
-    foreign_share,
-    neighbours_of,
-    same_label_share,
-)
-from crs_sc.core.checks import add_note, check_obs
-from crs_sc.errors import CrsWarning, MissingKeyError
+from crs_sc.clustering.embedding import is_aliased
+from crs_sc.clustering.leiden import Graph
+from crs_sc.core.checks import check_obs
+from crs_sc.core.neighbours import fuzzy_graph, neighbours_of
+from crs_sc.errors import MissingKeyError
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-__all__ = ["integration_table", "represent"]
+__all__ = ["integration_table"]
 
 # Fewer cells of a batch have no groups of their own to conserve.
 _MIN_BATCH_CELLS = 50
-
-
-def represent(
-    adata: AnnData,
-    *,
-    integrate: bool | None,
-    batch_key: str,
-    condition_key: str,
-    random_state: int,
-) -> str:
-    """Integrate the principal components where that is asked for or sound; key of the result.
-
-    Parameters
-    ----------
-    adata
-        Cells x genes with `obsm["X_pca"]`.
-    integrate
-        Whether to correct for `batch_key`; None: where it is in `obs` with several values, and
-        some batch has cells of two conditions.
-    batch_key, condition_key
-        Columns of `obs`.
-    random_state
-        Seed.
-    """
-    # What an earlier call left would be taken for the embedding of this one.
-    adata.obsm.pop(keys.HARMONY, None)
-    if integrate is False or (integrate is None and batch_key not in adata.obs.columns):
-        return keys.PCA
-    check_obs(adata, batch_key=batch_key)
-    if adata.obs[batch_key].nunique() < 2:
-        if integrate:
-            add_note(adata, f"Not integrated: `{batch_key}` has a single value.")
-        return keys.PCA
-    if is_aliased(adata, batch_key=batch_key, condition_key=condition_key):
-        done = "Integrated all the same" if integrate else "Not integrated"
-        message = (
-            f"Every `{batch_key}` has cells of one `{condition_key}` only, so what the batch does "
-            f"cannot be told from what the condition does. {done}; the map and the clusters are "
-            + ("without both." if integrate else "with both.")
-        )
-        warnings.warn(message, CrsWarning, stacklevel=3)
-        add_note(adata, message)
-        if not integrate:
-            return keys.PCA
-    adata.obsm[keys.HARMONY] = _harmony(adata, batch_key, random_state=random_state)
-    return keys.HARMONY
-
-
-def is_aliased(adata: AnnData, *, batch_key: str, condition_key: str) -> bool:
-    """Whether each batch has one condition only, and there are several."""
-    if condition_key not in adata.obs.columns:
-        return False
-    pairs = adata.obs[[batch_key, condition_key]].astype(str).drop_duplicates()
-    return pairs[condition_key].nunique() > 1 and not pairs[batch_key].duplicated().any()
-
-
-def _harmony(adata: AnnData, batch_key: str, *, random_state: int) -> NDArray[np.float32]:
-    """Harmony of the principal components, `(n_cells, n_comps)` whatever the release returns."""
-    from harmonypy import run_harmony
-
-    components = np.asarray(adata.obsm[keys.PCA], dtype=np.float64)
-    corrected = np.asarray(
-        run_harmony(
-            components,
-            adata.obs[[batch_key]].astype(str),
-            batch_key,
-            random_state=random_state,
-            verbose=False,
-        ).Z_corr
-    )
-    # Releases before 0.1 return components x cells.
-    if corrected.shape != components.shape:
-        corrected = corrected.T
-    return corrected.astype(np.float32)
 
 
 def integration_table(
@@ -223,3 +144,25 @@ def _conservation(
             k = min(n_neighbors, len(cells) - 1)
             kept[code] = same_label_share(neighbours_of(points[cells], k)[0], labels[cells])
     return kept
+
+
+def foreign_share(
+    neighbours: NDArray[np.intp], batch: NDArray[np.integer], n_batches: int
+) -> NDArray[np.float64]:
+    """Neighbours from other batches relative to a random mixture, mean by batch.
+
+    Shape `(n_batches,)`: 0 where a batch has only neighbours of its own, 1 where it has those of a
+    random mixture, NaN for a batch without cells.
+    """
+    size = np.bincount(batch, minlength=n_batches)
+    # A cell is not its own neighbour.
+    expected = (len(batch) - size) / max(len(batch) - 1, 1)
+    foreign = (batch[neighbours] != batch[:, None]).mean(axis=1)
+    total = np.bincount(batch, weights=foreign, minlength=n_batches)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(total / size / expected)
+
+
+def same_label_share(neighbours: NDArray[np.intp], labels: NDArray[np.integer]) -> float:
+    """Mean share of the neighbours of a cell that have its label."""
+    return float((labels[neighbours] == labels[:, None]).mean())

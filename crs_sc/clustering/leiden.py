@@ -1,18 +1,24 @@
-"""Leiden clusters at the finest resolution that subsamples reproduce."""
+"""Leiden clusters at the finest resolution that subsamples reproduce.
+
+Partitions are those of `scanpy.tl.leiden`. As one graph is cut at several resolutions, and again in
+subsamples, igraph and leidenalg are called on it directly: scanpy builds it anew at every call.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from crs_sc import keys
-from crs_sc.clustering._graph import fuzzy_graph
-from crs_sc.clustering._leiden import Graph, Trials, agreement, best_matches, run_subsamples
-from crs_sc.clustering._mixing import neighbours_of
 from crs_sc.core.arrays import as_csr
 from crs_sc.core.checks import add_note, check_fraction, check_obs, store
+from crs_sc.core.neighbours import fuzzy_graph, neighbours_of
+from crs_sc.core.parallel import parallel_map
 from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
@@ -20,9 +26,10 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from numpy.typing import NDArray
-    from scipy import sparse
 
 __all__ = ["cluster", "cluster_table"]
+
+Flavor = Literal["igraph", "leidenalg"]
 
 # Hennig 2007: a mean Jaccard coefficient of 0.75 and above is a stable cluster; what lies below
 # 0.6 should not be trusted.
@@ -41,6 +48,7 @@ def cluster(
     n_subsamples: int = 5,
     subsample: float = 0.8,
     max_cells: int = 10_000,
+    flavor: Flavor = "igraph",
     key_added: str = keys.CLUSTER,
     random_state: int = 0,
     n_jobs: int = 1,
@@ -72,6 +80,9 @@ def cluster(
         Share of the cells in a subsample, inside (0, 1).
     max_cells
         Cells that the subsamples are drawn from at the most.
+    flavor
+        Which implementation of Leiden: `igraph`, or `leidenalg` by the same authors as the method.
+        FLAVOR_WHY
     key_added
         Column of `obs` that receives the labels.
     random_state
@@ -97,6 +108,9 @@ def cluster(
         msg = "`obsp` has no 'connectivities'. Run crs_sc.tl.embed first."
         raise MissingKeyError(msg)
     _check_settings(resolutions, n_subsamples, subsample, max_cells)
+    if flavor not in get_args(Flavor):
+        msg = f"flavor must be igraph or leidenalg, got {flavor!r}."
+        raise InputError(msg)
     check_fraction("min_stability", min_stability)
     whole = as_csr(adata.obsp["connectivities"])
     drawn, adjacency = np.arange(adata.n_obs), whole
@@ -107,12 +121,12 @@ def cluster(
     trials = run_subsamples(
         adjacency,
         resolutions=sorted(resolutions),
-        share=subsample,
-        n_subsamples=n_subsamples,
+        sizes=[max(1, round(subsample * len(drawn)))] * n_subsamples,
+        flavor=flavor,
         random_state=random_state,
         n_jobs=n_jobs,
     )
-    graph = Graph.of(whole)
+    graph = Graph.of(whole, flavor)
     labels, table = _choose(
         trials, drawn, lambda r: graph.leiden(r, random_state=random_state), min_stability
     )
@@ -205,16 +219,7 @@ def _choose(
 ) -> tuple[NDArray[np.int64], pd.DataFrame]:
     """Choose the resolution; clusters of all cells and the table of the resolutions.
 
-    Parameters
-    ----------
-    trials
-        What the subsamples of the drawn cells gave.
-    drawn
-        Cells that the subsamples were drawn from.
-    cluster_all
-        Clusters of all cells at a resolution.
-    min_stability
-        As in :func:`cluster`.
+    The trials are of the `drawn` cells; `cluster_all` gives the clusters of all at a resolution.
     """
     table = trials.table()
     finest_first = table.index[::-1]
@@ -244,17 +249,7 @@ def _by_cluster(
     found: Sequence[tuple[NDArray[np.integer], NDArray[np.integer]]],
     names: list[str],
 ) -> pd.DataFrame:
-    """How well each cluster is found again.
-
-    Parameters
-    ----------
-    labels
-        Cluster of each cell, from 0.
-    found
-        Cells and their clusters in each subsample.
-    names
-        Of the clusters.
-    """
+    """How well each cluster is found again; `found` has cells and clusters of each subsample."""
     n_clusters = len(names)
     matches = [best_matches(labels[cells], other, n_clusters) for cells, other in found]
     jaccard = np.array([best for best, _ in matches])
@@ -299,3 +294,153 @@ def _note_unstable(adata: AnnData, stability: pd.DataFrame, *, n_subsamples: int
             f"Clusters that {n_subsamples} subsamples of the cells do not find again (mean Jaccard "
             f"coefficient below {_DOUBTFUL}): {named}.",
         )
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An undirected weighted graph, built once for all resolutions.
+
+    Attributes
+    ----------
+    graph
+        Of igraph.
+    weights
+        One an edge.
+    flavor
+        Whose Leiden cuts it.
+    """
+
+    graph: Any
+    weights: list[float]
+    flavor: Flavor
+
+    @classmethod
+    def of(cls, adjacency: sparse.csr_matrix, flavor: Flavor = "igraph") -> Graph:
+        """Build it from a symmetric matrix, shape `(n_cells, n_cells)`."""
+        import igraph
+
+        upper = sparse.triu(adjacency, k=1).tocoo()
+        edges = np.stack([upper.row, upper.col], axis=1)
+        return cls(igraph.Graph(n=adjacency.shape[0], edges=edges), upper.data.tolist(), flavor)
+
+    def leiden(self, resolution: float, *, random_state: int) -> NDArray[np.int64]:
+        """Cluster of each cell by decreasing size: two iterations of Leiden on the modularity.
+
+        Traag et al. 2019, doi:10.1038/s41598-019-41695-z.
+        """
+        if not self.weights:
+            # Without an edge there is no modularity; every cell is its own cluster.
+            return np.arange(self.graph.vcount(), dtype=np.int64)
+        if self.flavor == "leidenalg":
+            import leidenalg
+
+            found = leidenalg.find_partition(
+                self.graph,
+                leidenalg.RBConfigurationVertexPartition,
+                weights=self.weights,
+                resolution_parameter=resolution,
+                n_iterations=2,
+                seed=random_state,
+            )
+            return by_size(np.asarray(found.membership, dtype=np.int64))
+        import igraph
+
+        igraph.set_random_number_generator(random.Random(random_state))
+        try:
+            found = self.graph.community_leiden(
+                "modularity", weights=self.weights, resolution=resolution, n_iterations=2
+            )
+        finally:
+            igraph.set_random_number_generator(random)
+        return by_size(np.asarray(found.membership, dtype=np.int64))
+
+
+def by_size(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Renumber by decreasing size; equal sizes keep their order."""
+    order = np.argsort(-np.bincount(labels), kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rank[labels]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Partitions of some cells, and of random subsamples of them, at several resolutions.
+
+    Attributes
+    ----------
+    labels
+        Clusters of all these cells by resolution.
+    subsamples
+        For each subsample its cells, sorted, and their clusters by resolution.
+    """
+
+    labels: dict[float, NDArray[np.int64]]
+    subsamples: list[tuple[NDArray[np.intp], dict[float, NDArray[np.int64]]]]
+
+    def table(self) -> pd.DataFrame:
+        """One row a resolution: how many clusters, and how well the subsamples agree with them."""
+        rows = []
+        for resolution, labels in self.labels.items():
+            found = [agreement(labels[cells], own[resolution]) for cells, own in self.subsamples]
+            rows.append((resolution, labels.max() + 1, np.mean(found), min(found), len(labels)))
+        columns = ["resolution", "n_clusters", "stability", "stability_low", "n_cells"]
+        return pd.DataFrame(rows, columns=columns).assign(stability_whole=np.nan)
+
+
+def run_subsamples(
+    adjacency: sparse.csr_matrix,
+    *,
+    resolutions: Sequence[float],
+    sizes: Sequence[int],
+    flavor: Flavor,
+    random_state: int,
+    n_jobs: int,
+) -> Trials:
+    """Leiden at every resolution, in all cells and in random subsamples, each with another seed.
+
+    The graph is restricted to the drawn cells, not made anew: the modularity of a partition is, in
+    expectation, that of all cells (every weight and every product of degrees over the total
+    shrinks by the same factor), so a resolution means the same, and no neighbour search is needed.
+    """
+    n_cells = adjacency.shape[0]
+    rng = np.random.default_rng(random_state)
+    drawn = [np.sort(rng.choice(n_cells, n, replace=False)).astype(np.intp) for n in sizes]
+    parts = [adjacency, *(sparse.csr_matrix(adjacency[cells][:, cells]) for cells in drawn)]
+    calls = [(part, tuple(resolutions), flavor, random_state + i) for i, part in enumerate(parts)]
+    labels, *found = parallel_map(_at_resolutions, calls, n_jobs=n_jobs)
+    return Trials(labels, list(zip(drawn, found, strict=True)))
+
+
+def _at_resolutions(
+    adjacency: sparse.csr_matrix, resolutions: Sequence[float], flavor: Flavor, seed: int
+) -> dict[float, NDArray[np.int64]]:
+    """Leiden clusters at each resolution."""
+    graph = Graph.of(adjacency, flavor)
+    return {r: graph.leiden(r, random_state=seed) for r in resolutions}
+
+
+def agreement(one: NDArray[np.integer], other: NDArray[np.integer]) -> float:
+    """Return the adjusted Rand index of two partitions of the same cells."""
+    from sklearn.metrics import adjusted_rand_score
+
+    return float(adjusted_rand_score(one, other))
+
+
+def best_matches(
+    labels: NDArray[np.integer], found: NDArray[np.integer], n_clusters: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Hold the clusters against another partition of the same cells.
+
+    For each of the clusters, named from 0 to `n_clusters - 1`: its largest Jaccard coefficient with
+    a cluster of `found` (Hennig 2007, doi:10.1016/j.csda.2006.11.025), NaN without a cell here; and
+    the share that each other cluster has of that match, shape `(n_clusters, n_clusters)`.
+    """
+    both = np.zeros((n_clusters, int(found.max()) + 1))
+    np.add.at(both, (labels, found), 1)
+    size, size_found = both.sum(axis=1, keepdims=True), both.sum(axis=0, keepdims=True)
+    jaccard = both / (size + size_found - both)
+    match = jaccard.argmax(axis=1)
+    best = jaccard[np.arange(n_clusters), match]
+    best[size.ravel() == 0] = np.nan
+    return best, (both / size_found)[:, match].T

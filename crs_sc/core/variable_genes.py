@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from crs_sc.core.blocks import columns_of, layer_of
-from crs_sc.core.checks import check_obs
+from crs_sc.core.blocks import columns_of
 from crs_sc.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,11 +44,11 @@ class VariableGenes:
 
 
 def variable_genes(
-    adata: AnnData,
+    counts: Any,
+    batch: pd.Series,
     *,
     candidate: NDArray[np.bool_],
     n_genes: int,
-    batch_key: str,
     min_batch_cells: int,
     cells: NDArray[np.integer] | None = None,
     max_cells: int = _MAX_CELLS,
@@ -58,14 +57,14 @@ def variable_genes(
 
     Parameters
     ----------
-    adata
-        Cells x genes with raw counts, in memory or on disk.
+    counts
+        Raw counts, in memory or on disk, shape `(n_cells, n_genes)`.
+    batch
+        Of each cell; the median rank over the batches decides.
     candidate
         Which genes may be chosen, shape `(n_genes,)`.
     n_genes
         How many; all candidates with counts where there are no more than that.
-    batch_key
-        Column of `obs`; the median rank over its batches decides.
     min_batch_cells
         Batches with fewer cells have no say, unless all are that small.
     cells
@@ -77,34 +76,30 @@ def variable_genes(
     ------
     InputError
         If no candidate has counts.
-    MissingKeyError
-        If `batch_key` or the counts are absent.
 
     Notes
     -----
     `scanpy.pp.highly_variable_genes` by `seurat_v3` (Stuart et al. 2019, Cell 177:1888); where its
     loess fails, by `cell_ranger` on log-normalised counts.
     """
-    check_obs(adata, batch_key=batch_key)
-    counts = layer_of(adata)
-    cells = np.arange(adata.n_obs) if cells is None else cells
-    batch = adata.obs[batch_key].astype(str).to_numpy()[cells]
-    sizes = pd.Series(batch).value_counts()
+    cells = np.arange(counts.shape[0]) if cells is None else cells
+    names = batch.astype(str).to_numpy(dtype=object)[cells]
+    sizes = pd.Series(names).value_counts()
     small = sorted(sizes.index[sizes < min_batch_cells])
     if len(small) == len(sizes):
-        batch, small = np.full(len(cells), "all"), []
-    has_say = ~np.isin(batch, small)
-    cells, batch = cells[has_say], batch[has_say]
+        names, small = np.full(len(cells), "all", dtype=object), []
+    has_say = ~pd.Index(names).isin(small)
+    cells, names = cells[has_say], names[has_say]
     if len(cells) > max_cells:
-        drawn = _sample(batch, max_cells)
-        cells, batch = cells[drawn], batch[drawn]
+        drawn = _sample(names, max_cells)
+        cells, names = cells[drawn], names[drawn]
     columns = np.flatnonzero(candidate)
     found = columns_of(counts, columns, rows=cells)
     seen = found.getnnz(axis=0) >= min(_MIN_CELLS_OF_GENE, len(cells))
     if not seen.any():
         msg = f"No gene has counts in {_MIN_CELLS_OF_GENE} cells: there is nothing to select from."
         raise InputError(msg)
-    marked = np.zeros(adata.n_vars, dtype=bool)
+    marked = np.zeros(len(candidate), dtype=bool)
     if seen.sum() <= n_genes:
         marked[columns[seen]] = True
         return VariableGenes(marked, "all candidates", small)
@@ -112,8 +107,7 @@ def variable_genes(
 
     data = ad.AnnData(
         found[:, seen],
-        obs=pd.DataFrame({"batch": pd.Categorical(batch)}, index=cells.astype(str)),
-        var=pd.DataFrame(index=adata.var_names[columns[seen]]),
+        obs=pd.DataFrame({"batch": pd.Categorical(names)}, index=cells.astype(str)),
     )
     chosen, method = _by_scanpy(data, n_genes)
     marked[columns[seen][chosen]] = True

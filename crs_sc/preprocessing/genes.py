@@ -10,7 +10,7 @@ from scipy import sparse
 from crs_sc import genesets, keys
 from crs_sc.core.arrays import RowTotals, as_csr, log_scaled
 from crs_sc.core.blocks import is_on_disk, layer_of, pass_over
-from crs_sc.core.checks import add_note
+from crs_sc.core.checks import add_note, check_obs
 from crs_sc.core.variable_genes import variable_genes
 from crs_sc.errors import InputError, listing
 
@@ -123,14 +123,15 @@ def select_genes(
     if n_genes < 1:
         msg = f"n_genes must be at least 1, got {n_genes!r}."
         raise InputError(msg)
+    check_obs(adata, batch_key=batch_key)
     left_out = genesets.kept_out(adata.var_names, exclude=exclude)
     candidate = ~np.logical_or.reduce(list(left_out.values()))
     candidate &= np.asarray(adata.var_names != keys.OTHER_GENES)
     chosen = variable_genes(
-        adata,
+        layer_of(adata),
+        adata.obs[batch_key],
         candidate=candidate,
         n_genes=n_genes,
-        batch_key=batch_key,
         min_batch_cells=min_batch_cells,
     )
     adata.var[keys.HIGHLY_VARIABLE] = chosen.marked

@@ -191,6 +191,7 @@ class Cluster(_Section):
     n_subsamples: int = setting(5, "Subsamples, at least 2.")
     subsample: float = setting(0.8, "Share of the cells in a subsample, inside (0, 1).")
     max_cells: int = setting(10000, "Cells that the subsamples are drawn from at most.")
+    flavor: Literal["igraph", "leidenalg"] = setting("igraph", "Implementation of Leiden.")
 
 
 class ScoreSignatures(_Section):
@@ -246,10 +247,12 @@ class Subcluster(_Section):
         ("Monocyte", "Macrophage", "DC", "pDC", "Neutrophil", "Mast cell"),
         "Lineages that make up the compartment.",
     )
+    n_genes: int = setting(2000, "Genes that vary most within it.")
     min_cells: int = setting(100, "With fewer cells nothing is clustered.")
     n_comps: int = setting(20, "Principal components; fewer with few genes or cells.")
     n_neighbors: int = setting(15, "Neighbours of each cell, itself among them.")
     resolutions: tuple[float, ...] = setting((0.25, 0.5, 1.0, 1.5, 2.0), "As in `cluster`.")
+    flavor: Literal["igraph", "leidenalg"] = setting("igraph", "As in `cluster`.")
 
 
 class TransferLabels(_Section):

@@ -183,13 +183,20 @@ def cluster_cohort(
         exclude=[*chosen_genes(config), *config.transgene],
         **config.select_genes,
     )
-    clustering.embed(adata, random_state=config.seed, **config.embed)
+    clustering.embed(adata, with_layout=False, random_state=config.seed, **config.embed)
+    # Nothing depends on the map but figures: it is laid out beside the clusters.
+    maps = start_map(
+        clustering.umap_positions,
+        [(*clustering.layout_input(adata), config.seed)],
+        n_jobs=n_jobs,
+    )
     clustering.cluster(
         adata,
         random_state=config.seed,
         n_jobs=n_jobs,
         **config.cluster,
     )
+    adata.obsm[keys.UMAP] = next(maps)
     return cluster_tables(adata, config)
 
 

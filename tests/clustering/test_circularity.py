@@ -12,10 +12,7 @@ from scipy import sparse
 
 from crs_sc import keys
 from crs_sc.clustering import circularity, gene_overlap
-from crs_sc.clustering._graph import fuzzy_graph
-from crs_sc.clustering._leiden import Graph
-from crs_sc.clustering._mixing import neighbours_of
-from crs_sc.clustering._partitions import element_agreement, like_columns, partitions_of
+from crs_sc.clustering.circularity import element_agreement, like_columns
 from crs_sc.errors import MissingKeyError
 
 N_GROUP = 150
@@ -72,27 +69,6 @@ def test_the_target_genes_are_compared_even_if_they_were_selected() -> None:
 
 def test_without_target_genes_in_the_data_there_is_no_row() -> None:
     assert circularity(cohort(strength=1.0), genes=["IL99"]).empty
-
-
-def test_partitions_are_those_of_the_singular_vectors() -> None:
-    rng = np.random.default_rng(1)
-    adata = cohort(strength=30.0)
-    dense = adata.X.toarray().astype(np.float64)
-    columns = np.sort(rng.choice(80, 60, replace=False))
-    (found,) = partitions_of(
-        sparse.csr_matrix(dense),
-        [columns],
-        n_comps=5,
-        n_neighbors=15,
-        resolution=0.3,
-        random_state=0,
-    )
-    centred = dense[:, columns] - dense[:, columns].mean(axis=0)
-    left, size, _ = np.linalg.svd(centred, full_matrices=False)
-    points = left[:, :5] * size[:5]
-    graph = Graph.of(fuzzy_graph(*neighbours_of(points, 15)))
-    expected = graph.leiden(0.3, random_state=0)
-    assert element_agreement(found, expected).mean() > 0.98
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=30))

@@ -10,8 +10,9 @@ from scipy import sparse
 
 from crs_sc import keys
 from crs_sc.clustering import integration_table
-from crs_sc.clustering._mixing import foreign_share, neighbours_of, same_label_share
-from crs_sc.clustering.integration import represent
+from crs_sc.clustering.embedding import represent
+from crs_sc.clustering.integration import foreign_share, same_label_share
+from crs_sc.core.neighbours import neighbours_of
 from crs_sc.errors import CrsWarning, MissingKeyError
 
 

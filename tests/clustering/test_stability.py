@@ -12,9 +12,8 @@ from sklearn.metrics import adjusted_rand_score, jaccard_score
 
 from crs_sc import keys
 from crs_sc.clustering import cluster, cluster_table
-from crs_sc.clustering._graph import fuzzy_graph
-from crs_sc.clustering._leiden import Graph, best_matches, run_subsamples
-from crs_sc.clustering._mixing import neighbours_of
+from crs_sc.clustering.leiden import Graph, best_matches, run_subsamples
+from crs_sc.core.neighbours import fuzzy_graph, neighbours_of
 from crs_sc.errors import InputError, MissingKeyError
 
 
@@ -126,12 +125,9 @@ def test_a_graph_without_edges_has_a_cluster_for_each_cell() -> None:
 
 def test_subsamples_see_only_their_own_cells() -> None:
     adjacency = blobs((100, 50)).obsp["connectivities"]
-    trials = run_subsamples(
-        adjacency, resolutions=(0.05,), share=0.8, n_subsamples=3, random_state=0, n_jobs=1
-    )
-    spread = run_subsamples(
-        adjacency, resolutions=(0.05,), share=0.8, n_subsamples=3, random_state=0, n_jobs=2
-    )
+    settings = {"resolutions": (0.05,), "sizes": [120] * 3, "flavor": "igraph", "random_state": 0}
+    trials = run_subsamples(adjacency, **settings, n_jobs=1)
+    spread = run_subsamples(adjacency, **settings, n_jobs=2)
     np.testing.assert_array_equal(trials.labels[0.05], spread.labels[0.05])
     for one, other in zip(trials.subsamples, spread.subsamples, strict=True):
         np.testing.assert_array_equal(one[0], other[0])

@@ -11,7 +11,6 @@ from sklearn.metrics import adjusted_rand_score
 
 from crs_sc import keys
 from crs_sc.clustering import subcluster, subcluster_table
-from crs_sc.clustering._components import components_of
 from crs_sc.errors import InputError, MissingKeyError
 
 STATE_GENES = [f"s{i}" for i in range(20)]
@@ -86,13 +85,25 @@ def test_too_few_cells_are_not_clustered_and_an_old_result_does_not_stay() -> No
     assert any("Not clustered again: 120 cells" in n for n in adata.uns[keys.UNS]["notes"])
 
 
-def test_components_are_those_of_the_singular_vectors() -> None:
+def test_genes_are_selected_within_the_compartment_also_from_counts_elsewhere() -> None:
     adata = cohort()
-    dense = adata.X.toarray().astype(np.float64)
-    left, size, _ = np.linalg.svd(dense - dense.mean(axis=0), full_matrices=False)
-    expected = left[:, :5] * size[:5]
-    found = components_of(adata.X, n_comps=5).points
-    np.testing.assert_allclose(np.abs((found * expected).sum(axis=0)), size[:5] ** 2, rtol=1e-3)
+    counts = sparse.csr_matrix(np.rint(np.expm1(adata.X.toarray())).astype(np.float32))
+    adata.layers[keys.COUNTS] = counts
+    adata.obs[keys.SAMPLE] = adata.obs["subject"]
+    depth = np.asarray(counts.sum(axis=1))
+    adata.X = sparse.csr_matrix(np.log1p(counts.toarray() / depth * 1e4).astype(np.float32))
+    few = adata[:, STATE_GENES[:2]].copy()
+    rest = depth - few.layers[keys.COUNTS].sum(axis=1)
+    small = ad.AnnData(
+        obs=adata.obs.copy(),
+        var=pd.DataFrame(index=[*few.var_names, keys.OTHER_GENES]),
+        layers={keys.COUNTS: sparse.hstack([few.layers[keys.COUNTS], rest]).tocsr()},
+    )
+    own = adata.obs["lineage"] == "Monocyte"
+    subcluster(adata, exclude=LINEAGE_GENES, n_genes=15, resolutions=(0.1,))
+    assert adjusted_rand_score(adata.obs["group"][own], adata.obs[keys.SUBCLUSTER][own]) > 0.9
+    subcluster(small, exclude=LINEAGE_GENES, n_genes=15, counts=adata, resolutions=(0.1,))
+    assert small.obs[keys.SUBCLUSTER][own].tolist() == adata.obs[keys.SUBCLUSTER][own].tolist()
 
 
 def test_errors_name_what_is_missing() -> None:

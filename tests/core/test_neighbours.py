@@ -1,12 +1,20 @@
-"""Nearest neighbours: exact, by an index of known recall, the same with any number of threads."""
+"""Nearest neighbours, exact or by an index of known recall, with any threads; their weights."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 from sklearn.neighbors import NearestNeighbors
 
-from crs_sc.core.neighbours import nearest_neighbours, shared, thread_count
+from crs_sc.core.neighbours import (
+    distance_matrix,
+    fuzzy_graph,
+    nearest_neighbours,
+    neighbours_of,
+    shared,
+)
+from crs_sc.core.threads import thread_count
 
 
 def points(n: int = 3000, d: int = 10) -> np.ndarray:
@@ -51,3 +59,29 @@ def test_threads_change_nothing(max_exact: int, monkeypatch: pytest.MonkeyPatch)
 
 def test_recall_is_counted() -> None:
     assert shared(np.array([[0, 1], [1, 2]]), np.array([[1, 0], [1, 3]])) == 0.75
+
+
+def test_weights_follow_their_definition() -> None:
+    data = points(400, 6)
+    indices, distances = neighbours_of(data, 9)
+    directed = np.zeros((len(data), len(data)))
+    for i, (own, far) in enumerate(zip(indices, distances.astype(float), strict=True)):
+        beyond = far - far.min()
+        scale = brentq(lambda s, b=beyond: np.exp(-b / s).sum() - np.log2(10), 1e-3, 1e3)
+        directed[i, own] = np.exp(-beyond / scale)
+    expected = directed + directed.T - directed * directed.T
+    graph = fuzzy_graph(indices, distances, size=150)
+    assert (graph != graph.T).nnz == 0
+    np.testing.assert_allclose(graph.toarray(), expected, atol=2e-4)
+
+
+def test_copies_of_a_point_are_neighbours_of_full_weight() -> None:
+    data = points(100, 6)
+    data[:20] = data[0]
+    indices, distances = neighbours_of(data, 9)
+    assert not (indices == np.arange(100)[:, None]).any()
+    graph = fuzzy_graph(indices, distances)
+    assert np.isfinite(graph.data).all()
+    assert 0 < graph.data.min() <= graph.data.max() <= 1
+    assert (graph[0].toarray().ravel()[indices[0]] == 1).all()
+    assert distance_matrix(indices, distances).shape == (100, 100)

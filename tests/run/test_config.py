@@ -37,6 +37,7 @@ SUPPLIED = {
     "population_key", "cluster_key", "group_key", "timepoint_key", "key_added", "layer",
     "random_state", "n_jobs", "organism", "transgene", "genes", "signatures", "gene_sets",
     "contrasts", "samples", "columns", "exclude", "empty_profiles", "opinion",
+    "counts", "with_layout",
 }  # fmt: skip
 SECTIONS = {name: model for stage in SETTINGS_OF for name, model in sections_of(stage).items()}
 
