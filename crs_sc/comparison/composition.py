@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["between_variance", "composition", "counting_variance", "logit_share"]
+__all__ = ["composition"]
 
 
 def composition(
@@ -128,7 +128,7 @@ def _comparison_rows(
     between = _between(replicates, units, paired=paired)
     tables = []
     for k, (population, each) in enumerate(zip(data.populations, replicates, strict=True)):
-        result = test_arm(
+        table = test_arm(
             each.logit[:, None],
             units[each.used].reset_index(drop=True),
             paired=paired,
@@ -136,13 +136,12 @@ def _comparison_rows(
             random_state=random_state,
             weights=np.asarray(1 / (between + each.noise)),
         )
-        table = result.columns
         table.insert(0, "contrast", comparison.name)
         table.insert(1, "population", population)
         for name, arm in (("share_reference", REFERENCE), ("share_treated", TREATED)):
             rows = (units["arm"] == arm).to_numpy()
             table[name] = share[rows, k].mean() if rows.any() else np.nan
-        table["status"] = _absent_or(result.status, units, n_cells[:, k])
+        table["status"] = _absent_or(table["status"].iloc[0], units, n_cells[:, k])
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
@@ -228,10 +227,7 @@ def _absent_or(status: str, units: pd.DataFrame, n_cells: NDArray[np.int64]) -> 
     """Status of the test, or which arm has no cell of the population, beside the test."""
     if status != keys.OK:
         return status
-    for arm, absent in (
-        (REFERENCE, keys.ABSENT_IN_REFERENCE),
-        (TREATED, keys.ABSENT_IN_TREATED),
-    ):
+    for arm, absent in ((REFERENCE, keys.ABSENT_IN_REFERENCE), (TREATED, keys.ABSENT_IN_TREATED)):
         if n_cells[(units["arm"] == arm).to_numpy()].sum() == 0:
             return absent
     return status

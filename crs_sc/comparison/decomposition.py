@@ -22,17 +22,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = [
-    "Parts",
-    "arm_means",
-    "decompose",
-    "expansion",
-    "jackknife_variance",
-    "leave_one_out_weights",
-    "resampling_weights",
-    "shapley_parts",
-    "with_total",
-]
+__all__ = ["decompose"]
 
 
 def decompose(
@@ -252,9 +242,7 @@ def _resampling(
     treated = resampling_weights(rng, n1, n_bootstrap)
     whole0, whole1 = np.full((n1, n0), 1 / n0), np.full((n0, n1), 1 / n1)
     return _Resampling(
-        (reference, treated),
-        [(without, whole1), (whole0, leave_one_out_weights(n1))],
-        [n0, n1],
+        (reference, treated), [(without, whole1), (whole0, leave_one_out_weights(n1))], [n0, n1]
     )
 
 
@@ -289,13 +277,7 @@ def _decompose_gene(
 
 
 def _verdict(
-    p0: Floats,
-    q0: Floats,
-    p1: Floats,
-    q1: Floats,
-    *,
-    status: str,
-    n_subjects: int,
+    p0: Floats, q0: Floats, p1: Floats, q1: Floats, *, status: str, n_subjects: int
 ) -> NDArray[Any]:
     """Status of each population and of their sum: the first that holds."""
     # The sum over populations lacks a part only where all of them do.

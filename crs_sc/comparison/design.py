@@ -20,26 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "BASELINE",
-    "COVARIATE",
-    "REFERENCE",
-    "TREATED",
-    "Comparison",
-    "Contrast",
-    "arms_of",
-    "basis",
-    "covariate_names",
-    "expand_contrasts",
-    "factor_names",
-    "is_estimable",
-    "joined",
-    "model_matrix",
-    "numbers_or_names",
-    "permutation_blocks",
-    "time_order",
-    "time_values",
-]
+__all__ = ["Contrast"]
 
 REFERENCE = "reference"
 TREATED = "treated"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["SetResult", "enrichment", "prerank"]
+__all__ = ["enrichment"]
 
 
 def enrichment(

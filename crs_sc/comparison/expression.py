@@ -22,27 +22,17 @@ from crs_sc.core.stats import benjamini_hochberg
 from crs_sc.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
-    from pydeseq2.dds import DeseqDataSet
 
     from crs_sc.comparison.design import Contrast
     from crs_sc.comparison.units import PopulationUnits
 
     Floats = NDArray[np.float64]
 
-__all__ = [
-    "WaldTests",
-    "expression",
-    "full_rank",
-    "quasi_tests",
-    "residual_variance",
-    "trend_coefficients",
-    "unit_deviance",
-    "wald_tests",
-]
+__all__ = ["expression"]
 
 
 def expression(
@@ -150,10 +140,7 @@ class _Arms(NamedTuple):
 def _arms(one: PopulationUnits, min_count: int) -> _Arms:
     """Units, counts and status of one comparison in one population."""
     comparison = one.comparison
-    conditions = {
-        REFERENCE: comparison.contrast.reference,
-        TREATED: comparison.contrast.treated,
-    }
+    conditions = {REFERENCE: comparison.contrast.reference, TREATED: comparison.contrast.treated}
     units = one.sums.units.iloc[one.enough].reset_index(drop=True)
     units[keys.CONDITION] = units["arm"].map(conditions)
     status = one.status if comparison.status == keys.OK else comparison.status
@@ -302,7 +289,7 @@ def wald_tests(
             inference=inference,
             quiet=True,
         )
-        _fit_model(data)
+        data.deseq2()
         tests = []
         for contrast in contrasts:
             test = DeseqStats(
@@ -320,56 +307,6 @@ def wald_tests(
     return [_results(frame, pvalue) for frame, pvalue in zip(tests, pvalues, strict=True)]
 
 
-def _fit_model(data: DeseqDataSet) -> None:
-    """Do what `data.deseq2()` does, with `trend_coefficients` for the dispersion trend."""
-    data.fit_size_factors()
-    data.fit_genewise_dispersions()
-    means = np.asarray(data.layers["normed_counts"].mean(axis=0), dtype=np.float64)
-    dispersions = data.var["genewise_dispersions"].to_numpy(dtype=np.float64)
-    coefficients = trend_coefficients(
-        means, dispersions, fit=data.inference.dispersion_trend_gamma_glm
-    )
-    if coefficients is None:
-        data.fit_type = "mean"
-        data.fit_dispersion_trend()
-    else:
-        data.uns["trend_coeffs"] = pd.Series(coefficients, index=["a0", "a1"])
-        data.uns["disp_function_type"] = "parametric"
-        data.var["fitted_dispersions"] = data.disp_function(means)
-    data.fit_dispersion_prior()
-    data.fit_MAP_dispersions()
-    data.fit_LFC()
-    data.calculate_cooks()
-    data.refit()
-    data.cooks_outlier()
-
-
-def trend_coefficients(
-    means: Floats,
-    dispersions: Floats,
-    *,
-    fit: Callable[[pd.Series, pd.Series], tuple[Floats, Floats, bool]],
-) -> Floats | None:
-    """Coefficients of the trend `a0 + a1 / mean`, as PyDESeq2 finds them; None if there are none.
-
-    `DeseqDataSet.fit_dispersion_trend` looks at gene after gene for a mean of zero, which takes
-    half the time of a fit; here no gene is without counts. `fit` is `dispersion_trend_gamma_glm`
-    of a PyDESeq2 inference object.
-    """
-    old, new = np.full(2, 0.1), np.ones(2)
-    covariates, targets = 1 / means, dispersions
-    while (np.log(np.abs(new / old)) ** 2).sum() >= 1e-6:
-        old = new
-        new, fitted, converged = fit(pd.Series(covariates), pd.Series(targets))
-        if not converged or (new <= 1e-10).any():
-            return None
-        # Genes too far from the curve are left out of the next fit.
-        ratio = targets / fitted
-        near = ~((ratio < 1e-4) | (ratio >= 15))
-        covariates, targets = covariates[near], targets[near]
-    return new
-
-
 def _results(frame: Any, pvalue: NDArray[np.float64]) -> WaldTests:
     """Columns of PyDESeq2's result under our names, beside the quasi-likelihood p."""
     names = ("baseMean", "log2FoldChange", "lfcSE", "stat", "pvalue")
@@ -385,11 +322,7 @@ _MIN_MU = 0.5
 
 
 def quasi_tests(
-    counts: Floats,
-    size_factors: Floats,
-    design: Floats,
-    alpha: Floats,
-    contrasts: Sequence[Floats],
+    counts: Floats, size_factors: Floats, design: Floats, alpha: Floats, contrasts: Sequence[Floats]
 ) -> list[Floats]:
     """Two-sided quasi-likelihood p of each contrast, each of shape `(n_genes,)`.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,31 +28,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Flags = NDArray[np.bool_]
-
-__all__ = [
-    "CAUTION",
-    "FIT_COLUMNS",
-    "ArmTest",
-    "LinearFit",
-    "Moderated",
-    "Squeezed",
-    "arrangements",
-    "expected_variance",
-    "finish",
-    "fit_arm",
-    "fit_prior",
-    "fit_unless_aliased",
-    "hedges_correction",
-    "leave_one_out",
-    "moderate",
-    "n_arrangements",
-    "no_test",
-    "permutation_test",
-    "residual_maker",
-    "smallest_p",
-    "squeeze",
-    "test_arm",
-]
 
 # The prior of a table comes from a few dozen tests: their spread at its upper 95 % bound.
 CAUTION = 2.0
@@ -385,39 +359,34 @@ def permutation_test(
     return pvalues
 
 
-@dataclass(frozen=True)
-class ArmTest:
-    """Treated against reference for the responses of one set of units.
-
-    `columns` are `FIT_COLUMNS`, one row a response; variance and both permutation columns are
-    missing where there is no test. `status` is that of the units, or what the fit found:
-    `confounded`, `too_few_subjects`.
-    """
-
-    columns: pd.DataFrame
-    status: str
-
-
+# Numbers of a test, one row a response; variance and both permutation columns are missing where
+# there is none.
 FIT_COLUMNS = [
-    "estimate",
-    "variance",
-    "unscaled",
-    "df",
-    "pvalue_permutation",
-    "pvalue_floor",
-    "n_reference",
-    "n_treated",
-    "loo_low",
-    "loo_high",
+    *("estimate", "variance", "unscaled", "df", "pvalue_permutation", "pvalue_floor"),
+    *("n_reference", "n_treated", "loo_low", "loo_high"),
 ]
 
 
-def no_test(n_tests: int, units: pd.DataFrame) -> pd.DataFrame:
-    """`FIT_COLUMNS` with the units of each arm and nothing else yet."""
+def no_test(n_tests: int, units: pd.DataFrame, status: str) -> pd.DataFrame:
+    """`FIT_COLUMNS` and the status, with the units of each arm and nothing else yet."""
     columns = pd.DataFrame(np.nan, index=range(n_tests), columns=FIT_COLUMNS)
     columns["n_reference"] = int((units["arm"] == REFERENCE).sum())
     columns["n_treated"] = int((units["arm"] == TREATED).sum())
-    return columns
+    return columns.assign(status=status)
+
+
+def fill_in(table: pd.DataFrame, fit: LinearFit) -> bool:
+    """Put a fit into a table of `no_test`; whether it is a test, by status and degrees of freedom.
+
+    Only the estimate where it is none.
+    """
+    table["estimate"] = fit.estimate
+    if fit.df < 1 and (table["status"] == keys.OK).all():
+        table["status"] = keys.TOO_FEW_SUBJECTS
+    if (table["status"] != keys.OK).any():
+        return False
+    table["variance"], table["unscaled"], table["df"] = fit.variance, fit.unscaled, fit.df
+    return True
 
 
 def test_arm(
@@ -428,32 +397,22 @@ def test_arm(
     status: str,
     random_state: int,
     weights: Floats | None = None,  # noqa: PT028
-) -> ArmTest:
-    """Fit and permute one set of units.
+) -> pd.DataFrame:
+    """Fit and permute one set of units: `FIT_COLUMNS` and status, one row a response.
 
-    Parameters
-    ----------
-    Y
-        Responses, shape `(n_units, n_tests)`.
-    units
-        As `Comparison.units`; reference and treated, at least one of each or nobody.
-    paired
-        Whether subjects are a factor.
-    status
-        Status so far: `ok` is tested, else at the most an estimate is given.
-    random_state
-        Seed of the permutations where they are drawn.
-    weights
-        Precision of each unit, which must not depend on its arm. None: all alike.
+    `Y` are the responses, `(n_units, n_tests)`; `units` as of `Comparison.units`, reference and
+    treated, at least one of each or nobody. Where the `status` so far is not `ok` there is at the
+    most an estimate; the fit may find `confounded` or `too_few_subjects`. `weights` are precisions
+    of the units, which must not depend on their arm. `random_state` is for permutations that are
+    drawn.
     """
-    columns = no_test(Y.shape[1], units)
+    table = no_test(Y.shape[1], units, status)
     if not len(units):
-        return ArmTest(columns, status)
+        return table
     nuisance, arm = model_matrix(units, paired=paired)
     fit = fit_unless_aliased(Y, arm, nuisance, weights=weights)
     if fit is None:
-        return ArmTest(columns, keys.CONFOUNDED)
-    columns["estimate"] = fit.estimate
+        return table.assign(status=keys.CONFOUNDED)
 
     def without(rest: Flags) -> LinearFit | None:
         if not {REFERENCE, TREATED} <= set(units.loc[rest, "arm"]):
@@ -462,19 +421,14 @@ def test_arm(
         kept = None if weights is None else weights[rest]
         return fit_unless_aliased(Y[rest], arm, nuisance, weights=kept)
 
-    columns["loo_low"], columns["loo_high"] = leave_one_out(units, without, Y.shape[1])
-    if status == keys.OK and fit.df < 1:
-        status = keys.TOO_FEW_SUBJECTS
-    if status != keys.OK:
-        return ArmTest(columns, status)
-    columns["variance"], columns["unscaled"], columns["df"] = fit.variance, fit.unscaled, fit.df
+    table["loo_low"], table["loo_high"] = leave_one_out(units, without, Y.shape[1])
     blocks = permutation_blocks(units, paired=paired)
-    if blocks is not None:
+    if fill_in(table, fit) and blocks is not None:
         rng = np.random.default_rng(random_state)
         responses = Y if weights is None else _weighted_residuals(Y, blocks, weights)
-        columns["pvalue_permutation"] = permutation_test(responses, arm, blocks, rng=rng)
-        columns["pvalue_floor"] = smallest_p(arm, blocks)
-    return ArmTest(columns, status)
+        table["pvalue_permutation"] = permutation_test(responses, arm, blocks, rng=rng)
+        table["pvalue_floor"] = smallest_p(arm, blocks)
+    return table
 
 
 def _weighted_residuals(Y: Floats, blocks: NDArray[np.int64], weights: Floats) -> Floats:
@@ -521,20 +475,11 @@ def finish(
 ) -> pd.DataFrame:
     """Add moderated p, interval and Hedges' g, and the adjusted p of the whole table.
 
-    Parameters
-    ----------
-    table
-        Columns of `ArmTest`, one row a test (its index unique), and `counting` where the tests
-        differ in what counting adds to their variance (see `expected_variance`).
-    families
-        Rows with the same entry share a prior variance, shape `(n_rows,)`.
-    caution, trust, never_lower
-        As in `squeeze`.
-
-    Returns
-    -------
-    The table with pvalue, padj, ci_low, ci_high, hedges_g, posterior_sd and total_df. With
-    `counting` the variance is that over the expected one, and `unscaled` that many times its root.
+    `table` has the columns of `test_arm`, one row a test (its index unique), and `counting` where
+    the tests differ in what counting adds to their variance (see `expected_variance`): the variance
+    is then that over the expected one, and `unscaled` that many times its root. Rows with the same
+    entry of `families` share a prior variance; `caution`, `trust` and `never_lower` as in
+    `squeeze`. Also adds posterior_sd and total_df.
     """
     result = table.copy()
     result[list(_MODERATED)] = np.nan

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["GeneBatches", "dispersion_fit", "irls_fit", "wald_fit"]
-
 
 class GeneBatches:
     """Inference object for `pydeseq2.dds.DeseqDataSet` and `pydeseq2.ds.DeseqStats`.
@@ -57,20 +55,9 @@ class GeneBatches:
     ) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:
         """Coefficients, means, leverages and convergence of the log-linear model.
 
-        Parameters
-        ----------
-        counts
-            Shape `(n_units, n_genes)`.
-        size_factors
-            Shape `(n_units,)`.
-        design_matrix
-            Shape `(n_units, n_coefficients)`.
-        disp
-            Dispersions, shape `(n_genes,)`.
-        min_mu
-            Lower bound of the means while fitting.
-        beta_tol
-            Relative change of the deviance at which to stop.
+        Counts are `(n_units, n_genes)`, the design `(n_units, n_coefficients)`, dispersions
+        `(n_genes,)`; `min_mu` bounds the means while fitting, `beta_tol` is the relative change of
+        the deviance at which to stop.
         """
         parts = [
             irls_fit(counts[:, block], size_factors, design_matrix, disp[block], min_mu, beta_tol)
@@ -110,22 +97,9 @@ class GeneBatches:
 
         A gene whose moments show no overdispersion keeps the lower bound in the unshrunken fit:
         the optimisers of DESeq2 and PyDESeq2 start there, where the likelihood is flat, and stay;
-        the dispersion trend then leaves the gene out.
-
-        Parameters
-        ----------
-        counts, mu
-            Counts and fitted means, shape `(n_units, n_genes)`.
-        design_matrix
-            Shape `(n_units, n_coefficients)`.
-        alpha_hat
-            Start of the search and centre of the prior, shape `(n_genes,)`.
-        min_disp, max_disp
-            Bounds.
-        prior_disp_var
-            Variance of log dispersions around the centre.
-        cr_reg, prior_reg
-            Whether to adjust for the coefficients, and whether to shrink.
+        the dispersion trend then leaves the gene out. `alpha_hat` is the start of the search and
+        the centre of the prior, whose log dispersions have the variance `prior_disp_var`; `cr_reg`
+        and `prior_reg` say whether to adjust for the coefficients, and whether to shrink.
         """
         # Without one overdispersed gene PyDESeq2 has neither a trend nor a spread around it.
         alpha_hat = np.nan_to_num(alpha_hat, nan=min_disp)
@@ -162,22 +136,7 @@ class GeneBatches:
     ) -> tuple[Floats, Floats, Floats]:
         """Two-sided Wald p, statistic and standard error (natural log) of a contrast.
 
-        Parameters
-        ----------
-        design_matrix
-            Shape `(n_units, n_coefficients)`.
-        disp
-            Dispersions, shape `(n_genes,)`.
-        lfc
-            Coefficients, shape `(n_genes, n_coefficients)`.
-        mu
-            Fitted means, shape `(n_units, n_genes)`.
-        ridge_factor
-            Shape `(n_coefficients, n_coefficients)`.
-        contrast
-            Shape `(n_coefficients,)`.
-        lfc_null, alt_hypothesis
-            Only the test of zero against both sides is offered.
+        Only the test of zero against both sides is offered.
         """
         if lfc_null or alt_hypothesis is not None:
             msg = "GeneBatches tests a fold change of zero against both sides only."
@@ -224,9 +183,11 @@ def irls_fit(
 ) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:
     """Fit every gene by iteratively reweighted least squares with a tiny ridge.
 
-    Parameters and results as in `GeneBatches.irls`; a gene that runs away or does not settle in
-    250 rounds is reported as not converged.
+    Results as of `GeneBatches.irls`; a gene that runs away or does not settle in 250 rounds is
+    reported as not converged.
     """
+    # Weights W = mu / (1 + alpha mu), working response z = log(mu / s) + (y - mu) / mu,
+    # beta = (X'WX + 1e-6)^-1 X'Wz.
     n_genes, p = counts.shape[1], design.shape[1]
     factors = size_factors[:, None]
     beta = np.linalg.lstsq(design, np.log(counts / factors + 0.1), rcond=None)[0]
@@ -268,25 +229,12 @@ def dispersion_fit(
     prior_variance: float | None,
     bounds: tuple[float, float],
 ) -> Floats:
-    """Dispersions by a grid over their logarithm and a golden-section search around its best.
+    """Dispersions, `(n_genes,)`, by a grid over their logarithm and a golden-section search.
 
-    Parameters
-    ----------
-    counts, mu
-        Shape `(n_units, n_genes)`.
-    design
-        Shape `(n_units, n_coefficients)` for the Cox-Reid term, None to leave it out.
-    log_centre
-        Centre of the prior, shape `(n_genes,)`.
-    prior_variance
-        Variance of the prior of the log dispersion, None for no prior.
-    bounds
-        Of the log dispersion.
-
-    Returns
-    -------
-    Shape `(n_genes,)`.
+    Without `design` there is no Cox-Reid term, without `prior_variance` no prior about
+    `log_centre`; `bounds` are those of the log dispersion.
     """
+    # loss = -log NB(y | mu, alpha) + log det(X'WX) / 2 + (log alpha - centre)^2 / (2 variance).
 
     def loss(log_alpha: Floats) -> Floats:
         alpha = np.exp(log_alpha)
@@ -318,12 +266,7 @@ def dispersion_fit(
 
 
 def wald_fit(
-    design: Floats,
-    alpha: Floats,
-    beta: Floats,
-    mu: Floats,
-    ridge: Floats,
-    contrast: Floats,
+    design: Floats, alpha: Floats, beta: Floats, mu: Floats, ridge: Floats, contrast: Floats
 ) -> tuple[Floats, Floats, Floats]:
     """Two-sided p, statistic and standard error; shapes as in `GeneBatches.wald_test`."""
     information = _information(design, mu / (1 + mu * alpha))

@@ -57,16 +57,11 @@ def trajectories(
     --------
     >>> import pandas as pd
     >>> import crs_sc as crs
-    >>> days = [f"day {day}" for day in (1, 2, 3)]
-    >>> samples = pd.DataFrame(
-    ...     {"subject": "mouse 1", "condition": "CART", "timepoint": days}, index=days
-    ... )
-    >>> rows = [("IL1B", [90, 80, 85]), ("IL6", [0, 40, 90])]
-    >>> ledger = pd.concat(
-    ...     pd.DataFrame({"gene": gene, "population": "Monocyte", "sample": days, "n_cells": 100,
-    ...                   "umi": umi, "ambient_umi": 0.0})
-    ...     for gene, umi in rows
-    ... )
+    >>> days = ["day 1", "day 2", "day 3"]
+    >>> samples = pd.DataFrame({"subject": "m1", "condition": "CART", "timepoint": days}, days)
+    >>> umi = pd.Series([90, 80, 85, 0, 40, 90], name="umi")
+    >>> ledger = pd.DataFrame({"gene": ["IL1B"] * 3 + ["IL6"] * 3, "sample": days * 2, "umi": umi})
+    >>> ledger = ledger.assign(population="Monocyte", n_cells=100, ambient_umi=0.0)
     >>> crs.tl.trajectories(ledger, samples=samples, genes=["IL6"])["output"].tolist()
     [0.0, 400.0, 900.0]
     """
@@ -172,16 +167,11 @@ def onset(
     --------
     >>> import pandas as pd
     >>> import crs_sc as crs
-    >>> days = [f"day {day}" for day in (1, 2, 3)]
-    >>> samples = pd.DataFrame(
-    ...     {"subject": "mouse 1", "condition": "CART", "timepoint": days}, index=days
-    ... )
-    >>> rows = [("IL1B", [90, 30, 20]), ("IL6", [0, 40, 90])]
-    >>> ledger = pd.concat(
-    ...     pd.DataFrame({"gene": gene, "population": "Monocyte", "sample": days, "n_cells": 100,
-    ...                   "umi": umi, "ambient_umi": 0.0})
-    ...     for gene, umi in rows
-    ... )
+    >>> days = ["day 1", "day 2", "day 3"]
+    >>> samples = pd.DataFrame({"subject": "m1", "condition": "CART", "timepoint": days}, days)
+    >>> umi = pd.Series([90, 30, 20, 0, 40, 90], name="umi")
+    >>> ledger = pd.DataFrame({"gene": ["IL1B"] * 3 + ["IL6"] * 3, "sample": days * 2, "umi": umi})
+    >>> ledger = ledger.assign(population="Monocyte", n_cells=100, ambient_umi=0.0)
     >>> crs.tl.onset(ledger, samples=samples)["order"].tolist()
     ['first']
     """

@@ -29,13 +29,7 @@ if TYPE_CHECKING:
 
     from crs_sc.comparison.design import Contrast
 
-__all__ = [
-    "check_design",
-    "detectable_effect",
-    "needed_effect",
-    "smallest_effect",
-    "subjects_per_arm",
-]
+__all__ = ["check_design", "detectable_effect", "smallest_effect", "subjects_per_arm"]
 
 
 def subjects_per_arm(samples: pd.DataFrame) -> pd.DataFrame:
@@ -150,28 +144,13 @@ def check_design(samples: pd.DataFrame, *, contrasts: Sequence[Contrast]) -> pd.
 
 
 _DESIGN_COLUMNS = [
-    "contrast",
-    "n_reference",
-    "n_treated",
-    "n_pairs",
-    "test",
-    "blocks",
-    "pvalue_floor",
-    "status",
-    "note",
-    "covariates",
-    "df",
-    "detectable_sd",
+    *("contrast", "n_reference", "n_treated", "n_pairs", "test", "blocks", "pvalue_floor"),
+    *("status", "note", "covariates", "df", "detectable_sd"),
 ]
 
 
 def needed_effect(
-    sd: ArrayLike,
-    unscaled: ArrayLike,
-    df: ArrayLike,
-    *,
-    power: float = 0.8,
-    alpha: float = 0.05,
+    sd: ArrayLike, unscaled: ArrayLike, df: ArrayLike, *, power: float = 0.8, alpha: float = 0.05
 ) -> NDArray[np.float64]:
     """Effect that the two-sided t test of a linear model finds with this power.
 
@@ -302,11 +281,6 @@ def detectable_effect(shifts: pd.DataFrame) -> pd.DataFrame:
 
 _GROUP = ["contrast", "kind", keys.POPULATION]
 _COLUMNS = [
-    *_GROUP,
-    "n_reference",
-    "n_treated",
-    "n_features",
-    "detectable_low",
-    "detectable",
-    "detectable_high",
+    *(*_GROUP, "n_reference", "n_treated", "n_features"),
+    *("detectable_low", "detectable", "detectable_high"),
 ]

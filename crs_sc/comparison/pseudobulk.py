@@ -99,8 +99,8 @@ def pseudobulk(
     --------
     >>> import crs_sc as crs
     >>> bulk = crs.tl.pseudobulk(crs.datasets.toy_cohort())
-    >>> sorted(bulk.layers)
-    ['ambient', 'counts']
+    >>> "ambient" in bulk.layers
+    True
     """
     kernel = PseudobulkPass(
         adata,
@@ -277,10 +277,7 @@ def _count_cells(
     """Add to the grid its cells and their weight, of the population, of the unit, and the share."""
     obs[keys.N_CELLS] = np.bincount(cell_codes, minlength=len(obs))
     obs[keys.WEIGHT] = np.bincount(cell_codes, weights=weights, minlength=len(obs))
-    for column, total in (
-        (keys.N_CELLS, keys.N_CELLS_TOTAL),
-        (keys.WEIGHT, keys.WEIGHT_TOTAL),
-    ):
+    for column, total in ((keys.N_CELLS, keys.N_CELLS_TOTAL), (keys.WEIGHT, keys.WEIGHT_TOTAL)):
         by_unit = obs[column].to_numpy().reshape(-1, n_populations).sum(axis=1)
         obs[total] = np.repeat(by_unit, n_populations)
     obs[keys.CELL_SHARE] = obs[keys.WEIGHT] / obs[keys.WEIGHT_TOTAL]
@@ -316,17 +313,9 @@ def _fill(
 def _from_rows(
     block: Callable[[slice], NDArray[np.float64]], shape: tuple[int, int]
 ) -> sparse.csr_matrix:
-    """Make a CSR matrix from dense blocks of rows, without a second copy of its values."""
-    slices = list(row_chunks(shape[0], size=64))
-    sizes = [np.count_nonzero(block(rows), axis=1) for rows in slices]
-    indptr = np.cumsum([0, *(int(n) for part in sizes for n in part)])
-    data, indices = np.empty(indptr[-1]), np.empty(indptr[-1], dtype=np.int32)
-    for rows in slices:
-        for i, row in enumerate(block(rows), start=rows.start):
-            columns = np.flatnonzero(row)
-            place = slice(indptr[i], indptr[i + 1])
-            data[place], indices[place] = row[columns], columns
-    return sparse.csr_matrix((data, indices, indptr), shape=shape)
+    """Make a CSR matrix from dense blocks of rows."""
+    blocks = [sparse.csr_matrix(block(rows)) for rows in row_chunks(shape[0], size=64)]
+    return sparse.vstack(blocks, format="csr") if blocks else sparse.csr_matrix(shape)
 
 
 def _ambient(

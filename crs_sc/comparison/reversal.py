@@ -57,10 +57,8 @@ def reversal(
         From `pseudobulk`.
     contrasts
         What to compare; those without a baseline are left out.
-    signatures
-        Name and genes of each signature.
-    genes
-        Single genes.
+    signatures, genes
+        Name and genes of each signature, and single genes.
     min_cells
         A unit with fewer cells of a population is not a replicate for it.
     min_count
@@ -91,10 +89,12 @@ def reversal(
     Examples
     --------
     >>> import crs_sc as crs
-    >>> bulk = crs.tl.pseudobulk(crs.datasets.toy_cohort())
-    >>> drug = crs.Contrast(
-    ...     name="anakinra", treated="CART_anakinra", reference="CART", baseline="vehicle"
-    ... )
+    >>> cohort = crs.datasets.toy_cohort()
+    >>> arm = cohort.obs["condition"].astype(str)
+    >>> treated = cohort.obs["subject"].astype(str).str[-1].isin(["3", "4"]) & (arm == "CART")
+    >>> cohort.obs["condition"] = arm.mask(treated, "drug")
+    >>> bulk = crs.tl.pseudobulk(cohort)
+    >>> drug = crs.Contrast(name="drug", treated="drug", reference="CART", baseline="vehicle")
     >>> table = crs.tl.reversal(bulk, contrasts=[drug], signatures={}, genes=["IL6"])
     """
     check_bulk(bulk)
@@ -163,11 +163,7 @@ def _finish(table: pd.DataFrame) -> pd.DataFrame:
         )
         effects = effects.T
         covariance, freedom = effect_covariance(
-            effects,
-            variances,
-            unscaled.reshape(-1, _N_COMPONENTS, 3),
-            df,
-            caution=CAUTION,
+            effects, variances, unscaled.reshape(-1, _N_COMPONENTS, 3), df, caution=CAUTION
         )
         low, high = fieller_interval(effects, covariance, freedom)
         rows = table.index[tested]
@@ -181,19 +177,10 @@ def _finish(table: pd.DataFrame) -> pd.DataFrame:
 class ArmEffects(NamedTuple):
     """Treated less reference and baseline less reference, and what their covariance needs.
 
-    Attributes
-    ----------
-    effects
-        Shape `(2, n_tests)`.
-    variances
-        Components of the variance of a unit, shape `(3, n_tests)`: of each arm; or, of subjects
-        that are seen in several arms, that within subjects, and in all where it counts. Missing
-        where there is none.
-    unscaled
-        What a component of 1 adds to the variances and the covariance of the effects, as (var
-        treated, cov, var baseline), shape `(3, 3)`.
-    df
-        Degrees of freedom of the components, shape `(3,)`.
+    `effects` are `(2, n_tests)`. `variances`, `(3, n_tests)`, are components of the variance of a
+    unit: of each arm; or, of subjects that are seen in several arms, that within subjects, and in
+    all where it counts; missing where there is none. `unscaled`, `(3, 3)`, is what a component of 1
+    adds to (var treated, cov, var baseline), and `df` their degrees of freedom.
     """
 
     effects: Floats

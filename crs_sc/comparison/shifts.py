@@ -20,7 +20,7 @@ from crs_sc.comparison.design import (
     model_matrix,
 )
 from crs_sc.comparison.linear_model import (
-    ArmTest,
+    fill_in,
     finish,
     fit_arm,
     fit_unless_aliased,
@@ -74,10 +74,8 @@ def signature_scores(
     ----------
     bulk
         From `pseudobulk`.
-    signatures
-        Name and genes of each signature.
-    genes
-        Single genes.
+    signatures, genes
+        Name and genes of each signature, and single genes.
 
     Returns
     -------
@@ -201,10 +199,8 @@ def shifts(
         From `pseudobulk`.
     contrasts
         What to compare.
-    signatures
-        Name and genes of each signature.
-    genes
-        Single genes.
+    signatures, genes
+        Name and genes of each signature, and single genes.
     min_cells
         A unit with fewer cells of a population is not a replicate for it.
     min_count
@@ -318,9 +314,8 @@ def _population_rows(
     """Rows of one population in one comparison, one a feature."""
     scores, units = one.scores(features), one.units
     Y = scores.by_unit
-    test = test_arm(Y, units, paired=one.paired, status=one.status, random_state=random_state)
-    table = test.columns
-    table["status"], table["contrast"] = test.status, one.comparison.name
+    table = test_arm(Y, units, paired=one.paired, status=one.status, random_state=random_state)
+    table["contrast"] = one.comparison.name
     table["n_measured"] = features.n_measured
     table[_ADJUSTED] = np.nan
     of_stress = [
@@ -328,7 +323,7 @@ def _population_rows(
         for j, (kind, name) in enumerate(zip(features.kinds, features.names, strict=True))
         if (kind, name) == ("signature", stress)
     ]
-    if test.status == keys.OK and of_stress:
+    if (table["status"] == keys.OK).all() and of_stress:
         adjusted = fit_adjusted(Y, units, Y[:, of_stress[0]], paired=one.paired)
         adjusted.loc[of_stress] = np.nan
         table[_ADJUSTED] = adjusted.to_numpy()
@@ -416,10 +411,8 @@ def arm_by_time(
         From `pseudobulk`, with time points.
     contrasts
         Those with `within: timepoint` are used.
-    signatures
-        Name and genes of each signature.
-    genes
-        Single genes.
+    signatures, genes
+        Name and genes of each signature, and single genes.
     min_cells
         A unit with fewer cells of a population at either time is not a replicate for it.
     min_count
@@ -470,8 +463,8 @@ def arm_by_time(
             for k, population in enumerate(sums.populations):
                 rows, subjects, used = _units_at(times, sums, k, min_cells=min_cells)
                 scores = expressed_scores(sums, used, k, features)
-                test = _test_times(scores.by_unit, rows, subjects, random_state=random_state)
-                table = test.columns.assign(status=test.status, contrast=contrast.name)
+                table = _test_times(scores.by_unit, rows, subjects, random_state=random_state)
+                table["contrast"] = contrast.name
                 table["timepoint"], table["reference_timepoint"] = late.timepoint, seen[0].timepoint
                 table["subjects"] = subjects
                 tables.append(
@@ -527,7 +520,7 @@ def _units_at(
     return _AtTimes(early, late, paired, status), FOLLOWED if len(both) else INDEPENDENT, used
 
 
-def _test_times(Y: Floats, units: _AtTimes, subjects: str, *, random_state: int) -> ArmTest:
+def _test_times(Y: Floats, units: _AtTimes, subjects: str, *, random_state: int) -> pd.DataFrame:
     """Test the difference of differences; `Y` has the early units first."""
     if subjects == INDEPENDENT:
         return _product(Y, units)
@@ -556,13 +549,13 @@ def _changes(early: pd.DataFrame, late: pd.DataFrame) -> pd.DataFrame:
     return units
 
 
-def _product(Y: Floats, at: _AtTimes) -> ArmTest:
+def _product(Y: Floats, at: _AtTimes) -> pd.DataFrame:
     """Fit arm, time and their product on units of other subjects at each time."""
     units = pd.concat([at.early, at.late], ignore_index=True)
     is_late = np.repeat([False, True], [len(at.early), len(at.late)])
-    table, status = no_test(Y.shape[1], units), at.status
+    table = no_test(Y.shape[1], units, at.status)
     if not len(units):
-        return ArmTest(table, status)
+        return table
 
     def fit_of(rows: Flags) -> LinearFit | None:
         nuisance, arm = model_matrix(units[rows], paired=at.paired)
@@ -571,11 +564,7 @@ def _product(Y: Floats, at: _AtTimes) -> ArmTest:
 
     fit = fit_of(np.ones(len(units), dtype=bool))
     if fit is None:
-        return ArmTest(table, keys.CONFOUNDED)
-    table["estimate"] = fit.estimate
+        return table.assign(status=keys.CONFOUNDED)
     table["loo_low"], table["loo_high"] = leave_one_out(units, fit_of, Y.shape[1])
-    if status == keys.OK and fit.df < 1:
-        status = keys.TOO_FEW_SUBJECTS
-    if status == keys.OK:
-        table["variance"], table["unscaled"], table["df"] = fit.variance, fit.unscaled, fit.df
-    return ArmTest(table, status)
+    fill_in(table, fit)
+    return table

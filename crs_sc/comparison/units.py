@@ -29,26 +29,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = [
-    "Features",
-    "PopulationUnits",
-    "Scores",
-    "UnitSums",
-    "as_table",
-    "check_bulk",
-    "check_columns",
-    "check_min_cells",
-    "compare",
-    "exclusions",
-    "expressed_scores",
-    "feature_rows",
-    "find_features",
-    "gather",
-    "population_names",
-    "score",
-    "select_units",
-    "sorted_rows",
-]
+__all__ = ["exclusions"]
 
 
 def check_bulk(bulk: AnnData) -> None:
@@ -102,19 +83,11 @@ def population_names(bulk: AnnData) -> list[str]:
 
 @dataclass(frozen=True)
 class Features:
-    """Signatures and genes to score, and how much of one must be seen.
+    """Signatures and genes ("signature" or "gene" in `kinds`) to score.
 
-    Attributes
-    ----------
-    kinds, names
-        "signature" or "gene", and the name, one entry a feature.
-    columns
-        Columns of the pseudobulk that any feature needs.
-    weights
-        What each column adds to each feature, shape `(n_columns, n_features)`: 1 over the number
-        of its genes that are in the data. All zero where there are none.
-    min_count, min_genes
-        A gene counts with so many UMI; a signature is tested with so many of its genes.
+    `columns` of the pseudobulk are what any needs, and `weights`, `(n_columns, n_features)`, are
+    what each adds to a feature: 1 over the number of its genes in the data, all zero where there
+    are none. A gene counts with `min_count` UMI, a signature is tested with `min_genes` genes.
     """
 
     kinds: list[str]
@@ -174,21 +147,11 @@ def score(genes: Floats, umi: Floats, features: Features) -> Floats:
 
 @dataclass(frozen=True)
 class UnitSums:
-    """Sums over the samples of each unit; the first axis runs along `units`.
+    """Sums over the samples of each unit of `Comparison.units` (of several, the arm is ARM@TIME).
 
-    Attributes
-    ----------
-    units
-        `Comparison.units`; of several comparisons, one after the other, the arm is ARM@TIME.
-    populations
-        Names, sorted.
-    n_cells, n_cells_total, share
-        Cells of the population and of the unit, and the (weighted) share, `(n_units, n_pop)`.
-    umi
-        Corrected UMI of the population over all genes, `(n_units, n_pop)`.
-    genes, raw, ambient
-        Corrected UMI, UMI and expected ambient UMI of the wanted genes, `(n_units, n_pop,
-        n_columns)`.
+    All but `units` and the sorted `populations` are `(n_units, n_populations)`: cells of the
+    population and of the unit, its (weighted) share, corrected UMI over all genes; and, with a
+    third axis, corrected UMI, UMI and expected ambient UMI of the wanted genes.
     """
 
     units: pd.DataFrame
@@ -327,17 +290,10 @@ def _complete(units: pd.DataFrame, used: NDArray[np.bool_]) -> NDArray[np.bool_]
 class PopulationUnits:
     """One comparison in one population.
 
-    Attributes
-    ----------
-    comparison, order
-        The comparison and its place among all.
-    sums, k
-        Sums of all units and populations, and the position of this population.
-    enough, used
-        Units with enough cells, and those that a test can use (none where batch and condition
-        cannot be told apart), as positions in `sums.units`.
-    status
-        What can be said with them, as of `select_units`, or `confounded`.
+    `order` is the place of the comparison among all, `k` that of the population in `sums`; `enough`
+    are the units with enough cells and `used` those that a test can use (none where batch and
+    condition cannot be told apart), as positions in `sums.units`; `status` says what can be said
+    with them, as of `select_units`, or `confounded`.
     """
 
     comparison: Comparison
@@ -379,20 +335,9 @@ def compare(
 ) -> Iterator[PopulationUnits]:
     """Yield each contrast (and time point) in each population: the one head of all tests.
 
-    Parameters
-    ----------
-    bulk
-        Pseudobulk.
-    contrasts
-        What to compare, in the order of the answer.
-    columns
-        Genes that are wanted.
-    min_cells
-        A unit with fewer cells of a population is not a replicate for it.
-    baseline
-        Whether units of the baseline arm are wanted too, and nothing can be said without one.
-    countable
-        Whether cells without any UMI left above ambient RNA are as good as none.
+    `columns` are the genes that are wanted, and a unit with fewer than `min_cells` cells is not a
+    replicate. With `baseline` units of that arm are wanted too, and nothing can be said without
+    one. With `countable` cells without any UMI left above ambient RNA are as good as none.
     """
     for order, comparison in enumerate(expand_contrasts(contrasts, bulk.obs)):
         sums = gather(bulk, comparison, columns=columns)
@@ -417,17 +362,10 @@ def compare(
 class Scores:
     """Scores of some units of a population.
 
-    Attributes
-    ----------
-    by_unit
-        Mean of log2(CPM + 1) over the genes that count, shape `(n_used, n_features)`, zero where
-        there are none.
-    n_genes
-        How many these are, shape `(n_features,)`.
-    counting
-        Variance of a unit's score that comes from the number of its UMI, the mean over the units,
-        shape `(n_features,)`. Missing for single genes: `min_count` holds them within a narrow
-        range, while signatures have three genes or thirty.
+    `by_unit`, `(n_used, n_features)`, is the mean of log2(CPM + 1) over the `n_genes` genes that
+    count, zero where there are none. `counting` is the variance of a unit's score that comes from
+    the number of its UMI, the mean over the units; missing for single genes: `min_count` holds them
+    within a narrow range, while signatures have three genes or thirty.
     """
 
     by_unit: Floats

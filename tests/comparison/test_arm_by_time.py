@@ -227,9 +227,8 @@ def test_p_of_other_subjects_each_time_is_calibrated() -> None:
     ]  # fmt: skip
     shift = np.repeat([0.0, 1.0, 2.0, 3.0], 4)[:, None]  # arm and time differ, their product not
     Y = shift + rng.normal(size=(16, 2000))
-    test = _product(Y, _AtTimes(*parts, paired=False, status="ok"))
-    assert test.status == "ok"
-    table = test.columns
+    table = _product(Y, _AtTimes(*parts, paired=False, status="ok"))
+    assert (table["status"] == "ok").all()
     t = table["estimate"] / np.sqrt(table["variance"]) / table["unscaled"]
     pvalue = 2 * stats.t.sf(np.abs(t), table["df"])
     assert 0.035 <= (pvalue <= 0.05).mean() <= 0.065

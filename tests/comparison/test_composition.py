@@ -178,9 +178,9 @@ def test_weighted_permutation_is_that_of_the_units_with_their_weights() -> None:
             "batch": "",
         }
     )
-    result = arm_test(
-        y[:, None], units, paired=False, status="ok", random_state=0, weights=w
-    ).columns.iloc[0]
+    result = arm_test(y[:, None], units, paired=False, status="ok", random_state=0, weights=w).iloc[
+        0
+    ]
     score = w * (y - np.average(y, weights=w))
     observed = abs(score[3:].sum())
     every = [abs(score[list(way)].sum()) for way in itertools.combinations(range(7), 4)]

@@ -13,7 +13,7 @@ from scipy import optimize, sparse, stats
 
 from crs_sc import keys
 from crs_sc.comparison.design import Contrast
-from crs_sc.comparison.expression import expression, full_rank, trend_coefficients, wald_tests
+from crs_sc.comparison.expression import expression, full_rank, wald_tests
 from crs_sc.comparison.negative_binomial import GeneBatches, dispersion_fit
 from crs_sc.errors import InputError, MissingKeyError
 
@@ -99,37 +99,6 @@ def test_is_pydeseq2(units, formula, contrast):
     np.testing.assert_allclose(table["lfc_se"], expected["lfcSE"], rtol=1e-4)
     np.testing.assert_allclose(table["statistic"], expected["stat"], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(table["pvalue_wald"], expected["pvalue"], rtol=2e-3)
-
-
-@pytest.mark.parametrize("falling", [True, False])
-def test_trend_is_that_of_pydeseq2(falling):
-    from pydeseq2.dds import DeseqDataSet
-    from pydeseq2.default_inference import DefaultInference
-
-    units = design(vehicle=5, CART=5)
-    rng = np.random.default_rng(2)
-    mean = rng.lognormal(3, 1.5, 300)
-    alpha = 0.1 + 4 / mean if falling else 1e-3 * mean
-    alpha *= rng.lognormal(0, 0.3, 300)
-    counts = rng.negative_binomial(1 / alpha, 1 / (1 + alpha * mean), (10, 300)) + 1
-    units.index = [f"u{i}" for i in range(10)]
-    data = DeseqDataSet(
-        counts=pd.DataFrame(counts, index=units.index), metadata=units, design="~condition",
-        inference=GeneBatches(), quiet=True,
-    )  # fmt: skip
-    data.fit_size_factors()
-    data.fit_genewise_dispersions()
-    found = trend_coefficients(
-        data.var["_normed_means"].to_numpy(),
-        data.var["genewise_dispersions"].to_numpy(),
-        fit=DefaultInference().dispersion_trend_gamma_glm,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        data.fit_dispersion_trend()
-    assert (found is None) == (data.uns["disp_function_type"] == "mean") == (not falling)
-    if falling:
-        assert list(found) == list(data.uns["trend_coeffs"])
 
 
 def test_dispersion_is_at_the_minimum_of_the_criterion():

@@ -288,7 +288,7 @@ def test_null_p_values_are_calibrated(design: str) -> None:
     Y = rng.normal(size=(2 * n, 2000)) * rng.gamma(4, 0.25, size=2000)
     if paired:
         Y += np.tile(rng.normal(size=(n, 2000)) * 2, (2, 1))
-    table = test_arm(Y, units, paired=paired, status="ok", random_state=0).columns
+    table = test_arm(Y, units, paired=paired, status="ok", random_state=0)
     table = finish(table, np.zeros(2000, dtype=object))
     assert 0.035 <= (table["pvalue"] <= 0.05).mean() <= 0.065
     assert (table["pvalue_permutation"] <= 0.05).mean() <= 0.055
