@@ -61,14 +61,14 @@ def analysed(cohort: SimulatedCohort, folder: Path) -> tuple[ad.AnnData, ad.AnnD
     return adata, everything
 
 
-def with_true_soup(
+def with_true_ambient(
     adata: ad.AnnData, cohort: SimulatedCohort, everything: ad.AnnData
 ) -> ad.AnnData:
     """Give the same cells ambient RNA that was planted: profile and share, of human genes."""
     oracle = adata.copy()
-    soup = cohort.truth["soup"].copy()
-    soup["symbol"] = soup["gene"].str.replace(r"^(GRCh38_|mm10___)", "", regex=True)
-    human = soup[soup["gene"].str.startswith("GRCh38_")]
+    ambient = cohort.truth["soup"].copy()
+    ambient["symbol"] = ambient["gene"].str.replace(r"^(GRCh38_|mm10___)", "", regex=True)
+    human = ambient[ambient["gene"].str.startswith("GRCh38_")]
     profile = human.pivot_table(index="symbol", columns="sample", values="share", aggfunc="sum")
     profile = profile.reindex(adata.var_names).fillna(0.0)
     oracle.varm[keys.AMBIENT_PROFILE] = profile / profile.sum()
@@ -78,10 +78,10 @@ def with_true_soup(
     human_umi = np.asarray(counts[:, is_human].sum(axis=1)).ravel()
     mouse_umi = np.asarray(counts[:, ~is_human].sum(axis=1)).ravel()
     sums = pd.DataFrame(
-        {"soup": cells["n_ambient_umi"].to_numpy() - mouse_umi, "umi": human_umi,
+        {"ambient": cells["n_ambient_umi"].to_numpy() - mouse_umi, "umi": human_umi,
          "sample": adata.obs["sample"].astype(str).to_numpy()}
     ).groupby("sample").sum()  # fmt: skip
-    fraction = sums["soup"] / sums["umi"]
+    fraction = sums["ambient"] / sums["umi"]
     table = oracle.uns[keys.UNS][keys.CONTAMINATION].copy()
     table["ambient_fraction"] = fraction.reindex(table.index)
     table["ambient_upper"] = table["ambient_fraction"]
@@ -128,7 +128,7 @@ def call_quality(adata: ad.AnnData, cohort: SimulatedCohort, oracle: ad.AnnData)
 
 
 def best_call(
-    cohort: SimulatedCohort, adata: ad.AnnData, gene: str, umi: np.ndarray, soup: np.ndarray
+    cohort: SimulatedCohort, adata: ad.AnnData, gene: str, umi: np.ndarray, ambient: np.ndarray
 ) -> np.ndarray:
     """Call by the posterior probability under the planted rates, false discoveries at 5 %."""
     rates = cohort.truth["production_rates"]
@@ -138,9 +138,9 @@ def best_call(
     )
     probability = rates["probability"].reindex(of_cell).fillna(0.0).to_numpy()
     mean = rates["umi"].reindex(of_cell).fillna(1.0).to_numpy()
-    silent = (1 - probability) * stats.poisson.pmf(umi, soup)
+    silent = (1 - probability) * stats.poisson.pmf(umi, ambient)
     # A producer has one UMI and a Poisson number more.
-    making = probability * stats.poisson.pmf(umi - 1, np.maximum(mean - 1, 0.1) + soup)
+    making = probability * stats.poisson.pmf(umi - 1, np.maximum(mean - 1, 0.1) + ambient)
     posterior = np.divide(making, making + silent, out=np.zeros(len(umi)), where=making > 0)
     order = np.argsort(-posterior, kind="stable")
     false = np.cumsum(1 - posterior[order]) / np.arange(1, len(order) + 1)
@@ -172,7 +172,7 @@ def one_cohort(cohort_number: int) -> dict:
     cohort = simulate_cohort(**settings)
     with TemporaryDirectory() as folder:
         adata, everything = analysed(cohort, Path(folder))
-    oracle = with_true_soup(adata, cohort, everything)
+    oracle = with_true_ambient(adata, cohort, everything)
     ledger = tl.ledger(adata, genes=GENES)
     truth = cohort.truth["ledger"]
     truth = truth[truth["gene"].isin(GENES)].set_index(["gene", "population", "sample"])
@@ -251,8 +251,8 @@ def print_scale(n_cells: int = 200_000, n_genes: int = 20_000, per_cell: int = 1
     )  # fmt: skip
     names = sorted(set(samples))
     adata.varm[keys.AMBIENT_PROFILE] = pd.DataFrame(1 / n_genes, index=genes, columns=names)
-    soup = pd.DataFrame({"ambient_fraction": 0.08, "ambient_upper": 0.1}, index=names)
-    adata.uns[keys.UNS] = {keys.CONTAMINATION: soup}
+    ambient = pd.DataFrame({"ambient_fraction": 0.08, "ambient_upper": 0.1}, index=names)
+    adata.uns[keys.UNS] = {keys.CONTAMINATION: ambient}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     start = time.perf_counter()
     tl.call_producers(adata, genes=genes[:10])

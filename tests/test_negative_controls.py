@@ -82,7 +82,7 @@ def simulated(cohort: SimulatedCohort, folder: Path) -> Analysed:
     return analysed(config.model_copy(update={"genes": GENES}))
 
 
-def add_soup(cohort: SimulatedCohort, gene: str, share: float, *, seed: int) -> None:
+def add_ambient(cohort: SimulatedCohort, gene: str, share: float, *, seed: int) -> None:
     """Add a transcript to ambient RNA, as of a source that is in no droplet whole."""
     rng = np.random.default_rng(seed)
     column = cohort.adata.var_names.get_loc(f"GRCh38_{gene}")
@@ -106,17 +106,17 @@ def test_t_cells_alone_make_no_il1b_and_no_il6(tmp_path: Path) -> None:
     cohort = simulate_cohort(
         **SMALL, populations=T_CELLS, leukaemia="none", contamination=0.1, random_state=0
     )
-    found = simulated(cohort, tmp_path)
-    assert (found.adata.obs[keys.LINEAGE] == "T").mean() > 0.95
-    assert not (found.states()["state"] == keys.PRODUCER).any()
+    analysis = simulated(cohort, tmp_path)
+    assert (analysis.adata.obs[keys.LINEAGE] == "T").mean() > 0.95
+    assert not (analysis.states()["state"] == keys.PRODUCER).any()
     # The same cells are found to make what T cells make.
-    table = found.tables["production"]
+    table = analysis.tables["production"]
     made = table[(table["gene"] == "IFNG") & (table["condition"] == "CART")]
     assert (made["state"] == keys.PRODUCER).any()
-    assert all(found.says_no_producers(gene) for gene in IL1_IL6)
+    assert all(analysis.says_no_producers(gene) for gene in IL1_IL6)
 
 
-def test_soup_of_a_source_that_was_not_sampled_makes_no_producer(tmp_path: Path) -> None:
+def test_ambient_rna_of_a_source_that_was_not_sampled_makes_no_producer(tmp_path: Path) -> None:
     cohort = simulate_cohort(
         **SMALL,
         production_scale={"IL1B": 0, "IL6": 0},
@@ -124,10 +124,10 @@ def test_soup_of_a_source_that_was_not_sampled_makes_no_producer(tmp_path: Path)
         n_empty_droplets=3000,
         random_state=0,
     )
-    add_soup(cohort, "IL1B", 2e-3, seed=1)
-    add_soup(cohort, "IL6", 3e-4, seed=2)
-    found = simulated(cohort, tmp_path)
-    states = found.states()
+    add_ambient(cohort, "IL1B", 2e-3, seed=1)
+    add_ambient(cohort, "IL6", 3e-4, seed=2)
+    analysis = simulated(cohort, tmp_path)
+    states = analysis.states()
     # There is much to be taken for production: most populations show it.
     seen = states.groupby("gene")["umi"].agg(["sum", lambda umi: (umi > 0).mean()])
     assert seen["sum"]["IL1B"] > 300
@@ -135,7 +135,7 @@ def test_soup_of_a_source_that_was_not_sampled_makes_no_producer(tmp_path: Path)
     assert set(states.loc[states["n_cells"] > 0, "state"]) <= {
         keys.AMBIENT_COMPATIBLE, keys.UNDETERMINED, keys.NEGATIVE
     }  # fmt: skip
-    assert all(found.says_no_producers(gene) for gene in IL1_IL6)
+    assert all(analysis.says_no_producers(gene) for gene in IL1_IL6)
 
 
 def test_silent_monocytes_are_not_named_beside_real_producers(tmp_path: Path) -> None:
@@ -149,8 +149,8 @@ def test_silent_monocytes_are_not_named_beside_real_producers(tmp_path: Path) ->
         doublet_rate=0.0,
         random_state=0,
     )
-    found = simulated(cohort, tmp_path)
-    states = found.states()
+    analysis = simulated(cohort, tmp_path)
+    states = analysis.states()
     # cDC2 make the IL1B of this cohort and lyse easily; their ambient RNA is in the monocytes.
     cart = states[(states["gene"] == "IL1B") & (states["condition"] == "CART")]
     cart = cart.set_index("population")
@@ -174,26 +174,28 @@ def test_monocytic_blasts_are_not_called_monocytes(
     cohort = simulate_cohort(
         **SMALL, leukaemia="monocytic", populations=populations, random_state=0
     )
-    found = simulated(cohort, tmp_path)
-    planted = cohort.truth["cells"].set_index("cell")["population"].reindex(found.adata.obs_names)
+    analysis = simulated(cohort, tmp_path)
+    planted = (
+        cohort.truth["cells"].set_index("cell")["population"].reindex(analysis.adata.obs_names)
+    )
     is_blast = (planted == "AML blast").to_numpy()
     assert is_blast.sum() > 80
-    lineage = found.adata.obs[keys.LINEAGE].astype(str)[is_blast]
+    lineage = analysis.adata.obs[keys.LINEAGE].astype(str)[is_blast]
     assert lineage.isin(NORMAL_MYELOID).mean() <= 0.05
     assert (lineage == "Blast").mean() > 0.9
     # Nor are monocytes called blasts, which would hide a source.
     monocytes = planted.str.contains("monocyte").to_numpy()
-    called = found.adata.obs[keys.LINEAGE].astype(str)[monocytes]
+    called = analysis.adata.obs[keys.LINEAGE].astype(str)[monocytes]
     assert (called == "Monocyte").mean() > 0.95 or not monocytes.any()
     # The table says what else the cluster could be, and by how much it is not.
-    table = found.tables["populations"]
+    table = analysis.tables["populations"]
     blasts = table[table["population"] == "AML blast"]
     assert (blasts["margin"] > 0.1).all()
     assert (blasts["confidence"] > 0.5).all()
     # And what speaks for them: granules, which no monocyte of blood makes.
     assert blasts["markers"].str.contains("MPO|AZU1|ELANE|PRTN3|CTSG").all()
     # Their IL1B and IL6 is ambient RNA.
-    made = found.states()
+    made = analysis.states()
     assert not (made.loc[made["population"] == "AML blast", "state"] == keys.PRODUCER).any()
 
 
@@ -203,14 +205,14 @@ def test_real_t_and_nk_cells_make_no_il1b_and_no_il6(shared_data: Path, tmp_path
         f"input: {shared_data / 'ecciteseq_pbmc_500.h5ad'}\ngenes: [IL1B, IL6, IFNG]\n",
         encoding="utf-8",
     )
-    found = analysed(load_config(tmp_path / "config.yaml"))
-    lineage = found.tables["populations"].groupby("lineage")["n_cells"].sum()
+    analysis = analysed(load_config(tmp_path / "config.yaml"))
+    lineage = analysis.tables["populations"].groupby("lineage")["n_cells"].sum()
     assert lineage["T"] > 300
-    made = found.tables["production"]
+    made = analysis.tables["production"]
     made = made[made["state"] == keys.PRODUCER]
     sources = made.groupby("gene")["population"].agg(set).to_dict()
     assert set(sources) <= {"IL1B", "IFNG"}
     # A droplet of two cells, one of them a monocyte, has no type of its own.
     assert sources["IL1B"] - {keys.UNKNOWN} == {"Classical monocyte"}
     assert "CD8 T" in sources["IFNG"]
-    assert found.says_no_producers("IL6")
+    assert analysis.says_no_producers("IL6")

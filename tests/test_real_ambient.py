@@ -44,7 +44,7 @@ def test_contamination_is_a_few_per_cent_and_known_from_immunoglobulin(pbmc: Ann
     assert "immunoglobulin" in row["ambient_source"]
 
 
-def test_immunoglobulin_outside_b_cells_is_soup(pbmc: AnnData) -> None:
+def test_immunoglobulin_outside_b_cells_is_ambient(pbmc: AnnData) -> None:
     cells = take_counts(pbmc, IMMUNOGLOBULIN, sample_key=keys.SAMPLE, layer=keys.COUNTS)
     population = pbmc.obs[keys.POPULATION].to_numpy()
     in_t = np.isin(population, T_CELLS)

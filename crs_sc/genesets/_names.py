@@ -142,14 +142,14 @@ def match_genes(
         present.setdefault(_unversioned(name), name)
         present[name] = name
     others = _other_names(organism)
-    found = {}
+    matched = {}
     for gene in dict.fromkeys(map(str, genes)):
         (symbol,) = resolve_symbols([gene], organism=organism)
         candidates = (gene, _unversioned(gene), symbol, *others.get(symbol, ()))
         hit = next((other for other in candidates if other in present), None)
         if hit is not None:
-            found[gene] = present[hit]
-    return found
+            matched[gene] = present[hit]
+    return matched
 
 
 def coverage(

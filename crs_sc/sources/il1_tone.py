@@ -107,9 +107,12 @@ def il1_tone(
     }
 
     def output(genes: list[str]) -> Output:
-        soup = sum(ambient[gene] for gene in genes)
+        total = sum(ambient[gene] for gene in genes)
         return corrected_output(
-            sum(umi[gene] for gene in genes), cells.fraction * soup, cells.upper * soup, level=level
+            sum(umi[gene] for gene in genes),
+            cells.fraction * total,
+            cells.upper * total,
+            level=level,
         )
 
     agonist, antagonist = output(agonists), output(antagonists)
