@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import make
 import matplotlib as mpl
 import pytest
 from matplotlib import pyplot as plt
@@ -38,24 +38,18 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def fake() -> Any:
-    """The module that makes the cohort."""
-    path = Path(__file__).parent / "report" / "fake_cohort.py"
-    spec = importlib.util.spec_from_file_location("fake_cohort", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The module that makes the tables of a run, and the cells that they are about."""
+    return make
 
 
 @pytest.fixture
-def tables(fake: Any) -> dict[str, Any]:
-    return fake.tables()
+def tables() -> dict[str, Any]:
+    return make.tables()
 
 
 @pytest.fixture(scope="session")
-def cells(fake: Any) -> Any:
-    return fake.cells()
+def cells() -> Any:
+    return make.cells()
 
 
 @dataclass(frozen=True)
