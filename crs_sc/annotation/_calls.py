@@ -25,25 +25,6 @@ if TYPE_CHECKING:
 
     from crs_sc.annotation._panels import Markers, Panel, Panels
 
-__all__ = [
-    "NONE_SHARE",
-    "Cells",
-    "Propagated",
-    "by_compartment",
-    "by_counts",
-    "count_likelihood",
-    "defining_markers",
-    "fine_groups",
-    "flag",
-    "foreign_markers",
-    "propagate",
-    "rates_of",
-    "refine",
-    "spread_labels",
-    "types_present",
-    "with_neighbours",
-]
-
 # --- propagate
 # Fine groups: cells a group on average, and at most so many groups.
 _CELLS_PER_GROUP = 30
@@ -99,52 +80,31 @@ _SETTLED = 0.9
 
 @dataclass(frozen=True)
 class Cells:
-    """What the three steps read of the cells.
-
-    Attributes
-    ----------
-    panels
-        Cell types.
-    markers
-        Expression and counts of the panel genes.
-    components
-        Embedding, shape `(n_cells, n_components)`.
-    around
-        Mean over each cell and its neighbours, :func:`with_neighbours`.
-    doublet_weight
-        How likely each cell is a mixture before its markers are seen, around 1.
-    """
+    """What the three steps read of the cells."""
 
     panels: Panels
     markers: Markers
+    # Embedding, shape `(n_cells, n_components)`.
     components: NDArray[np.floating]
+    # Mean over each cell and its neighbours, :func:`with_neighbours`.
     around: sparse.csr_matrix
+    # How likely each cell is a mixture before its markers are seen, around 1.
     doublet_weight: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Propagated:
-    """What the markers of each cell and its neighbours say.
+    """What the markers of each cell and its neighbours say."""
 
-    Attributes
-    ----------
-    best
-        Type as position in the panels, shape `(n_cells,)`.
-    names, of_lineage
-        Lineages, and the share of each in the belief about each cell; what is left is "none".
-    compartment_share
-        Share of its compartment in the belief about the cell.
-    type_share
-        Share of the type in the belief about cells of its lineage.
-    top
-        Highest expression of each gene in a fine group, mean over the rounds, shape `(n_genes,)`.
-    """
-
+    # Type of each cell as position in the panels.
     best: NDArray[np.intp]
+    # Lineages, and the share of each in the belief about each cell; what is left is "none".
     names: list[str]
     of_lineage: NDArray[np.float64]
+    # Share of the compartment in the belief about the cell, and of the type within its lineage.
     compartment_share: NDArray[np.float64]
     type_share: NDArray[np.float64]
+    # Highest expression of each gene in a fine group, mean over the rounds.
     top: NDArray[np.float64]
 
 
@@ -161,34 +121,20 @@ def propagate(
 ) -> Propagated:
     """Score the panels on the mean of each cell and its neighbours, and let the calls settle.
 
-    The types that some fine group shows are scored. Compartment and lineage are settled by label
-    spreading over the graph, then the type among the neighbours of that lineage.
-
-    Parameters
-    ----------
-    cells
-        Panels, markers and neighbours.
-    rounds
-        Fine group of each cell, from 0, in several rounds (:func:`fine_groups`).
-    min_expression, min_score, neighbour_weight
-        As in :func:`crs_sc.tl.annotate`.
+    The types that some fine group shows in most `rounds` (:func:`fine_groups`) are scored.
+    Compartment and lineage are settled by label spreading over the graph, then the type among the
+    neighbours of that lineage. The settings are those of :func:`crs_sc.tl.annotate`.
     """
     panels, markers = cells.panels, cells.markers
     n_cells = [np.bincount(group) for group in rounds]
     profiles = [markers.profile(group, len(n)) for group, n in zip(rounds, n_cells, strict=True)]
-    top = np.mean(
-        [
-            np.maximum(_highest(profile, n), min_expression)
-            for profile, n in zip(profiles, n_cells, strict=True)
-        ],
-        axis=0,
-    )
+    highest = [_highest(profile, n) for profile, n in zip(profiles, n_cells, strict=True)]
+    top = np.mean(np.maximum(highest, min_expression), axis=0)
     present = types_present([relative_to(profile, top) for profile in profiles], panels, min_score)
     by_lineage, by_type = _smoothed_scores(cells, rounds[0], top, present)
-    names = list(dict.fromkeys(panels.lineages[present]))
-    scores = np.stack(
-        [by_lineage[:, panels.lineages[present] == name].max(axis=1) for name in names], axis=1
-    )
+    lineages = panels.lineages[present]
+    names = list(dict.fromkeys(lineages))
+    scores = np.stack([by_lineage[:, lineages == name].max(axis=1) for name in names], axis=1)
     # That it is none of them is believed as much as a lineage of this score would be.
     none = np.full((len(scores), 1), NONE_SHARE * min_score)
     of_lineage = spread_labels(
@@ -203,7 +149,7 @@ def propagate(
         rows = np.flatnonzero(lineage == code)
         if not len(rows):
             continue
-        siblings = panels.lineages[present] == name
+        siblings = lineages == name
         within = sparse.csr_matrix(cells.around[rows][:, rows])
         within = sparse.diags(1 / np.asarray(within.sum(axis=1)).ravel()) @ within
         of_types = spread_labels(
@@ -232,11 +178,7 @@ def fine_groups(
     """Cut the cells into many small groups of like cells (k-means), several times.
 
     They are fine enough that a population of few cells has a group of its own, which a cluster
-    of the cohort may not give it.
-
-    Returns
-    -------
-    Group of each cell from 0 in each round, shape `(n_cells,)`.
+    of the cohort may not give it. The group of each cell, from 0, in each round.
     """
     n_groups = int(np.clip(len(components) // _CELLS_PER_GROUP, 1, _MOST_GROUPS))
     rng = np.random.default_rng(random_state)
@@ -358,11 +300,8 @@ def refine(cells: Cells, best: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDAr
     """Weigh each cell's own counts, then its whole expression too, against its neighbours' calls.
 
     The counts of the markers that tell the types of its compartment apart can move a cell to
-    another of them, and its whole expression to any type.
-
-    Returns
-    -------
-    Type of each cell, and the share of its lineage then; 1 for cells of a type that has no cloud.
+    another of them, and its whole expression to any type. Returns the type of each cell, and the
+    share of its lineage then; 1 for cells of a type that has no cloud.
     """
     return _by_whole_expression(cells, by_counts(cells, best))
 
@@ -432,19 +371,8 @@ def _cloud_likelihood(
     Each type is a cloud around its mean, and all clouds have one shape, that of the cells around
     the means of their types. So the direction in which cells of all types differ, as by a
     treatment, tells little, and every gene of the embedding has a say, not only the markers by
-    which the types were named first.
-
-    Parameters
-    ----------
-    components
-        Embedding, shape `(n_cells, n_components)`.
-    types
-        Type of each cell, from 0 without gaps, at least two of them; -1 for cells that shall not
-        count in the clouds.
-
-    Returns
-    -------
-    Shape `(n_cells, n_types)`, 0 for the likeliest type of each cell.
+    which the types were named first. Types count from 0 without gaps; -1 are cells that shall not
+    count in the clouds. 0 for the likeliest type of each cell, shape `(n_cells, n_types)`.
     """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
@@ -529,10 +457,6 @@ def count_likelihood(
 
     Negative binomial of mean m = depth x rate and variance m + m**2 / size: y log(m / (m + size))
     - size log(1 + m / size), without the terms that are the same for all groups.
-
-    Returns
-    -------
-    Shape `(n_cells, n_groups)`.
     """
     likelihood = np.empty((counts.shape[0], len(rates)))
     for rows in row_chunks(counts.shape[0]):
@@ -558,12 +482,9 @@ def flag(
     """Leave open the cells that are mixtures or whose lineage is not settled.
 
     A lineage stands with `min_confidence` of the belief by the markers, or as the most believed of
-    a compartment that is sure, and if the whole expression leaves it hardly any other.
-
-    Returns
-    -------
-    Type of each cell, -1 where it is left open; its share in the belief by the markers; whether the
-    cell carries the markers of another compartment too.
+    a compartment that is sure, and if the whole expression leaves it hardly any other. Returns the
+    type of each cell, -1 where it is left open; its share in the belief by the markers; and whether
+    the cell carries the markers of another compartment too.
     """
     lineage = pd.Index(propagated.names).get_indexer(pd.Index(cells.panels.lineages[best]))
     lineage_share = propagated.of_lineage[np.arange(len(best)), lineage]
@@ -579,21 +500,12 @@ def _mixed(cells: Cells, best: NDArray[np.intp]) -> NDArray[np.bool_]:
     The p-values are divided by weights of mean 1 (Genovese 2006, doi:10.1093/biomet/93.3.509).
     """
     panels, weight = cells.panels, cells.doublet_weight
-    of_compartment = {
-        name: np.unique(
-            np.concatenate(
-                [
-                    panel.positive
-                    for panel, compartment in zip(panels.of_type, panels.compartments, strict=True)
-                    if compartment == name
-                ]
-            )
-        )
-        for name in dict.fromkeys(panels.compartments)
-    }
+    of_compartment: dict[str, set[int]] = {}
+    for panel, compartment in zip(panels.of_type, panels.compartments, strict=True):
+        of_compartment.setdefault(compartment, set()).update(panel.positive.tolist())
     foreign = [
         [
-            np.setdiff1d(columns, of_compartment[compartment])
+            np.array(sorted(columns - of_compartment[compartment]), dtype=np.intp)
             for name, columns in of_compartment.items()
             if name != compartment
         ]
@@ -617,20 +529,8 @@ def foreign_markers(
     markers seen is compared with a Poisson of the sum. Shares and not rates, so that a few cells
     that are full of a marker do not hide themselves.
 
-    Parameters
-    ----------
-    counts
-        Raw counts of the markers, CSR, shape `(n_cells, n_markers)`.
-    depth
-        All UMI of each cell, shape `(n_cells,)`.
-    groups
-        Type of each cell, from 0, shape `(n_cells,)`.
-    foreign
-        For each group, the columns of the markers of each other compartment alone.
-
-    Returns
-    -------
-    The smallest p over the compartments, times their number, at most 1; shape `(n_cells,)`.
+    `foreign` has for each group the columns of the markers of each other compartment alone. The
+    smallest p over these, times their number, at most 1.
     """
     pvalue = np.ones(counts.shape[0])
     for group, sets in enumerate(foreign):

@@ -24,20 +24,6 @@ if TYPE_CHECKING:
 
     from crs_sc.genesets._tables import Organism
 
-__all__ = [
-    "Markers",
-    "Panel",
-    "Panels",
-    "compartments",
-    "make_panels",
-    "marker_evidence",
-    "n_shown",
-    "panel_scores",
-    "read_markers",
-    "relative_to",
-    "resampled_scores",
-]
-
 # Lineages between which cells change by degrees; every other lineage is a compartment of its own.
 _COMPARTMENT = {
     "T": "T and NK",
@@ -60,71 +46,41 @@ _MOST_NAMED = 6
 
 @dataclass(frozen=True)
 class Panel:
-    """Markers of one cell type, as columns of a profile.
-
-    Attributes
-    ----------
-    positive, negative
-        Columns, shapes `(n_positive,)` and `(n_negative,)`; at least one positive.
-    positive_weight, negative_weight
-        Weight of each marker, same shapes.
-    required
-        Columns that must all reach half of their highest expression, shape `(n_required,)`.
-    """
+    """Markers of one cell type, at least one of them positive, as columns of a profile."""
 
     positive: NDArray[np.intp]
     negative: NDArray[np.intp]
     positive_weight: NDArray[np.float64]
     negative_weight: NDArray[np.float64]
+    # Columns that must all reach half of their highest expression.
     required: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, dtype=np.intp))
 
 
 @dataclass(frozen=True)
 class Panels:
-    """Cell types with enough markers in the data.
-
-    Attributes
-    ----------
-    types, lineages, compartments
-        Names, shape `(n_types,)`.
-    of_type
-        Panel of each type.
-    of_lineage
-        The same without the negative markers that are markers of another type of its lineage: a T
-        cell with CD4 and CD8A is a T cell.
-    columns
-        Genes of the panels as columns of the data; the panels count in positions of this array.
-    """
+    """Cell types with enough markers in the data."""
 
     types: NDArray[np.str_]
     lineages: NDArray[np.str_]
     compartments: NDArray[np.str_]
     of_type: list[Panel]
+    # Without the negative markers that are markers of another type of the lineage: a T cell with
+    # CD4 and CD8A is a T cell.
     of_lineage: list[Panel]
+    # Genes of the panels as columns of the data; the panels count in positions of this array.
     columns: NDArray[np.intp]
 
 
 @dataclass(frozen=True)
 class Markers:
-    """Expression, counts and ambient RNA of the panel genes.
-
-    Attributes
-    ----------
-    expression, counts
-        Log-normalised values and raw counts, CSR, shape `(n_cells, n_genes)`.
-    depth
-        Counts of all genes, shape `(n_cells,)`.
-    sample
-        Sample of each cell, shape `(n_cells,)`.
-    ambient
-        Share of a cell's counts that ambient RNA adds to each gene, shape `(n_samples, n_genes)`;
-        None where no ambient RNA is known.
-    """
+    """Log-normalised expression and raw counts of the panel genes, `(n_cells, n_genes)`."""
 
     expression: sparse.csr_matrix
     counts: sparse.csr_matrix
+    # Counts of all genes, and sample of each cell.
     depth: NDArray[np.float64]
     sample: NDArray[np.integer]
+    # Share of a cell's counts that ambient RNA adds to each gene, shape `(n_samples, n_genes)`.
     ambient: NDArray[np.float64] | None
 
     def profile(self, codes: NDArray[np.integer], n_groups: int) -> NDArray[np.float64]:
@@ -175,21 +131,8 @@ def make_panels(
 ) -> Panels:
     """Panels of the types that the data can tell, with a note on those they cannot.
 
-    Parameters
-    ----------
-    adata
-        Cells x genes; genes are found under retired symbols and Ensembl ids too.
-    table
-        Columns of `genesets.load_cell_types`.
-    organism
-        Whose names the genes have.
-    min_markers
-        Fewest markers in the data.
-
-    Raises
-    ------
-    InputError
-        If no type has that many.
+    `table` has the columns of `genesets.load_cell_types`; genes are sought under retired symbols
+    and Ensembl ids too. A type needs `min_markers` markers in the data.
     """
     symbols = genesets.match_genes(table["symbol"].unique(), adata.var_names, organism=organism)
     everything = table["set"].unique()
@@ -256,18 +199,9 @@ def relative_to(profile: NDArray[np.float64], top: NDArray[np.float64]) -> NDArr
 
 
 def panel_scores(relative: NDArray[np.float64], panels: Sequence[Panel]) -> NDArray[np.float64]:
-    """Weighted mean of the positive markers less that of the negative ones.
+    """Weighted mean of the positive markers less that of the negative ones, -1 to 1.
 
-    Parameters
-    ----------
-    relative
-        Result of :func:`relative_to`, shape `(n_rows, n_genes)`.
-    panels
-        One a cell type.
-
-    Returns
-    -------
-    Shape `(n_rows, n_types)`, -1 to 1; -1 where a required marker is missing.
+    Shape `(n_rows, n_types)`; -1 where a required marker is missing.
     """
     scores = [
         _weighted_mean(relative, panel.positive, panel.positive_weight)
@@ -284,13 +218,9 @@ def resampled_scores(
     n_resamples: int,
     rng: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """Scores with the markers of every panel drawn again with replacement.
+    """Scores with the markers of every panel drawn again, `(n_resamples, n_rows, n_types)`.
 
     How often a cell type stays best tells whether its call hangs on one or two genes.
-
-    Returns
-    -------
-    Shape `(n_resamples, n_rows, n_types)`.
     """
     scores = np.empty((n_resamples, relative.shape[0], len(panels)))
     for column, panel in enumerate(panels):
@@ -344,20 +274,7 @@ def marker_evidence(
 ) -> list[str]:
     """Name the markers that speak most for the type of each part, and those that speak against.
 
-    Parameters
-    ----------
-    relative
-        Expression relative to the highest of each gene, shape `(n_parts, n_genes)`.
-    panels
-        One a type.
-    genes
-        Name of each column of `relative`.
-    best
-        Type of each part as position in `panels`, -1 for none.
-
-    Returns
-    -------
-    For example "MPO, AZU1, CTSG; against it CD14"; empty for parts without a type.
+    For example "MPO, AZU1, CTSG; against it CD14"; empty for parts without a type (-1 in `best`).
     """
 
     def strongest(

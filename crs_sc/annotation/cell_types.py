@@ -238,26 +238,16 @@ def _doublet_weight(adata: AnnData) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class _Parts:
-    """Clusters or labels, or the parts of clusters that hold one type each.
+    """Clusters or labels, or the parts of clusters that hold one type each."""
 
-    Attributes
-    ----------
-    names
-        Name of each part: that of its cluster, numbered where the cluster is split.
-    codes
-        Part of each cell, shape `(n_cells,)`.
-    best
-        Type of each part, -1 where its cells are unknown; None where nothing was split, so that
-        the type is that of the profile.
-    belief
-        Share of its type in the belief about each cell, shape `(n_cells,)`.
-    mixed
-        Whether each cell carries the markers of two compartments, shape `(n_cells,)`.
-    """
-
+    # Name of each part: that of its cluster, numbered where the cluster is split.
     names: list[str]
+    # Part of each cell.
     codes: NDArray[np.integer]
+    # Type of each part, -1 where its cells are unknown; None where nothing was split, so that the
+    # type is that of the profile.
     best: NDArray[np.intp] | None
+    # Share of its type in the belief about each cell, and whether it shows two compartments.
     belief: NDArray[np.float64]
     mixed: NDArray[np.bool_]
 
@@ -274,9 +264,7 @@ def _split(
 ) -> tuple[list[str], NDArray[np.integer], NDArray[np.intp]]:
     """Cut each cluster where the types of its cells meet; the largest part comes first.
 
-    Returns
-    -------
-    Name of each part, part of each cell, and type of each part.
+    Returns the name of each part, the part of each cell, and the type of each part.
     """
     best = _without_small_parts(groups, best, lineages)
     cells = pd.DataFrame({"cluster": groups.cat.codes.to_numpy(), "best": best})
@@ -322,18 +310,8 @@ def _judged(
 ) -> pd.DataFrame:
     """Type, runner-up, margin and confidences of each part by its pseudobulk.
 
-    Parameters
-    ----------
-    panels
-        Cell types.
-    relative
-        Expression relative to the highest, shape `(n_parts, n_genes)`.
-    given
-        Type of each part, -1 for none; where there is none, the type is that of the profile.
-    n_resamples
-        Resamplings of the markers.
-    rng
-        Source of the resamplings.
+    `given` has the type of each part, -1 for none; where there is none, the type is that of the
+    profile.
     """
     both = (panels.of_lineage, panels.of_type)
     by_lineage, by_type = (panel_scores(relative, one) for one in both)

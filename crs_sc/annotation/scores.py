@@ -129,22 +129,10 @@ def rank_scores(
     (Andreatta and Carmona 2021, doi 10.1016/j.csbj.2021.06.043), with 0 where nothing of the set
     was seen, also in a panel of fewer genes than `max_rank`.
 
-    Parameters
-    ----------
-    counts
-        CSR of whole numbers from 0, shape `(n_cells, n_genes)`, no entry twice.
-    sets
-        Columns of each set, each with at least one entry.
-    max_rank
-        Ranks that count; at least the size of the largest set.
-
-    Returns
-    -------
-    scores
-        Shape `(n_cells, n_sets)`.
-    chance
-        Mean score of a single gene drawn at random from the cell, shape `(n_cells,)`: what a set
-        without meaning is expected to have.
+    `counts` are whole numbers from 0, no entry twice; `sets` have the columns of each set, at least
+    one and at most `max_rank`. Returns the scores, shape `(n_cells, n_sets)`, and the mean score of
+    a single gene drawn at random from the cell, shape `(n_cells,)`: what a set without meaning is
+    expected to have.
     """
     n_cells, n_genes = counts.shape
     # For each gene the sets that it is in, one after the other.
@@ -176,17 +164,7 @@ def _add_gains(
 
     Most counts of a cell are small and tied, so a table of how often each occurs gives the ranks
     without sorting; only the few above the table are sorted. Sums of halves, so exact in any order.
-
-    Parameters
-    ----------
-    data, genes, indptr
-        Of the counts.
-    first, set_of_pair
-        Sets of gene g: `set_of_pair[first[g]:first[g + 1]]`.
-    max_rank
-        Ranks that count.
-    gain, total
-        Zeros, shapes `(n_cells, n_sets)` and `(n_cells,)`, to which is added.
+    The sets of gene g are `set_of_pair[first[g]:first[g + 1]]`.
     """
     often = np.empty(_SMALL + 1, dtype=np.int64)
     by_count = np.empty(_SMALL + 1)
@@ -272,33 +250,22 @@ def call_myeloid_states(
     if keys.SIGNATURE_SCORES not in adata.obsm:
         msg = f"`obsm` has no '{keys.SIGNATURE_SCORES}'. Run crs_sc.tl.score_signatures first."
         raise MissingKeyError(msg)
-    thresholds = dict(
-        zip(
-            (state for state, _, _ in MYELOID_STATES),
-            (min_interferon, min_inflammatory, min_hla_dr_low),
-            strict=True,
-        )
-    )
-    evidence = _evidence(adata)
-    names = np.array([*evidence.columns, RESTING])
-    best = np.full(adata.n_obs, len(names) - 1)
-    if evidence.shape[1]:
-        multiple = (evidence / pd.Series(thresholds)[evidence.columns]).to_numpy()
-        best = np.where(multiple.max(axis=1) >= 1, multiple.argmax(axis=1), best)
-    state = pd.Series(names[best], index=adata.obs_names)
-    state[~adata.obs[keys.LINEAGE].isin(["Monocyte", "Macrophage"])] = None
-    adata.obs[keys.MYELOID_STATE] = pd.Categorical(state, categories=names)
-
-
-def _evidence(adata: AnnData) -> pd.DataFrame:
-    """Evidence of each state that the data can show, cells x states; notes on the rest."""
     scores = adata.obsm[keys.SIGNATURE_SCORES]
-    evidence, absent = {}, []
-    for state, up, down in MYELOID_STATES:
+    thresholds = (min_interferon, min_inflammatory, min_hla_dr_low)
+    multiples, absent = {}, []
+    for (state, up, down), threshold in zip(MYELOID_STATES, thresholds, strict=True):
         if any(name not in scores for name in (*up, *([down] if down else []))):
             absent.append(state)
             continue
-        evidence[state] = scores[list(up)].mean(axis=1) - (scores[down] if down else 0.0)
+        evidence = scores[list(up)].mean(axis=1) - (scores[down] if down else 0.0)
+        multiples[state] = (evidence / threshold).to_numpy()
     if absent:
         add_note(adata, f"Signatures of these myeloid states were not scored: {listing(absent)}.")
-    return pd.DataFrame(evidence, index=adata.obs_names)
+    names = np.array([*multiples, RESTING])
+    best = np.full(adata.n_obs, len(multiples))
+    if multiples:
+        multiple = np.column_stack(list(multiples.values()))
+        best = np.where(multiple.max(axis=1) >= 1, multiple.argmax(axis=1), best)
+    states = pd.Series(names[best], index=adata.obs_names)
+    states[~adata.obs[keys.LINEAGE].isin(["Monocyte", "Macrophage"])] = None
+    adata.obs[keys.MYELOID_STATE] = pd.Categorical(states, categories=names)

@@ -19,7 +19,7 @@ from crs_sc.errors import InputError, MissingExtraError, listing
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -213,20 +213,7 @@ def telling_genes(
     """Genes whose mean differs most between the labels, for how much they vary within the cells.
 
     The variance of the means of the labels over the standard deviation of all cells. Every label
-    counts the same, so that a rare one has genes too.
-
-    Parameters
-    ----------
-    expression
-        Log-normalised, shape `(n_cells, n_all_genes)`.
-    codes
-        Label of each cell, shape `(n_cells,)`; each of them has cells.
-    n_genes
-        How many.
-
-    Returns
-    -------
-    Columns, the most telling first.
+    counts the same, so that a rare one has genes too. Columns, the most telling first.
     """
     from sklearn.utils.sparsefuncs import mean_variance_axis
 
@@ -325,7 +312,6 @@ def celltypist_labels(
             "downloaded for you) and give its path."
         )
         raise InputError(msg)
-    require_celltypist()
     fitted = _load(path)
     if not adata.var_names.isin(list(fitted.features)).any():
         msg = (
@@ -334,20 +320,14 @@ def celltypist_labels(
         )
         raise InputError(msg)
     labels = np.empty(adata.n_obs, dtype=object)
-    for rows, values in _log_normalised_chunks(adata, layer=layer):
+    if adata.X is not None:
+        chunks = matrix_chunks(adata.X)
+    else:
+        counted = count_chunks(adata, layer=layer)
+        chunks = ((rows, log_normalised(counts)) for rows, counts in counted)
+    for rows, values in chunks:
         labels[rows] = _classify(values, adata.var_names, fitted, min_probability)
     add_opinion(adata, opinion=opinion, labels=labels)
-
-
-def _log_normalised_chunks(
-    adata: AnnData, *, layer: str
-) -> Iterator[tuple[slice, sparse.csr_matrix]]:
-    """All genes in chunks of cells: `X`, or the counts normalised where there is none."""
-    if adata.X is not None:
-        yield from matrix_chunks(adata.X)
-    else:
-        for rows, counts in count_chunks(adata, layer=layer):
-            yield rows, log_normalised(counts)
 
 
 def require_celltypist() -> Any:
@@ -379,16 +359,18 @@ def _load(path: Path) -> Any:
 
 def _classify(
     values: sparse.csr_matrix, genes: pd.Index, fitted: Any, min_probability: float
-) -> np.ndarray[Any, np.dtype[np.object_]]:
+) -> NDArray[np.object_]:
     """Labels of some cells."""
     import anndata as ad
+    import celltypist
 
     logger = logging.getLogger("celltypist.logger")
     level = logger.level
     logger.setLevel(logging.ERROR)
-    cells = ad.AnnData(values, var=pd.DataFrame(index=genes))
     try:
-        answer = require_celltypist().annotate(cells, model=fitted)
+        answer = celltypist.annotate(
+            ad.AnnData(values, var=pd.DataFrame(index=genes)), model=fitted
+        )
     finally:
         logger.setLevel(level)
     best = answer.predicted_labels["predicted_labels"].astype(object).to_numpy()

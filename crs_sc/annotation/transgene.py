@@ -73,7 +73,7 @@ def call_transgene(
     --------
     >>> import crs_sc as crs
     >>> adata = crs.datasets.toy_cohort()
-    >>> crs.tl.call_transgene(adata, transgene=["CAR"])  # doctest: +SKIP
+    >>> crs.tl.call_transgene(adata, transgene=["CAR"], before=("vehicle",))
     """
     check_obs(adata, population_key=keys.POPULATION, lineage_key=keys.LINEAGE)
     is_before = _without_product(adata, before)
