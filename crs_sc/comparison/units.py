@@ -478,6 +478,13 @@ def exclusions(
     ------
     DesignError
         As `shifts`.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> bulk = crs.tl.pseudobulk(crs.datasets.toy_cohort())
+    >>> cart = crs.Contrast(name="cart", treated="CART", reference="vehicle")
+    >>> table = crs.tl.exclusions(bulk, contrasts=[cart], min_cells=20)
     """
     check_bulk(bulk)
     check_min_cells(min_cells)
