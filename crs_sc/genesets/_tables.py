@@ -202,6 +202,10 @@ def cell_type_panels(*, organism: Organism = "human") -> dict[str, list[str]]:
 def lineages() -> dict[str, str]:
     """Lineage of each population of the vocabulary, with `CAR T` and `Unknown`.
 
+    Returns
+    -------
+    Lineage by population.
+
     Examples
     --------
     >>> import crs_sc as crs
@@ -230,6 +234,10 @@ def signatures(
     user
         More gene sets (see `read_gene_sets`), after the packaged ones. One that has the name of
         a packaged signature takes its place.
+
+    Returns
+    -------
+    Genes by name of the signature.
 
     Raises
     ------
@@ -265,6 +273,10 @@ def target_cytokines(*, organism: Organism = "human") -> list[str]:
     ----------
     organism
         `human` or `mouse`. The mouse has no CXCL8.
+
+    Returns
+    -------
+    Symbols, in the order of the human ones.
 
     Raises
     ------

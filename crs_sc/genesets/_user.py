@@ -22,6 +22,10 @@ def read_gmt(path: str | Path) -> dict[str, list[str]]:
     path
         File to read.
 
+    Returns
+    -------
+    Genes by name of the set, in the order of the file.
+
     Raises
     ------
     InputError

@@ -450,6 +450,10 @@ def describe_file(path: str | os.PathLike[str]) -> FileDescription:
     path
         An h5ad, a 10x `.h5` or a 10x matrix folder.
 
+    Returns
+    -------
+    What the file holds, and what was found in it.
+
     Raises
     ------
     InputError

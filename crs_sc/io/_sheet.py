@@ -135,6 +135,10 @@ def source_files(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str
     source
         As for `read`.
 
+    Returns
+    -------
+    Paths, the sheet first.
+
     Raises
     ------
     InputError
