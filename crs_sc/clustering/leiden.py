@@ -81,8 +81,11 @@ def cluster(
     max_cells
         Cells that the subsamples are drawn from at the most.
     flavor
-        Which implementation of Leiden: `igraph`, or `leidenalg` by the same authors as the method.
-        FLAVOR_WHY
+        Which implementation of Leiden. Both find the same: on 3,600 labelled cells (Kang et al.
+        2018; `benchmarks/clustering.py --only flavors`) their partitions agree as two seeds of one
+        do (adjusted Rand index 0.965), with the labels 0.539 (igraph) and 0.543 (leidenalg), and
+        subsamples find 0.958 and 0.938 of them again. The default is `igraph`, because it takes a
+        thirteenth of the time.
     key_added
         Column of `obs` that receives the labels.
     random_state
@@ -103,6 +106,15 @@ def cluster(
         If the neighbour graph is absent.
     InputError
         If a setting is out of range.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> crs.tl.embed(adata, n_comps=10, with_layout=False)
+    >>> crs.tl.cluster(adata, resolutions=[0.5], n_subsamples=2)
+    >>> adata.obs["cluster"].notna().all()
+    np.True_
     """
     if "connectivities" not in adata.obsp:
         msg = "`obsp` has no 'connectivities'. Run crs_sc.tl.embed first."

@@ -75,14 +75,8 @@ def panel_rate(
     the truncated likelihood makes up for what the cut takes from honest cells. It starts from a
     reading in which no cell weighs much, since doublets alone can hold the cut open.
 
-    Parameters
-    ----------
-    counts
-        Panel UMI of the candidate cells, shape `(n_cells,)`.
-    exposure
-        UMI of the cell times the panel's share of ambient RNA, shape `(n_cells,)`.
-    max_fraction
-        Largest contamination considered.
+    `counts` are the panel UMI of the candidate cells, `exposure` the UMI of the cell times the
+    panel's share of ambient RNA, `max_fraction` the largest contamination considered.
     """
     bound = _bound(_middle(counts, exposure, max_fraction), max_fraction)
     for _ in range(4):
@@ -155,17 +149,6 @@ def combine_rates(
     even its lower bound is more than `max_ratio` times the upper bound of the others' mean, unless
     it weighs more than the others together.
 
-    Parameters
-    ----------
-    rates
-        Rate of each panel, at least one.
-    weights
-        Weight of each panel; only their proportions matter.
-    max_ratio
-        How far panels may differ before one of them is disbelieved.
-
-    Returns
-    -------
     Estimate, lower and upper 95 % bound (of the weighted mean, panels independent), panels used.
     """
     used = sorted(rates, key=lambda name: (rates[name].estimate, name))
@@ -191,15 +174,6 @@ def agreeing_cells(
     Ambient RNA brings the same share of a panel into all cells, and expression only adds to it. So
     the groups are taken in from the lowest reading up to the first whose lower bound is more than
     `max_ratio` times the upper bound of those before.
-
-    Parameters
-    ----------
-    counts, exposure
-        As for `panel_rate`, shape `(n_cells,)`.
-    groups
-        Masks over the cells, shape `(n_cells,)` each; a cell may be in several.
-    max_fraction, max_ratio
-        As for `panel_rate` and `combine_rates`.
     """
     rated = [
         (panel_rate(counts[group], exposure[group], max_fraction=max_fraction), group)
@@ -230,13 +204,6 @@ def combine_evidence(panels: Interval, species: Interval) -> tuple[Interval, boo
     second cell. So of two that contradict each other the lower is taken; else their mean, weighted
     by precision.
 
-    Parameters
-    ----------
-    panels, species
-        Estimate, lower and upper 95 % bound.
-
-    Returns
-    -------
     Estimate and bounds, whether the panels are used, whether the other species is.
     """
     if panels[1] > species[2]:
@@ -256,14 +223,8 @@ def combine_evidence(panels: Interval, species: Interval) -> tuple[Interval, boo
 def relative_lysis(rate: Rate, mean: float, *, most: float) -> float:
     """How much more than average a lineage gives to ambient RNA, shrunk to 1 by its error.
 
-    Parameters
-    ----------
-    rate
-        Of the panel, with the pooled profile.
-    mean
-        Contamination of the sample.
-    most
-        The answer stays within `[1 / most, most]`.
+    By its panel's rate with the pooled profile and the contamination of the sample; within
+    `[1 / most, most]`.
     """
     difference = rate.estimate - mean
     if mean < _NO_AMBIENT or difference == 0:
@@ -292,15 +253,6 @@ def _weighted(
 def largest_count(mean: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
     """Smallest count that is exceeded with a probability of at most `alpha`.
 
-    Parameters
-    ----------
-    mean
-        Means, from 0.
-    alpha
-        Probability, inside (0, 1).
-
-    Returns
-    -------
     `scipy.stats.poisson.isf(alpha, mean)`.
     """
     highest = float(mean.max(initial=0.0))
@@ -319,13 +271,7 @@ def _largest_means(alpha: float, n: int) -> NDArray[np.float64]:
 
 
 def mid_ranks(counts: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rank of each count among those that Poisson would give: `P(Y < y) + P(Y = y) / 2`.
-
-    Parameters
-    ----------
-    counts, mean
-        Shape `(n,)`.
-    """
+    """Rank of each count among those that Poisson would give: `P(Y < y) + P(Y = y) / 2`."""
     # Most are zero.
     rank: NDArray[np.float64] = 0.5 * np.exp(-mean)
     some = np.flatnonzero(counts > 0)
@@ -335,13 +281,7 @@ def mid_ranks(counts: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray
 
 
 def truncated_sum(mean: NDArray[np.float64], cut: NDArray[np.float64]) -> float:
-    """Sum of the expected values of Poisson counts of which none is above its cut.
-
-    Parameters
-    ----------
-    mean, cut
-        Means and largest counts, shape `(n,)`.
-    """
+    """Sum of the expected values of Poisson counts of which none is above its cut."""
     return float(compiled(_truncated_sum)(mean, cut))
 
 

@@ -384,20 +384,9 @@ def sample_ambient(
 ) -> SampleAmbient | None:
     """Contamination of one sample from its panels and the other species; None without evidence.
 
-    Parameters
-    ----------
-    counts
-        UMI of each panel and marker set, shape `(n_cells,)` each.
-    totals
-        UMI of the cells, shape `(n_cells,)`.
-    shares
-        Share of each set in ambient RNA.
-    pooled
-        Whether the profile is that of the pooled cells.
-    max_fraction, min_exposure
-        See `estimate_ambient`.
-    species
-        Contamination as the cells of the other species tell it, where there are any.
+    `counts` are UMI of each panel and marker set by cell, `totals` all UMI of the cells, `shares`
+    the share of each set in ambient RNA; `pooled` says whether the profile is that of the pooled
+    cells, `species` is what the cells of the other species tell, where there are any.
     """
     lineages = _lineages(counts, totals, shares, max_fraction)
     rates = _panel_rates(
@@ -520,20 +509,10 @@ def from_species(
 
     Ambient RNA of a droplet is somewhere between the same in all of them and in proportion to the
     cell. How it grows with the cells of the sample carries it over to cells of another size.
+    `own_in_other` is the share of the UMI of a cell of the other species that is ambient RNA of
+    this genome; the mean UMI of the cells are over both genomes; `scaling` is the power of a cell's
+    UMI with which its ambient RNA grows, with its standard error.
 
-    Parameters
-    ----------
-    own_in_other, other_in_own
-        Share of the UMI of a cell of one species that is ambient RNA of the other genome.
-    n_other
-        Cells of the other species.
-    umi_own, umi_other
-        Mean UMI of the cells of each species, over both genomes.
-    scaling, scaling_error
-        Power of a cell's UMI with which its ambient RNA grows, and its standard error.
-
-    Returns
-    -------
     Estimate, lower and upper bound, as share of the own genome's UMI in a cell of its species;
     None with fewer than ten cells of the other species.
     """
@@ -556,13 +535,6 @@ def from_cohort(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     A fixed assumption would be taken off one arm and not off the other where arms differ in how
     many samples could be measured.
 
-    Parameters
-    ----------
-    table
-        Indexed by sample, with `CONTAMINATION_COLUMNS`.
-
-    Returns
-    -------
     The table, as it was with fewer than three measured samples, and notes.
     """
     source = table["ambient_source"].astype(str)
@@ -592,13 +564,6 @@ def from_cohort(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 def declared_corrected(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Set the fraction of corrected counts to 0; what the panels still show is the upper bound.
 
-    Parameters
-    ----------
-    table
-        Indexed by sample, with `CONTAMINATION_COLUMNS`, as measured on the corrected counts.
-
-    Returns
-    -------
     The table, and a note on each sample in which ambient RNA is left beyond doubt.
     """
     assumed = table["ambient_source"].astype(str).str.endswith(ASSUMED)

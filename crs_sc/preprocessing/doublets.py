@@ -139,17 +139,6 @@ def bounded_threshold(
 ) -> tuple[float, str]:
     """Scrublet's threshold, or a quantile of the scores where it cannot be trusted.
 
-    Parameters
-    ----------
-    scores
-        Shape `(n_cells,)`, NaN where not scored.
-    automatic
-        Scrublet's own threshold; None where it found none.
-    expected_rate, max_excess
-        See `call_doublets`.
-
-    Returns
-    -------
     Threshold (a cell above it is a doublet) and a note, empty if scrublet's own was used.
     """
     finite = scores[np.isfinite(scores)]
@@ -189,19 +178,6 @@ def scrublet_scores(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | str:
     """Score the cells of a sample, and simulated doublets, by the doublets among their neighbours.
 
-    Parameters
-    ----------
-    counts
-        Raw counts, shape `(n_cells, n_genes)`.
-    expected_rate
-        Expected share of doublets.
-    n_comps
-        Principal components.
-    random_state
-        Seed of the pairs.
-
-    Returns
-    -------
     Scores of the cells, `(n_cells,)`, missing for a cell with fewer than three genes, and of the
     simulated doublets; or, in words, why there are none.
     """
@@ -245,16 +221,8 @@ def variable_genes(
 ) -> NDArray[np.bool_]:
     """Mark the genes that scanpy's `highly_variable_genes` marks by default (flavour `seurat`).
 
-    Parameters
-    ----------
-    mean, variance
-        Of the counts of each gene, brought to the median total of the cells, shape `(n_genes,)`.
-    n_bins
-        Bins of the mean within which dispersions are compared.
-    min_mean, max_mean
-        Bounds of the log mean.
-    min_dispersion
-        Bound of the log dispersion, in standard deviations of its bin.
+    By mean and variance of the counts brought to the median total of the cells: dispersions are
+    compared within bins of the mean, in standard deviations of the bin.
     """
     mean = np.where(mean == 0, 1e-12, mean)
     with np.errstate(divide="ignore"):
@@ -274,16 +242,9 @@ def variable_genes(
 def moments(
     counts: sparse.csr_matrix, *, total: NDArray[np.float64], target: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and variance (n - 1) of each gene, the counts of each cell brought to a sum.
+    """Mean and variance (n - 1) of each gene, the counts of each cell brought to `target`.
 
-    Parameters
-    ----------
-    counts
-        Raw counts, shape `(n_cells, n_genes)`.
-    total
-        Sum that each cell has, shape `(n_cells,)`.
-    target
-        Sum that each is brought to; one without counts stays empty.
+    `total` is the sum that each cell has; one without counts stays empty.
     """
     n_cells, n_genes = counts.shape
     sums, squares = np.zeros(n_genes), np.zeros(n_genes)
@@ -324,17 +285,6 @@ def _components(
 ) -> NDArray[np.float64]:
     """Principal components of the standardised cells, and the places of sums of two of them.
 
-    Parameters
-    ----------
-    counts
-        Counts of the variable genes, shape `(n_cells, n_variable)`.
-    pairs
-        First and second cell of each sum.
-    n_comps, random_state
-        As in `scrublet_scores`.
-
-    Returns
-    -------
     Shape `(n_cells + n_pairs, n_comps)`.
     """
     from scipy.sparse.linalg import LinearOperator, eigsh

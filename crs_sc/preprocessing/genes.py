@@ -48,6 +48,14 @@ def normalize(adata: AnnData, *, target_sum: float = 1e4) -> None:
     -----
     Sets `X` (float32 CSR), equal to that of `scanpy.pp.normalize_total` and `scanpy.pp.log1p` to
     5e-7; where the counts are on disk, it is worked out when it is read.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> crs.pp.normalize(adata)
+    >>> adata.X.dtype
+    dtype('float32')
     """
     if target_sum <= 0:
         msg = f"target_sum must be above 0, got {target_sum!r}."
@@ -119,6 +127,14 @@ def select_genes(
     on the method. The method is scanpy's `seurat_v3` (Stuart et al. 2019, Cell 177:1888), in a
     random sample of 50,000 cells where there are more; where its loess fails, scanpy's
     `cell_ranger` on log-normalised counts, which the note says.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> crs.pp.select_genes(adata, n_genes=50, exclude=["IL6"])
+    >>> int(adata.var["highly_variable"].sum())
+    50
     """
     if n_genes < 1:
         msg = f"n_genes must be at least 1, got {n_genes!r}."

@@ -94,6 +94,14 @@ def quality_control(
     genes), `obs['qc_status']` (the first reason in the order of `keys.QC_REASONS`) and
     `uns['crs_sc']['qc']`. A barcode whose species could not be called counts as `low_counts`. A
     sample that loses all of its cells stays in the table, and a note says so.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort(state="raw")
+    >>> crs.pp.quality_control(adata)
+    >>> "pass" in set(adata.obs["qc_status"])
+    True
     """
     check_fraction("max_mt_fraction", max_mt_fraction)
     check_fraction("mt_floor", mt_floor)

@@ -279,13 +279,6 @@ def minor_rate(
     Starts from the lower quartile of the cells and takes in those that counting noise around the
     share found so far allows, so that two-cell droplets count only where they are the majority.
 
-    Parameters
-    ----------
-    minor, total
-        UMI of the other genome and of both, shape `(n_cells,)`.
-
-    Returns
-    -------
     The share (0 without a cell) and which cells it comes from, shape `(n_cells,)`.
     """
     kept = np.ones(len(total), dtype=bool)
@@ -313,13 +306,6 @@ def ambient_scaling(
     A cell of `n` UMI of its own genome holds `a * n**b` UMI of the other one; `a` differs between
     the species, `b` does not.
 
-    Parameters
-    ----------
-    groups
-        Minor and major UMI of the cells of each species, shape `(n_cells,)` each.
-
-    Returns
-    -------
     `b` within 0 and 1, and its standard error from counting noise; 0.5 and infinity without a UMI.
     """
     known = [(minor, np.log(major)) for minor, major in groups if minor.sum() > 0]
@@ -347,11 +333,6 @@ def species_soup(own: NDArray[np.float64], other: NDArray[np.float64]) -> Specie
     what the first one predicts if ambient RNA is made of the sample's cells; with fewer than five
     cells it is the prediction. Where a sample holds no single cell of the rarer species, its
     two-cell droplets may pass for such cells from a contamination of about 0.2.
-
-    Parameters
-    ----------
-    own, other
-        UMI of the two genomes in each barcode that is not empty, shape `(n_barcodes,)`.
     """
     total = own + other
     if not len(total):
@@ -404,17 +385,6 @@ def one_species(
     The minor genome is taken as a second cell if it is more than `1 - min_fraction` of the UMI
     without ambient RNA and more than counting noise (one in a thousand) around ambient RNA.
 
-    Parameters
-    ----------
-    own, other
-        UMI of the two genomes, shape `(n_barcodes,)`.
-    other_in_own, own_in_other
-        Ambient RNA, see `SpeciesAmbient`; both zero give the plain rule on the share of UMI.
-    min_fraction
-        Share of UMI from which a barcode is of one species.
-
-    Returns
-    -------
     Whether it is mostly the own species, and whether it is one species, `(n_barcodes,)` each.
     """
     total = own + other
