@@ -256,7 +256,8 @@ NO_SHIFT_TO_REVERSE = "no_shift_to_reverse"
 # --- what they hold ---------------------------------------------------------------------------
 
 
-def _rows(name: str) -> list[dict[str, str]]:
+def rows(name: str) -> list[dict[str, str]]:
+    """Rows of `data/NAME.tsv`, by column."""
     path = Path(__file__).with_name("data") / f"{name}.tsv"
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
@@ -277,9 +278,9 @@ def _table(row: dict[str, str], columns: list[dict[str, str]]) -> TableSpec:
     )  # fmt: skip
 
 
-ALL_KEYS: tuple[KeySpec, ...] = tuple(KeySpec(**row) for row in _rows("slots"))
-_COLUMNS = _rows("columns")
-TABLES: dict[str, TableSpec] = {row["table"]: _table(row, _COLUMNS) for row in _rows("tables")}
+ALL_KEYS: tuple[KeySpec, ...] = tuple(KeySpec(**row) for row in rows("slots"))
+_COLUMNS = rows("columns")
+TABLES: dict[str, TableSpec] = {row["table"]: _table(row, _COLUMNS) for row in rows("tables")}
 
 QC_TABLE = TABLES["qc"]
 POPULATIONS_TABLE = TABLES["populations"]
@@ -306,3 +307,4 @@ COMPOSITION_TABLE = TABLES["composition"]
 EXPRESSION_TABLE = TABLES["expression"]
 ENRICHMENT_TABLE = TABLES["enrichment"]
 EXCLUSIONS_TABLE = TABLES["exclusions"]
+SCORES_TABLE = TABLES["scores"]

@@ -117,6 +117,7 @@ def tables(seed: int = 0) -> dict[str, pd.DataFrame]:
         "ledger": ledger,
         "ledger_by_condition": _by_condition(ledger),
         "receivers": _receivers(rng),
+        "scores": scores(seed),
         "shifts": _shifts(rng),
         "decomposition": _decomposition(rng, ledger),
         "reversal": _reversal(rng),
@@ -492,8 +493,8 @@ def scores(seed: int = 0) -> pd.DataFrame:
                 move = MOVES.get(("cart", feature), 0.0) * (arm != "vehicle")
                 move += MOVES.get((arm.removeprefix("CART_"), feature), 0.0)
                 value = 5 + (move if lineage in {"Monocyte", "DC"} else 0) + rng.normal(0, 0.2)
-                rows.append((feature, population, subject, arm, value))
-    return pd.DataFrame(rows, columns=["feature", "population", "subject", "condition", "score"])
+                rows.append((feature, population, subject, arm, "", value))
+    return pd.DataFrame(rows, columns=keys.SCORES_TABLE.names)
 
 
 def cells(seed: int = 0, per_sample: int = 60) -> ad.AnnData:

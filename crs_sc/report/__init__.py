@@ -1,11 +1,9 @@
 """The self-contained HTML report, and the key figures that it shows."""
 
-from crs_sc.report._answers import Answer, source_answers
-from crs_sc.report._changes import shift_answers
-from crs_sc.report._figures import key_figures, write_figures
-from crs_sc.report._page import write_report
-from crs_sc.report._planted import planted_beside_found, read_truth, share_errors
-from crs_sc.report._scores import subject_scores
+from crs_sc.report.answers import Answer, shift_answers, source_answers
+from crs_sc.report.figures import key_figures, write_figures
+from crs_sc.report.page import write_report
+from crs_sc.report.planted import planted_beside_found, read_truth, share_errors
 
 __all__ = [
     "Answer",
@@ -15,7 +13,6 @@ __all__ = [
     "share_errors",
     "shift_answers",
     "source_answers",
-    "subject_scores",
     "write_figures",
     "write_report",
 ]

@@ -31,7 +31,6 @@ from crs_sc.run.stages import (
     annotate_cohort,
     attribute_sources,
     chosen_genes,
-    chosen_scoring,
     chosen_signatures,
     cluster_cohort,
     compare_arms,
@@ -257,8 +256,6 @@ class Run:
             out / "figures",
             contrasts=self.config.contrasts,
             signatures=chosen_signatures(self.config),
-            scoring=chosen_scoring(self.config),
-            bulk=self._results.pseudobulk() if self.config.contrasts else None,
             n_jobs=self.n_jobs,
         )
         settings_file = out / "config.yaml"

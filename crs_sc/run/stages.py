@@ -316,12 +316,16 @@ def compare_arms(
     enrichment = call(
         comparison.enrichment, expression, gene_sets=signatures, n_jobs=n_jobs, **seed
     )()
-    min_cells = config.shifts.min_cells
+    scoring = chosen_scoring(config)
+    scores = comparison.subject_scores(bulk, signatures=signatures, **scoring)
     return {
         **next(others),
         "expression": expression,
         "enrichment": enrichment,
-        "exclusions": comparison.exclusions(bulk, contrasts=contrasts, min_cells=min_cells),
+        "scores": scores.reindex(columns=keys.TABLES["scores"].names),
+        "exclusions": comparison.exclusions(
+            bulk, contrasts=contrasts, min_cells=scoring["min_cells"]
+        ),
     }
 
 
@@ -332,7 +336,7 @@ def _results_of(calls: Mapping[str, Callable[[], pd.DataFrame]]) -> dict[str, pd
 def empty_comparisons() -> dict[str, pd.DataFrame]:
     """Tables of `compare_arms` where there is nothing to compare."""
     tables = [_TABLE_OF.get(name, name) for name in sections_of("compare") if name != "onset"]
-    return {name: empty_table(name) for name in [*tables, "exclusions"]}
+    return {name: empty_table(name) for name in [*tables, "scores", "exclusions"]}
 
 
 def order_of_onset(ledger: pd.DataFrame, samples: pd.DataFrame, config: RunConfig) -> pd.DataFrame:

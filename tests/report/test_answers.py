@@ -11,9 +11,9 @@ import pytest
 from crs_sc import keys
 from crs_sc.comparison import Contrast
 from crs_sc.report import shift_answers, source_answers
-from crs_sc.report._arms import ordered_arms
-from crs_sc.report._format import amount, cells_named, interval, percent, pvalue
-from crs_sc.report._hearing import hearing_sentences
+from crs_sc.report.answers import ordered_arms
+from crs_sc.report.populations import responder_sentences
+from crs_sc.report.words import amount, cells_named, interval, percent, pvalue
 
 MONO, T = "Classical monocyte", "CD4 T"
 
@@ -170,12 +170,12 @@ class TestSources:
         assert source_answers({}) == []
 
 
-class TestHearing:
+class TestResponders:
     def test_full_chain_in_most_arms(self, fake):
-        il1b, il6, caveat = hearing_sentences(fake.tables()["receivers"], ["IL1B", "IL6", "NOPE"])
+        il1b, il6, caveat = responder_sentences(fake.tables()["receivers"], ["IL1B", "IL6", "NOPE"])
         assert il1b == (
-            "IL1B can be heard by classical monocytes, intermediate monocytes, non-classical "
-            "monocytes and cDC2 cells: IL1R1 and IL1RAP are above ambient RNA there; "
+            "Potential responders to IL1B are classical monocytes, intermediate monocytes, "
+            "non-classical monocytes and cDC2 cells: IL1R1 and IL1RAP are above ambient RNA there; "
             "IL1R2, a decoy, "
             "is in classical monocytes and intermediate monocytes; IL1RN, an antagonist, is in "
             "classical monocytes."
@@ -188,24 +188,25 @@ class TestHearing:
         table = fake.tables()["receivers"].query("cytokine == 'IL6'")
         b = table["population"] == "B"
         table.loc[b & (table["condition"] == "CART"), "state"] = keys.ABOVE_AMBIENT
-        assert "B cells" not in hearing_sentences(table, ["IL6"])[0].split(":")[0]
+        assert "B cells" not in responder_sentences(table, ["IL6"])[0].split(":")[0]
         table.loc[b, ["state", "cpm"]] = [keys.ABOVE_AMBIENT, 1.0]
-        assert "B cells" not in hearing_sentences(table, ["IL6"])[0]
+        assert "B cells" not in responder_sentences(table, ["IL6"])[0]
         table.loc[b, "cpm"] = 300.0
-        assert "B cells" in hearing_sentences(table, ["IL6"])[0].split(":")[0]
+        assert "B cells" in responder_sentences(table, ["IL6"])[0].split(":")[0]
 
     def test_nobody_and_not_measured(self, fake):
         table = fake.tables()["receivers"].query("cytokine == 'IL1B'")
-        lost = hearing_sentences(table.query("gene != 'IL1RAP'"), ["IL1B"])[0]
+        lost = responder_sentences(table.query("gene != 'IL1RAP'"), ["IL1B"])[0]
         assert lost == (
-            "IL1B: without IL1RAP among the genes of the data, who can hear it cannot be said."
+            "IL1B: without IL1RAP among the genes of the data, potential responders cannot be "
+            "named."
         )
         silent = table.assign(state=keys.AMBIENT_COMPATIBLE)
-        assert hearing_sentences(silent, ["IL1B"])[0].startswith(
-            "No population has IL1R1 and IL1RAP above ambient RNA, so none is seen to hear IL1B; "
-            "IL1R2, a decoy, is in none"
+        assert responder_sentences(silent, ["IL1B"])[0].startswith(
+            "No population has IL1R1 and IL1RAP above ambient RNA, so no potential responder to "
+            "IL1B is seen; IL1R2, a decoy, is in none"
         )
-        assert hearing_sentences(table, ["IL6"]) == []
+        assert responder_sentences(table, ["IL6"]) == []
 
 
 class TestShifts:

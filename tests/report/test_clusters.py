@@ -6,7 +6,7 @@ import pytest
 
 from crs_sc import keys
 from crs_sc.plotting import cluster_stability
-from crs_sc.report._clusters import cluster_sentences
+from crs_sc.report.populations import cluster_sentences
 
 
 @pytest.fixture

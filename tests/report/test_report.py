@@ -7,10 +7,11 @@ import re
 import pandas as pd
 import pytest
 
-from crs_sc.comparison import Contrast
-from crs_sc.report import key_figures, subject_scores, write_figures, write_report
-from crs_sc.report._figures import ORDER
-from crs_sc.report._words import CAPTIONS
+from crs_sc import keys, plotting
+from crs_sc.comparison import Contrast, pseudobulk, shifts, subject_scores
+from crs_sc.report import key_figures, write_figures, write_report
+from crs_sc.report.figures import FIGURES
+from crs_sc.report.words import SECTIONS
 
 PROVENANCE = {"crs_sc": "0.1.0", "versions": {"scanpy": "1.12"}, "inputs": {"a.h5ad": "sha256:0"}}
 
@@ -35,16 +36,25 @@ def external(page):
     return [link for link in loads if not link.startswith(("data:", "#", "tables/", "figures/"))]
 
 
-def test_every_figure_has_a_caption():
-    assert set(CAPTIONS) == set(ORDER)
+def test_the_lists_of_figures_and_tables_fit_the_page():
+    sections = {key for key, _ in SECTIONS}
+    drawn = {spec.function for spec in FIGURES.values()}
+    helpers = {"arm_colours", "feature_label", "population_colours", "population_order", "style"}
+    # Of one contrast and gene; the page shows all of them.
+    assert drawn == set(plotting.__all__) - helpers - {"waterfall"}
+    for spec in FIGURES.values():
+        assert spec.title
+        assert spec.section in sections
+        assert spec.needs <= {"cells", *keys.TABLES}
+    for table in keys.TABLES.values():
+        assert not table.section or table.section in sections
 
 
 def test_all_key_figures_of_a_full_cohort(cells, tables, contrasts):
-    scoring = {"min_genes": 1}  # the fake cells have few genes of a signature
-    figures = key_figures(cells, tables, contrasts=contrasts, scoring=scoring)
+    figures = key_figures(cells, tables, contrasts=contrasts)
     names = [item.name for item in figures]
     # Without time points there is no course.
-    assert {name.partition("--")[0] for name in names} == set(ORDER) - {"trajectories"}
+    assert {name.partition("--")[0] for name in names} == set(FIGURES) - {"trajectories"}
     assert len(names) == len(set(names))
     assert [name for name in names if name.startswith("volcano")] == [
         "volcano--cart", "volcano--anakinra", "volcano--tocilizumab",
@@ -119,11 +129,9 @@ def test_no_stress_figure_where_nothing_was_adjusted(tables):
 
 def test_scores_are_those_of_the_tests(cells, contrasts):
     """The difference of the arms' means is the estimate, where both see the same genes."""
-    from crs_sc.comparison import pseudobulk, shifts
-
     genes = ["SOCS3", "PIM1", "CD14", "NOT_THERE"]
     kwargs = {"signatures": {"x": genes}, "min_cells": 2, "min_count": 3, "min_genes": 2}
-    scores = subject_scores(cells, **kwargs)
+    scores = subject_scores(pseudobulk(cells), **kwargs)
     table = shifts(pseudobulk(cells), contrasts=contrasts[:1], **kwargs).set_index("population")
     n_compared = 0
     for population, own in scores.groupby("population"):
@@ -138,7 +146,8 @@ def test_scores_are_those_of_the_tests(cells, contrasts):
 
 
 def test_scores_are_one_row_a_subject(cells, fake):
-    scores = subject_scores(cells, signatures={"x": ["SOCS3", "PIM1"]}, min_cells=1, min_count=1)
+    genes = {"x": ["SOCS3", "PIM1"]}
+    scores = subject_scores(pseudobulk(cells), signatures=genes, min_cells=1, min_count=1)
     assert set(scores["condition"]) == set(fake.ARMS)
     assert not scores.duplicated(["feature", "population", "subject", "condition"]).any()
     means = scores.groupby("condition")["score"].mean()
@@ -160,7 +169,7 @@ def test_page_is_complete_and_loads_nothing(cells, tables, fake, contrasts, tmp_
         "neutrophils (absent from PBMC, and mostly lost in droplets)",
         f"{tables['qc']['n_other_species'].sum():,} cells of the other species",
         f"{tables['qc']['n_cross_species'].sum():,} droplets with cells of both species",
-        "IL1B can be heard by classical monocytes",
+        "Potential responders to IL1B are classical monocytes",
         "neither a change nor its absence is shown",
         "show no relevant change (within \u00b10.5 log2)",
         "go the same way at equal handling stress",

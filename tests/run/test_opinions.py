@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from crs_sc import Run, keys, load_config
 from crs_sc.cli import main
 from crs_sc.io import read_table
-from crs_sc.report._opinions import opinion_sentences
+from crs_sc.report.populations import opinion_sentences
 from crs_sc.run.config import RunConfig
 from crs_sc.run.opinions import gather_opinions
 

@@ -12,26 +12,28 @@ from crs_sc import keys
 from crs_sc.comparison import Contrast, check_design
 from crs_sc.core.checks import sample_table
 from crs_sc.io import write_text
-from crs_sc.report._answers import source_answers
-from crs_sc.report._arms import headline_genes, ordered_arms
-from crs_sc.report._changes import shift_answers
-from crs_sc.report._clusters import CLUSTER_TABLES, cluster_sentences
-from crs_sc.report._figures import ORDER
-from crs_sc.report._format import listed
-from crs_sc.report._hearing import hearing_sentences
-from crs_sc.report._opinions import opinion_sentences
-from crs_sc.report._tables import PageTable, page_table, page_tables, planted_and_found
-from crs_sc.report._verdicts import exclusion_sentence, onset_sentences, shift_sentences
-from crs_sc.report._words import (
-    CAPTIONS,
+from crs_sc.report.answers import (
+    exclusion_sentence,
+    headline_genes,
+    onset_sentences,
+    ordered_arms,
+    shift_answers,
+    shift_sentences,
+    source_answers,
+)
+from crs_sc.report.figures import FIGURES
+from crs_sc.report.populations import cluster_sentences, opinion_sentences, responder_sentences
+from crs_sc.report.tables import PageTable, page_table, page_tables, planted_and_found
+from crs_sc.report.words import (
+    DESIGN,
     METHODS,
     NEEDS_CONTRAST,
     PLANTED,
     READING,
     SECTIONS,
-    TITLES,
     UNADJUSTED,
     limits,
+    listed,
     never_sampled,
     plural,
 )
@@ -41,8 +43,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anndata import AnnData
-
-__all__ = ["write_report"]
 
 
 @dataclass(frozen=True)
@@ -190,23 +190,17 @@ def _sections(
 ) -> list[PageSection]:
     shown = _embedded(figures)
     short = page_tables(tables, arms=ordered_arms(contrasts, samples["condition"]))
-    short["design"] = _design_table(samples, contrasts)
-    place: dict[str, list[str]] = {
-        "design": ["design"],
-        "populations": ["populations", "opinions", *CLUSTER_TABLES],
-        "sources": ["ledger_by_condition", "production", "il1_tone"],
-        "shifts": ["shifts", "exclusions"],
-        "time": ["onset", "arm_by_time"],
-        "expression": ["expression", "enrichment"],
-        "planted": [],
-    }
     made = []
     for key, title in SECTIONS:
         paragraphs = _paragraphs(key, adata, tables, contrasts, samples)
         pictures = [figure for section, figure in shown if section == key]
-        parts = [(TITLES[n], short[n]) for n in place.get(key, [key]) if n in short]
-        if key == "design" and contrasts:
-            parts += _contrast_table(samples, contrasts)
+        parts = [
+            (keys.TABLES[name].title, table)
+            for name, table in short.items()
+            if keys.TABLES[name].section == key
+        ]
+        if key == "design":
+            parts = _design_tables(samples, contrasts)
         if key == "planted":
             parts = [(PLANTED[name], table) for name, table in planted.items()]
         if key in NEEDS_CONTRAST and not (pictures or parts):
@@ -222,52 +216,35 @@ def _embedded(figures: Sequence[Path]) -> list[tuple[str, PageFigure]]:
     for path in figures:
         if path.stem not in files or path.suffix == ".svg":
             files[path.stem] = path
-    known = [path for path in files.values() if path.stem.partition("--")[0] in CAPTIONS]
-    known.sort(key=lambda path: ORDER.index(path.stem.partition("--")[0]))
     made = []
-    for path in known:
-        kind, _, which = path.stem.partition("--")
-        section, title, caption = CAPTIONS[kind]
-        media = "svg+xml" if path.suffix == ".svg" else "png"
-        content = base64.b64encode(path.read_bytes()).decode("ascii")
-        full = f"{title}: {which.replace('--', ', ')}" if which else title
-        source = f"data:image/{media};base64,{content}"
-        half = kind.startswith("umap") or kind == "volcano"
-        figure = PageFigure(path.stem, full, caption, source, half)
-        made.append((section, figure))
+    for kind, spec in FIGURES.items():
+        for path in (path for stem, path in files.items() if stem.partition("--")[0] == kind):
+            which = path.stem.partition("--")[2].replace("--", ", ")
+            media = "svg+xml" if path.suffix == ".svg" else "png"
+            content = base64.b64encode(path.read_bytes()).decode("ascii")
+            title = f"{spec.title}: {which}" if which else spec.title
+            source = f"data:image/{media};base64,{content}"
+            figure = PageFigure(path.stem, title, spec.caption, source, spec.is_half)
+            made.append((spec.section, figure))
     return made
 
 
-def _design_table(samples: pd.DataFrame, contrasts: Sequence[Contrast]) -> PageTable:
-    by = [name for name in ("condition", "timepoint") if name in samples.columns]
-    rows = (
-        samples.reset_index()
-        .groupby(by, observed=True)
-        .agg(subjects=("subject", "nunique"), samples=("subject", "size"))
-        .reset_index()
-    )
-    rank = {arm: i for i, arm in enumerate(ordered_arms(contrasts, samples["condition"]))}
-    rows = rows.sort_values("condition", key=lambda column: column.map(rank), kind="stable")
-    return page_table(rows, columns=[*by, "subjects", "samples"], most=60)
-
-
-def _contrast_table(
+def _design_tables(
     samples: pd.DataFrame, contrasts: Sequence[Contrast]
 ) -> list[tuple[str, PageTable]]:
-    if any(name not in samples for one in contrasts for name in one.covariates):
-        return []
-    design = check_design(samples, contrasts=contrasts)
-    return [
-        (
-            "What each contrast can answer",
-            # What no contrast has (pairs, blocks, covariates, notes) needs no column.
-            page_table(
-                design,
-                columns=[c for c in design.columns if design[c].replace(0, "").ne("").any()],
-                most=60,
-            ),
-        )
-    ]
+    """Subjects and samples by arm, and what each contrast can answer."""
+    by = [name for name in ("condition", "timepoint") if name in samples.columns]
+    rows = samples.reset_index().groupby(by, observed=True)["subject"].agg(["nunique", "size"])
+    rows = rows.reset_index().rename(columns={"nunique": "subjects", "size": "samples"})
+    rank = {arm: i for i, arm in enumerate(ordered_arms(contrasts, samples["condition"]))}
+    rows = rows.sort_values("condition", key=lambda column: column.map(rank), kind="stable")
+    made = [(DESIGN["samples"], page_table(rows, columns=[*by, "subjects", "samples"], most=60))]
+    if contrasts and all(name in samples for one in contrasts for name in one.covariates):
+        design = check_design(samples, contrasts=contrasts)
+        # What no contrast has (pairs, blocks, covariates, notes) needs no column.
+        columns = [name for name in design.columns if design[name].replace(0, "").ne("").any()]
+        made.append((DESIGN["contrasts"], page_table(design, columns=columns, most=60)))
+    return made
 
 
 def _paragraphs(
@@ -293,7 +270,7 @@ def _paragraphs(
             *never_sampled(tables),
         ]
     if key == "receivers" and {"receivers", "ledger"} <= set(tables):
-        return hearing_sentences(tables["receivers"], _heads(tables))
+        return responder_sentences(tables["receivers"], _heads(tables))
     if key == "populations":
         said = opinion_sentences(tables["opinions"]) if "opinions" in tables else []
         return [*said, *cluster_sentences(tables)]

@@ -1,29 +1,19 @@
-"""Do the populations stand: stability, batches, myeloid groups and circularity in sentences."""
+"""Do the populations stand, do other labels agree, and which are potential responders."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
-from crs_sc import keys
-from crs_sc.plotting import feature_label
-from crs_sc.report._format import cells_named, listed, percent
+from crs_sc import genesets, keys
+from crs_sc.plotting import feature_label, population_order
+from crs_sc.report.words import cells_named, listed, percent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["CLUSTER_TABLES", "cluster_sentences"]
-
-# In the order of the page.
-CLUSTER_TABLES = (
-    "clusters",
-    "clustering",
-    "subclusters",
-    "integration",
-    "circularity",
-    "gene_overlap",
-)
 
 # By how much the clusters of a population may change more with the target genes than with others.
 _MOVED = 0.1
@@ -171,3 +161,149 @@ def _overlap(table: pd.DataFrame) -> list[str]:
             f"Circular: {listed(list(targets))} were used to find or to name the populations."
         )
     return said
+
+
+_WHO = {
+    keys.MARKERS: "The markers, held against your labels",
+    "celltypist": "CellTypist",
+    "reference": "The labelled reference",
+}
+_CAVEAT = (
+    "Other labels are no independent evidence of truth: a classifier gives every cell one of the "
+    "types that it knows. Where one disagrees, look at the markers."
+)
+
+
+def opinion_sentences(opinions: pd.DataFrame) -> list[str]:
+    """Say of each opinion how far it agrees, and where it does not.
+
+    Parameters
+    ----------
+    opinions
+        The table `opinions`.
+    """
+    said = []
+    for opinion, rows in opinions.groupby("opinion", sort=False):
+        whole = rows.loc[rows["population"] == keys.ALL_POPULATIONS].iloc[0]
+        parts = rows.loc[rows["population"] != keys.ALL_POPULATIONS]
+        text = f"{_WHO.get(str(opinion), str(opinion))}: "
+        if whole["n_compared"] == 0:
+            said.append(text + "no cell can be compared, because no name of a type is known.")
+            continue
+        text += f"the same lineage in {percent(whole['lineage_agreement'])}"
+        if not np.isnan(whole["agreement"]):
+            text += f" and the same type in {percent(whole['agreement'])}"
+        text += f" of the {int(whole['n_compared']):,} cells that can be compared."
+        against = parts.loc[parts["verdict"] == keys.DISAGREES]
+        if len(against):
+            named = [
+                f"{row['population']} ({percent(row['other_share'])} {row['other_label']})"
+                for row in against.to_dict("records")
+            ]
+            text += f" It disagrees about {listed(named)}."
+        elif (parts["verdict"] == keys.AGREES).any():
+            text += " It disagrees about the lineage of no population."
+        said.append(text)
+    return [*said, _CAVEAT] if said else []
+
+
+# Below this part of the level in the highest population a transcript says little.
+_LEAST = 0.1
+_RECEPTOR_CAVEAT = (
+    "A receptor's transcript is not the receptor on the surface, and receptors have few "
+    "transcripts: a population that is not named here may still respond."
+)
+
+
+def responder_sentences(receivers: pd.DataFrame, cytokines: Sequence[str]) -> list[str]:
+    """Say of each cytokine which populations express its receptors: the potential responders.
+
+    A population counts if in most arms (of those with enough of its cells) one receptor and every
+    co-receptor are above ambient RNA, at a tenth of the highest population's level or more.
+
+    Parameters
+    ----------
+    receivers
+        The table `receivers`.
+    cytokines
+        Which of them, in order; those without a row are passed over.
+    """
+    said = []
+    for cytokine in cytokines:
+        rows = receivers.loc[receivers["cytokine"] == cytokine]
+        if not rows.empty:
+            said.append(_sentence(cytokine, rows))
+    return [*said, _RECEPTOR_CAVEAT] if said else []
+
+
+def _sentence(cytokine: str, rows: pd.DataFrame) -> str:
+    genes = {
+        role: list(dict.fromkeys(rows.loc[rows["role"] == role, "gene"]))
+        for role in genesets.RECEPTOR_ROLES
+    }
+    either, every = genes["receptor"], genes["co-receptor"]
+    missing = _missing(cytokine, either, every)
+    if missing:
+        return (
+            f"{cytokine}: without {listed(missing)} among the genes of the data, potential "
+            "responders cannot be named."
+        )
+    chain = " and ".join([" or ".join(either), *every])
+    able = _holders(rows, either=either, every=every)
+    verb = "is" if chain == either[0] or " or " in chain else "are"
+    if able:
+        text = (
+            f"Potential responders to {cytokine} are {_named(able)}: {chain} {verb} above ambient "
+            "RNA there"
+        )
+    else:
+        text = (
+            f"No population has {chain} above ambient RNA, so no potential responder to {cytokine} "
+            "is seen"
+        )
+    for role in ("decoy", "antagonist"):
+        for gene in genes[role]:
+            holders = _holders(rows, every=[gene])
+            article = "an" if role[0] == "a" else "a"
+            text += f"; {gene}, {article} {role}, is in {_named(holders) or 'none'}"
+    if cytokine.upper() == "IL6":
+        more = [n for n in _holders(rows, every=every) if n not in able]
+        if more:
+            text += (
+                f"; {listed(every)} alone, enough for IL-6 that comes with its soluble receptor, "
+                f"is in {_named(more)}"
+            )
+    return f"{text}."
+
+
+def _missing(cytokine: str, either: Sequence[str], every: Sequence[str]) -> list[str]:
+    """List the genes without which nothing can be said: all receptors, or any co-receptor."""
+    both = [genesets.load_receptors(), genesets.load_receptors(organism="mouse")]
+    table = next(one for one in both if cytokine in set(one["cytokine"]))
+    table = table.loc[table["cytokine"] == cytokine]
+    lost = [] if either else table.loc[table["role"] == "receptor", "gene"].tolist()
+    partners = table.loc[table["role"] == "co-receptor", "gene"]
+    return [*lost, *partners[~partners.isin(every)]]
+
+
+def _holders(
+    rows: pd.DataFrame, *, either: Sequence[str] = (), every: Sequence[str] = ()
+) -> list[str]:
+    """List the populations that hold one of `either` and all of `every` in most arms."""
+    measured = rows.loc[rows["n_subjects"] > 0]
+    highest = measured.groupby(["gene", "condition"], observed=True)["cpm"].transform("max")
+    held = (measured["state"] == keys.ABOVE_AMBIENT) & (measured["cpm"] >= _LEAST * highest)
+    measured = measured.assign(held=held)
+    chosen = []
+    for population, part in measured.groupby("population", observed=True):
+        arms = []
+        for _, arm in part.groupby("condition", observed=True):
+            found = set(arm.loc[arm["held"], "gene"].astype(str))
+            arms.append((not either or bool(found & set(either))) and set(every) <= found)
+        if sum(arms) > len(arms) / 2:
+            chosen.append(str(population))
+    return population_order(chosen)
+
+
+def _named(populations: Iterable[str]) -> str:
+    return listed([cells_named(name) for name in populations])

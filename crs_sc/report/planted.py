@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["planted_beside_found", "read_truth", "share_errors"]
-
 _ROW = ["gene", "population", "sample"]
 _PARTS = ("composition", "producer_fraction", "intensity")
 _SHOWN = ("total", *_PARTS)

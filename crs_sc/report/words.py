@@ -1,147 +1,113 @@
-"""What the report says beside its numbers: captions, how to read them, what they cannot say."""
+"""What the report says beside its numbers, and how it writes numbers and names."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from crs_sc.report._format import listed
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
 
-__all__ = [
-    "CAPTIONS",
-    "METHODS",
-    "NEEDS_CONTRAST",
-    "PLANTED",
-    "READING",
-    "SECTIONS",
-    "TITLES",
-    "UNADJUSTED",
-    "limits",
-    "never_sampled",
-    "plural",
-]
-
-_NOWHERE = "What could be tested nowhere is left out; the table has it with the reason."
-
-# Section, heading and what to look for, by figure.
-CAPTIONS = {
-    "qc_overview": ("qc", "Cells kept, depth and ambient RNA by sample", ""),
-    "barnyard": (
-        "qc",
-        "UMI of both genomes",
-        (
-            "Only droplets called as the analysed species go on. Dashed: where the share of UMI "
-            "alone would draw the line; the call takes out ambient RNA first."
-        ),
-    ),
-    "umap_population": (
-        "populations",
-        "Cells by population",
-        "For orientation only: distances and areas on such a map are not measurements.",
-    ),
-    "umap_condition": ("populations", "Cells by arm", ""),
-    "umap_sample": ("populations", "Cells by sample", "A sample that stands apart is a batch."),
-    "umap_species": ("populations", "Cells by species", ""),
-    "markers": (
-        "populations",
-        "Marker genes of the populations",
-        "The dots should lie along the diagonal. No target cytokine is a marker.",
-    ),
-    "cluster_stability": (
-        "populations",
-        "Clusters found again in subsamples of the cells",
-        (
-            "Left: filled is the chosen resolution; the line goes down to the worst subsample. "
-            "Right: from 0.75 on a cluster is stable, below 0.6 it should not be trusted."
-        ),
-    ),
-    "myeloid_states": (
-        "populations",
-        "States of the myeloid cells by sample",
-        "Above each bar: cells with a state.",
-    ),
-    "source_shares": (
-        "sources",
-        "Source of the transcripts, sample by sample",
-        "Ambient-corrected UMI. Above each bar: how many; shares of few UMI are pale.",
-    ),
-    "source_shares_all": ("sources", "Source of the other cytokines", ""),
-    "producers": (
-        "sources",
-        "Producers by population and arm",
-        (
-            "Filled: more UMI than ambient RNA explains. Hollow: explained by ambient RNA. Small "
-            "dot: no UMI, but the cells are too shallow to exclude producers."
-        ),
-    ),
-    "ambient_expected": (
-        "sources",
-        "UMI seen against UMI expected from ambient RNA",
-        "One point a population in a sample. On the line there is nothing but ambient RNA.",
-    ),
-    "stress_vs_cytokine": (
-        "sources",
-        "Handling stress against output",
-        "If output follows stress within an arm, the handling may have made it.",
-    ),
-    "receivers": (
-        "receivers",
-        "From producers to receivers",
-        (
-            "Left: who makes it. Right: its receptors; a decoy or an antagonist keeps it from "
-            "being heard. Without any UMI there is no point."
-        ),
-    ),
-    "signature_points": (
-        "shifts",
-        "Responses, one point a subject",
-        (
-            "Line: mean of the arm. Below: estimates with 95 % interval and permutation p. A score "
-            "is the mean over the genes that the population expresses, here in all arms together, "
-            "in an estimate in its two arms, so that the two can differ a little."
-        ),
-    ),
-    "shifts_signatures": ("shifts", "Shift of every signature in every population", _NOWHERE),
-    "shifts_genes": ("shifts", "Shift of every cytokine in every population", _NOWHERE),
-    "stress_adjustment": (
-        "shifts",
-        "Responses at equal handling stress",
-        (
-            "Grey band: shifts that are not relevant. Where the two estimates part, handling (or "
-            "what the treatment does to the stress genes) may have made the shift."
-        ),
-    ),
-    "trajectories": (
-        "time",
-        "Output over time, subject by subject",
-        "Thin: a subject. Thick: the median of its arm.",
-    ),
-    "decomposition": (
-        "decomposition",
-        "Parts of the change in output",
-        "The coloured parts add up to the diamond.",
-    ),
-    "waterfall": (
-        "decomposition",
-        "Step by step from the reference to the treated arm",
-        "Each bar starts where the one before ended. Lines: 95 % intervals.",
-    ),
-    "reversal": ("reversal", "How far each drug brings each response back", _NOWHERE),
-    "composition": ("composition", "Share of each population by arm", ""),
-    "volcano": ("expression", "Differential expression of the main source", ""),
-    "enrichment": ("expression", "Gene sets along the ranking", ""),
+_PLURALS = {
+    "Classical monocyte": "classical monocytes",
+    "Intermediate monocyte": "intermediate monocytes",
+    "Non-classical monocyte": "non-classical monocytes",
+    "Macrophage": "macrophages",
+    "AS-DC": "AS-DCs",
+    "Migratory DC": "migratory DCs",
+    "pDC": "pDCs",
+    "Neutrophil": "neutrophils",
+    "Mast cell": "mast cells",
+    "Plasma cell": "plasma cells",
+    "Megakaryocyte": "megakaryocytes",
+    "Erythroid": "erythroid cells",
+    "HSPC": "progenitors",
+    "B-ALL blast": "B-ALL blasts",
+    "AML blast": "AML blasts",
+    "Unknown": "cells of unknown type",
 }
+
+
+def cells_named(population: str) -> str:
+    """Name a population in a sentence: `Classical monocyte` -> `classical monocytes`."""
+    if population in _PLURALS:
+        return _PLURALS[population]
+    if population.endswith("s"):
+        return population
+    return f"{population}s" if population.lower().endswith("cell") else f"{population} cells"
+
+
+def amount(value: float) -> str:
+    """Three significant digits, thousands separated, no exponent for everyday sizes."""
+    if math.isnan(value):
+        return "not known"
+    size = abs(value)
+    if size >= 100:
+        return f"{value:,.0f}".replace("-", "\u2212")
+    if size == 0:
+        return "0"
+    if size < 1e-4:
+        return f"{value:.1e}".replace("-", "\u2212")
+    digits = max(0, 2 - math.floor(math.log10(size)))
+    text = f"{value:.{digits}f}"
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return text.replace("-", "\u2212")
+
+
+def signed(value: float) -> str:
+    """`amount` with its sign always shown."""
+    return f"+{amount(value)}" if value > 0 else amount(value)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Join names as a sentence does: `a, b and c`."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
+
+
+def percent(share: float) -> str:
+    """Share as a percentage: whole numbers from 10 %, one decimal below."""
+    if math.isnan(share):
+        return "not known"
+    value = 100 * share
+    if 0 < abs(value) < 0.1:
+        return "less than 0.1 %"
+    digits = 0 if abs(value) >= 9.95 or value == 0 else 1
+    return f"{value:,.{digits}f} %".replace("-", "\u2212")
+
+
+def interval(low: float, high: float, *, as_percent: bool = False) -> str:
+    """`80 to 93 %`, or `0.8 to 1.2`; empty where there is none."""
+    if math.isnan(low) or math.isnan(high):
+        return ""
+    if not as_percent:
+        return f"{amount(low)} to {amount(high)}"
+    start, end = percent(low), percent(high)
+    return f"{start.removesuffix(' %')} to {end}"
+
+
+def pvalue(p: float, floor: float = math.nan) -> str:
+    """`0.029 (floor 0.029)`: p and the smallest that the design can reach."""
+    if math.isnan(p):
+        return "no p"
+    text = _small(p)
+    return text if math.isnan(floor) else f"{text} (floor {_small(floor)})"
+
+
+def _small(p: float) -> str:
+    if p < 1e-4:
+        return "below 0.0001"
+    return f"{p:.2g}" if p < 0.995 else "1"
+
 
 SECTIONS = (
     ("design", "Design"),
     ("qc", "Quality control"),
     ("populations", "Populations"),
     ("sources", "Who makes it"),
-    ("receivers", "Who can hear it"),
+    ("receivers", "Potential responders (receptor expression)"),
     ("shifts", "Shifts"),
     ("time", "Over time"),
     ("decomposition", "More cells, more producers, or more per producer"),
@@ -156,31 +122,9 @@ SECTIONS = (
 NEEDS_CONTRAST = frozenset({"shifts", "decomposition", "reversal", "composition", "expression"})
 
 
-TITLES = {
-    "design": "Subjects and samples by arm",
-    "qc": "Samples",
-    "populations": "Clusters and their names",
-    "opinions": "What others say of the populations",
-    "clusters": "Clusters found again in subsamples",
-    "clustering": "Resolutions that were tried",
-    "subclusters": "The myeloid cells on their own genes",
-    "integration": "Batches before and after integration",
-    "circularity": "Clusters with and without the target cytokines",
-    "gene_overlap": "Genes of signatures that also name cell types",
-    "coverage": "Gene sets with genes that are not in the data",
-    "ledger_by_condition": "Source shares of at least 2 %",
-    "receivers": "Receptors above ambient RNA, in the arm with the highest level",
-    "il1_tone": "IL-1 tone: agonists over antagonists (UMI beyond ambient RNA)",
-    "production": "Is there any production beyond ambient RNA",
-    "shifts": "Shifts with the smallest p",
-    "exclusions": "Subjects that a test does without",
-    "arm_by_time": "Shifts that grow or fade, with the smallest p",
-    "onset": "Order of onset by subject",
-    "decomposition": "Largest changes (UMI per sampled cell)",
-    "reversal": "Reversals",
-    "composition": "Shares of the populations",
-    "expression": "Genes with the smallest p",
-    "enrichment": "Gene sets with the smallest p",
+DESIGN = {
+    "samples": "Subjects and samples by arm",
+    "contrasts": "What each contrast can answer",
 }
 PLANTED = {
     "sources": "Source shares, planted and found",

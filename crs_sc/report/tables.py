@@ -1,0 +1,271 @@
+"""Short tables for the page: a few columns and rows, and where the whole table is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from crs_sc import keys
+from crs_sc.plotting import feature_label, population_order
+from crs_sc.report.answers import headline_genes
+from crs_sc.report.words import amount, percent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+_SETS = frozenset({"feature", "gene_set"})
+_VOCABULARY = frozenset({"status", "state", "verdict", "reason", "state_first", "state_second"})
+VERDICTS = {
+    keys.CHANGED_WITHIN_MARGIN: "changed, within the margin",
+    keys.EQUIVALENT: "no relevant change",
+}
+
+
+@dataclass(frozen=True)
+class PageTable:
+    """A table as the page shows it.
+
+    Attributes
+    ----------
+    columns
+        Heading, explanation for the mouse, and whether the column holds numbers.
+    rows
+        For each cell the text and the value that sorting uses.
+    total
+        Rows of the whole table.
+    file
+        Name of the whole table in `tables/`, empty if there is none.
+    """
+
+    columns: list[tuple[str, str, bool]]
+    rows: list[list[tuple[str, str]]]
+    total: int
+    file: str = ""
+
+
+def page_table(
+    table: pd.DataFrame, *, columns: Sequence[str], most: int, file: str = "", total: int = 0
+) -> PageTable:
+    """Take columns and the first rows of a table and write the numbers for a reader.
+
+    Parameters
+    ----------
+    table
+        Rows in the order of the page.
+    columns
+        Columns to show; those that are absent are passed over.
+    most
+        Rows to show at the most.
+    file
+        Name of the whole table in `tables/`.
+    total
+        Rows of the whole table, if `table` holds only some.
+    """
+    chosen = [name for name in columns if name in table.columns]
+    known = {column.name: column for column in keys.TABLES[file].columns} if file else {}
+    meaning = {name: column.meaning for name, column in known.items()}
+    shares = {name for name, column in known.items() if column.unit == "share"}
+    shares |= {name for name in chosen if "share" in name}
+    numeric = {name: pd.api.types.is_numeric_dtype(table[name]) for name in chosen}
+    rows = [
+        [_cell(name, row[name], is_share=name in shares) for name in chosen]
+        for row in table.head(most)[chosen].to_dict("records")
+    ]
+    heads = [(name.replace("_", " "), meaning.get(name, ""), numeric[name]) for name in chosen]
+    return PageTable(heads, rows, max(total, len(table)), file)
+
+
+def _cell(name: str, value: Any, *, is_share: bool) -> tuple[str, str]:
+    """Text and sort value of one cell."""
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return "", ""
+    if isinstance(value, bool | str):
+        text = str(value)
+        if name in _SETS:
+            text = feature_label(text)
+        elif name in _VOCABULARY:
+            text = VERDICTS.get(text, text).replace("_", " ")
+        return text, str(value)
+    number = float(value)
+    if is_share:
+        return percent(number), repr(number)
+    if isinstance(value, int | np.integer):
+        return f"{int(value):,}", repr(number)
+    if name.startswith(("pvalue", "padj")):
+        return ("<0.0001" if number < 1e-4 else f"{number:.2g}"), repr(number)
+    return amount(number), repr(number)
+
+
+def page_tables(tables: Mapping[str, pd.DataFrame], *, arms: Sequence[str]) -> dict[str, PageTable]:
+    """Build the short tables of the page from the tables of the contract.
+
+    Parameters
+    ----------
+    tables
+        By name; those that are missing or empty are passed over.
+    arms
+        Arms in order.
+    """
+    made: dict[str, PageTable] = {}
+    for spec in sorted(keys.TABLES.values(), key=lambda spec: spec.place):
+        table = tables.get(spec.name)
+        if not spec.place or table is None or table.empty:
+            continue
+        chosen = _ROWS[spec.name](table, arms) if spec.name in _ROWS else table
+        if len(chosen):
+            made[spec.name] = page_table(
+                chosen, columns=spec.shown, most=spec.most, file=spec.name, total=len(table)
+            )
+    return made
+
+
+type _Rows = Callable[[pd.DataFrame, Sequence[str]], pd.DataFrame]
+# Which rows of a table the page shows and in which order; all as they are where nothing is said.
+_ROWS: dict[str, _Rows] = {}
+
+
+def _shows(*names: str) -> Callable[[_Rows], _Rows]:
+    def enter(function: _Rows) -> _Rows:
+        _ROWS.update(dict.fromkeys(names, function))
+        return function
+
+    return enter
+
+
+def _place(rows: pd.DataFrame, arms: Sequence[str]) -> pd.Series:
+    return rows["condition"].map({arm: i for i, arm in enumerate(arms)})
+
+
+@_shows("gene_overlap")
+def _named_by(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:  # noqa: ARG001
+    return table.loc[table["marker_of"].astype(str) != ""]
+
+
+@_shows("coverage")
+def _incomplete(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:  # noqa: ARG001
+    return table.loc[table["n_found"] < table["n_genes"]]
+
+
+@_shows("ledger_by_condition")
+def _large_shares(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
+    rows = table.loc[table["gene"].isin(headline_genes(table)) & (table["share"] >= 0.02)]
+    rows = rows.assign(place=_place(rows, arms)).sort_values(
+        ["gene", "place", "share"], ascending=[True, True, False], kind="stable"
+    )
+    return rows.rename(columns={"ci_low": "share_ci_low", "ci_high": "share_ci_high"})
+
+
+@_shows("receivers")
+def _highest(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:  # noqa: ARG001
+    heads = headline_genes(table.assign(gene=table["cytokine"]))
+    rows = table.loc[(table["state"] == keys.ABOVE_AMBIENT) & table["cytokine"].isin(heads)]
+    rows = rows.sort_values("cpm", ascending=False, kind="stable")
+    return rows.drop_duplicates(["cytokine", "gene", "population"]).sort_index()
+
+
+@_shows("il1_tone")
+def _with_tone(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
+    rows = table.loc[table["status"].isin([keys.OK, keys.AGONIST_ONLY, keys.ANTAGONIST_ONLY])]
+    size = rows.groupby("population")["agonist_umi"].transform("sum")
+    return rows.assign(place=_place(rows, arms), size=size).sort_values(
+        ["size", "population", "place", "sample"],
+        ascending=[False, True, True, True],
+        kind="stable",
+    )
+
+
+@_shows("production")
+def _seen(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
+    rows = table.loc[table["gene"].isin(headline_genes(table)) & (table["umi"] > 0)]
+    return rows.assign(place=_place(rows, arms)).sort_values(
+        ["gene", "place", "pvalue"], kind="stable"
+    )
+
+
+@_shows("shifts", "arm_by_time", "expression", "enrichment")
+def _smallest_p(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:  # noqa: ARG001
+    return table.loc[table["pvalue"].notna()].sort_values(["padj", "pvalue"], kind="stable")
+
+
+@_shows("decomposition")
+def _largest_changes(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:  # noqa: ARG001
+    """Of each gene and contrast the largest changes first; units are UMI per cell."""
+    rows = table.loc[table["gene"].isin(headline_genes(table)) & (table["total"].abs() > 0)]
+    size = rows["total"].abs()
+    size /= size.groupby(rows["gene"]).transform("max")
+    return rows.loc[size.sort_values(ascending=False, kind="stable").index]
+
+
+@_shows("reversal", "composition")
+def _by_population(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:  # noqa: ARG001
+    """By contrast (and feature) as they come, and by the order of the populations."""
+    rows = table.loc[table["reversal"].notna()] if "reversal" in table else table
+    rank = {one: i for i, one in enumerate(population_order(rows["population"]))}
+    by = [name for name in ("contrast", "feature") if name in rows]
+    order = pd.DataFrame({name: pd.factorize(rows[name])[0] for name in by}, index=rows.index)
+    order = order.assign(population=rows["population"].map(rank))
+    return rows.loc[order.sort_values([*by, "population"], kind="stable").index]
+
+
+def planted_and_found(
+    truth: Mapping[str, pd.DataFrame], tables: Mapping[str, pd.DataFrame]
+) -> dict[str, PageTable]:
+    """Put what was planted in a simulated cohort beside what was found.
+
+    Parameters
+    ----------
+    truth
+        `ledger`, `decomposition` and `shifts` in the columns of the tables, those that there are.
+    tables
+        What the run found.
+
+    Returns
+    -------
+    Short tables by name: `sources`, `decomposition` and `shifts`.
+    """
+    made = {}
+    if "ledger" in truth and "ledger" in tables:
+        made["sources"] = _compare_shares(truth["ledger"], tables["ledger"])
+    for name, index, value, least in (
+        ("decomposition", ["contrast", "gene", "population"], "total", 0.0),
+        ("shifts", ["contrast", "feature", "population"], "estimate", 0.25),
+    ):
+        if name not in truth or tables.get(name) is None or tables[name].empty:
+            continue
+        if value not in truth[name] or truth[name].empty:
+            continue
+        extra = [end for end in (f"{value}_ci_low", f"{value}_ci_high") if end in tables[name]]
+        extra += [end for end in ("ci_low", "ci_high") if end in tables[name]]
+        both = truth[name][[*index, value]].merge(
+            tables[name][[*index, value, *extra]], on=index, suffixes=("_planted", "_found")
+        )
+        if name == "decomposition":
+            both = both.loc[both["gene"].isin(headline_genes(both))]
+        both = both.rename(columns={f"{value}_planted": "planted", f"{value}_found": "found"})
+        both = both.loc[both["planted"].abs() > least]
+        both = both.sort_values("planted", key=lambda column: -column.abs(), kind="stable")
+        if len(both):
+            made[name] = page_table(both, columns=[*index, "planted", "found", *extra], most=20)
+    return {name: table for name, table in made.items() if table.rows}
+
+
+def _compare_shares(truth: pd.DataFrame, found: pd.DataFrame) -> PageTable:
+    """Compare mean shares of the headline genes by arm, where a tenth or more was planted."""
+    index = ["gene", "condition", "population"]
+
+    def means(table: pd.DataFrame, name: str) -> pd.Series:
+        rows = table.loc[table["gene"].isin(headline_genes(found))]
+        by_subject = rows.groupby([*index, "subject"], observed=True)["share"].mean()
+        return by_subject.groupby(level=index).mean().rename(name)
+
+    both = pd.concat([means(truth, "planted_share"), means(found, "found_share")], axis=1)
+    rows = both.reset_index()
+    rows = rows.loc[(rows["planted_share"] >= 0.1) | (rows["found_share"] >= 0.1)]
+    rows = rows.sort_values(
+        ["gene", "condition", "planted_share"], ascending=[True, True, False], kind="stable"
+    )
+    return page_table(rows, columns=[*index, "planted_share", "found_share"], most=40)
