@@ -70,6 +70,13 @@ def composition(
     ------
     InputError
         If the table is empty.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> ledger = crs.tl.ledger(adata, genes=["IL1B", "IL6"])
+    >>> ax = crs.pl.composition(ledger, conditions=["vehicle", "CART"])
     """
     from matplotlib.lines import Line2D
 
@@ -154,6 +161,13 @@ def myeloid_states(
     ------
     InputError
         If no cell has a state.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> adata.obs["myeloid_state"] = "resting"
+    >>> ax = crs.pl.myeloid_states(adata)
     """
     from matplotlib.patches import Patch
 

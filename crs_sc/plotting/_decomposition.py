@@ -71,6 +71,17 @@ def decomposition_bars(
     ------
     InputError
         If the table is empty.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> contrast = crs.Contrast("cart", treated="CART", reference="vehicle")
+    >>> crs.tl.call_producers(adata, genes=["IL1B"])
+    >>> ledger, made = crs.tl.ledger(adata, genes=["IL1B"]), crs.tl.producers(adata)
+    >>> samples = adata.obs.groupby("sample", observed=True)[["subject", "condition"]].first()
+    >>> parts = crs.tl.decompose(ledger, made, contrasts=[contrast], samples=samples)
+    >>> figure = crs.pl.decomposition_bars(parts)
     """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -196,6 +207,17 @@ def waterfall(
     ------
     InputError
         If the table has no such contrast and gene, or nothing changed that could be drawn.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> contrast = crs.Contrast("cart", treated="CART", reference="vehicle")
+    >>> crs.tl.call_producers(adata, genes=["IL1B"])
+    >>> ledger, made = crs.tl.ledger(adata, genes=["IL1B"]), crs.tl.producers(adata)
+    >>> samples = adata.obs.groupby("sample", observed=True)[["subject", "condition"]].first()
+    >>> parts = crs.tl.decompose(ledger, made, contrasts=[contrast], samples=samples)
+    >>> ax = crs.pl.waterfall(parts, contrast="cart", gene="IL1B")
     """
     check_table(decomposition, keys.DECOMPOSITION_TABLE.names, name="decomposition")
     chosen = (decomposition["contrast"] == contrast) & (decomposition["gene"] == gene)
@@ -243,6 +265,17 @@ def waterfalls(
     ------
     InputError
         If the table is empty.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> contrast = crs.Contrast("cart", treated="CART", reference="vehicle")
+    >>> crs.tl.call_producers(adata, genes=["IL1B"])
+    >>> ledger, made = crs.tl.ledger(adata, genes=["IL1B"]), crs.tl.producers(adata)
+    >>> samples = adata.obs.groupby("sample", observed=True)[["subject", "condition"]].first()
+    >>> parts = crs.tl.decompose(ledger, made, contrasts=[contrast], samples=samples)
+    >>> figure = crs.pl.waterfalls(parts)
     """
     check_table(decomposition, keys.DECOMPOSITION_TABLE.names, name="decomposition")
     down = ordered(decomposition["gene"], genes)

@@ -80,6 +80,12 @@ def umap(
     ------
     MissingKeyError
         If `obsm` has no `basis` or `obs` no `color`.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> ax = crs.pl.umap(adata, color="condition", conditions=["vehicle", "CART"])
     """
     from matplotlib.colors import to_rgba_array
     from matplotlib.lines import Line2D
@@ -175,6 +181,16 @@ def cluster_stability(clusters: pd.DataFrame, *, clustering: pd.DataFrame) -> Fi
     ------
     InputError
         If a table has no rows or lacks a column.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import crs_sc as crs
+    >>> row = ["0", "B", 1.0, 90, 0.95, 0.9, "stable", "", ""]
+    >>> clusters = pd.DataFrame([row], columns=crs.keys.CLUSTERS_TABLE.names)
+    >>> row = [1.0, 1, 0.9, True, 0.8, 90, 0.9]
+    >>> clustering = pd.DataFrame([row], columns=crs.keys.CLUSTERING_TABLE.names)
+    >>> figure = crs.pl.cluster_stability(clusters, clustering=clustering)
     """
     check_table(clusters, keys.CLUSTERS_TABLE.names, name="clusters")
     check_table(clustering, keys.CLUSTERING_TABLE.names, name="clustering")
@@ -275,6 +291,12 @@ def marker_dotplot(
     ------
     InputError
         If none of the genes is in the data.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> figure = crs.pl.marker_dotplot(adata, n_markers=2)
     """
     from matplotlib.lines import Line2D
 

@@ -61,6 +61,14 @@ def volcano(
     ------
     InputError
         If no gene was tested in this contrast and population.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import crs_sc as crs
+    >>> row = ["cart", "B", "IL1B", 50.0, 2.0, 0.3, 6.0, 1e-6, 1e-4, 4, 4, "ok", 1e-7]
+    >>> expression = pd.DataFrame([row], columns=crs.keys.EXPRESSION_TABLE.names)
+    >>> ax = crs.pl.volcano(expression, contrast="cart", population="B")
     """
     check_table(expression, keys.EXPRESSION_TABLE.names, name="expression")
     rows = expression.loc[
@@ -165,6 +173,14 @@ def enrichment_dotplot(
     ------
     InputError
         If nothing was tested.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import crs_sc as crs
+    >>> row = ["cart", "B", "hla_dr", 9, 0.5, 1.8, 0.001, 0.004, "HLA-DRA", "ok"]
+    >>> enrichment = pd.DataFrame([row], columns=crs.keys.ENRICHMENT_TABLE.names)
+    >>> figure = crs.pl.enrichment_dotplot(enrichment)
     """
     from matplotlib.lines import Line2D
 

@@ -63,6 +63,12 @@ def qc_overview(qc: pd.DataFrame, *, conditions: Sequence[str] | None = None) ->
     ------
     InputError
         If the table is empty.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> figure = crs.pl.qc_overview(crs.pp.qc_table(adata))
     """
     from matplotlib.patches import Patch
 
@@ -162,6 +168,16 @@ def stress_vs_cytokine(
         If the scores are absent.
     InputError
         If the ledger has no row of the gene.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> ledger = crs.tl.ledger(adata, genes=["IL1B", "IL6"])
+    >>> crs.tl.score_signatures(
+    ...     adata, signatures=crs.genesets.signatures(names=["dissociation_stress"])
+    ... )
+    >>> ax = crs.pl.stress_vs_cytokine(adata, ledger=ledger, gene="IL1B")
     """
     from matplotlib.lines import Line2D
 
@@ -249,6 +265,15 @@ def barnyard(
         If a column is absent.
     InputError
         If there is no droplet.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import crs_sc as crs
+    >>> droplets = pd.DataFrame(
+    ...     {"umi_analysed": [900, 4], "umi_other": [9, 700], "species": ["human", "mouse"]}
+    ... )
+    >>> ax = crs.pl.barnyard(droplets)
     """
     from matplotlib.colors import to_rgba_array
     from matplotlib.lines import Line2D

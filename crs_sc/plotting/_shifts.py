@@ -60,6 +60,16 @@ def signature_points(
     ------
     InputError
         If there are no scores.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> contrast = crs.Contrast("cart", treated="CART", reference="vehicle")
+    >>> sets = crs.genesets.signatures(names=["nfkb_response"])
+    >>> bulk = crs.tl.pseudobulk(adata)
+    >>> scores = crs.tl.subject_scores(bulk, signatures=sets)
+    >>> figure = crs.pl.signature_points(scores, conditions=["vehicle", "CART"])
     """
     check_table(scores, ["feature", "population", "subject", "condition", "score"], name="scores")
     rows = ordered(scores["feature"], features)
@@ -167,6 +177,16 @@ def shift_heatmap(
     ------
     InputError
         If there is no row of this kind.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> contrast = crs.Contrast("cart", treated="CART", reference="vehicle")
+    >>> sets = crs.genesets.signatures(names=["nfkb_response"])
+    >>> bulk = crs.tl.pseudobulk(adata)
+    >>> shifts = crs.tl.shifts(bulk, contrasts=[contrast], signatures=sets)
+    >>> figure = crs.pl.shift_heatmap(shifts)
     """
     check_table(shifts, keys.SHIFTS_TABLE.names, name="shifts")
     table = shifts.loc[shifts["kind"] == kind]
@@ -223,6 +243,16 @@ def reversal_heatmap(
     ------
     InputError
         If the table is empty.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import crs_sc as crs
+    >>> reversal = pd.DataFrame(
+    ...     [["drug", "il1_response", "Classical monocyte", 0.8, 0.5, 1.1, "ok"]],
+    ...     columns=crs.keys.REVERSAL_TABLE.names,
+    ... )
+    >>> figure = crs.pl.reversal_heatmap(reversal)
     """
     check_table(reversal, keys.REVERSAL_TABLE.names, name="reversal")
     clear = (reversal["ci_low"] > 0) | (reversal["ci_high"] < 0)
@@ -392,6 +422,17 @@ def stress_adjustment(
     ------
     InputError
         If nothing of this was tested.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> contrast = crs.Contrast("cart", treated="CART", reference="vehicle")
+    >>> sets = crs.genesets.signatures(names=["nfkb_response"])
+    >>> bulk = crs.tl.pseudobulk(adata)
+    >>> sets = crs.genesets.signatures(names=["nfkb_response", "dissociation_stress"])
+    >>> shifts = crs.tl.shifts(bulk, contrasts=[contrast], signatures=sets)
+    >>> figure = crs.pl.stress_adjustment(shifts, features=["nfkb_response"])
     """
     from matplotlib.lines import Line2D
 

@@ -68,6 +68,13 @@ def source_shares(
     ------
     InputError
         If the table is empty.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> ledger = crs.tl.ledger(adata, genes=["IL1B", "IL6"])
+    >>> figure = crs.pl.source_shares(ledger, conditions=["vehicle", "CART"])
     """
     from matplotlib.patches import Patch
 
@@ -191,6 +198,13 @@ def ambient_expected(
     ------
     InputError
         If the table is empty.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> crs.tl.call_producers(adata, genes=["IL1B", "IL6"])
+    >>> figure = crs.pl.ambient_expected(crs.tl.producers(adata))
     """
     from matplotlib.lines import Line2D
     from scipy import stats
@@ -283,6 +297,13 @@ def producer_dotplot(
     ------
     InputError
         If the table is empty.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> crs.tl.call_producers(adata, genes=["IL1B", "IL6"])
+    >>> figure = crs.pl.producer_dotplot(crs.tl.producers(adata))
     """
     from matplotlib.colors import LogNorm
 
@@ -472,6 +493,17 @@ def producers_to_receivers(
     ------
     InputError
         If the table has no row of the cytokine.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> ledger = crs.tl.ledger(adata, genes=["IL1B", "IL6"])
+    >>> figure = crs.pl.producers_to_receivers(
+    ...     crs.tl.receivers(adata),
+    ...     cytokine="IL1B",
+    ...     ledger_by_condition=crs.tl.ledger_by_condition(ledger),
+    ... )
     """
     check_table(receivers, keys.RECEIVERS_TABLE.names, name="receivers")
     heard = receivers.loc[receivers["cytokine"] == cytokine]

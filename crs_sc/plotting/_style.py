@@ -104,6 +104,13 @@ def style() -> Iterator[None]:
 
     The plotting functions use it themselves. Save a figure inside it as well, because matplotlib
     makes some of the ticks only while it draws.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> with crs.pl.style():
+    ...     ax = crs.pl.umap(crs.datasets.toy_cohort())
+    ...     ax.figure.savefig("umap.png")
     """
     import matplotlib as mpl
     from matplotlib import pyplot as plt
@@ -132,6 +139,16 @@ def population_order(populations: Iterable[str]) -> list[str]:
     ----------
     populations
         Names, in any order; each is returned once.
+
+    Returns
+    -------
+    Each name once.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> crs.pl.population_order(["Unknown", "B", "Classical monocyte"])
+    ['Classical monocyte', 'B', 'Unknown']
     """
     rank = {name: i for i, name in enumerate(POPULATION_COLOURS)}
     last = len(rank)
@@ -148,6 +165,16 @@ def population_colours(populations: Iterable[str]) -> dict[str, str]:
     ----------
     populations
         Names; order and number do not change any colour.
+
+    Returns
+    -------
+    Colour of each name, `#RRGGBB`, in the order of `population_order`.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> crs.pl.population_colours(["NK", "B"])
+    {'NK': '#2AA6A0', 'B': '#2E8B57'}
     """
     return {
         name: POPULATION_COLOURS.get(name) or _named_colour(name)
@@ -169,6 +196,16 @@ def feature_label(name: str) -> str:
     ----------
     name
         As in the tables.
+
+    Returns
+    -------
+    The name for a reader.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> crs.pl.feature_label("il6_stat3_response")
+    'IL-6/STAT3 response'
     """
     if name in SIGNATURE_LABELS:
         return SIGNATURE_LABELS[name]
@@ -191,6 +228,16 @@ def arm_colours(values: Iterable[str], conditions: Sequence[str] | None) -> dict
         Arms that are drawn.
     conditions
         All arms of the study in order. None: by name, none of them grey.
+
+    Returns
+    -------
+    Colour of each arm, `#RRGGBB`, in order.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> crs.pl.arm_colours(["CART", "vehicle"], ["vehicle", "CART"])
+    {'vehicle': '#8C8C8C', 'CART': '#D55E00'}
     """
     everything = list(conditions or ()) + [
         name for name in arm_order(values, conditions) if name not in (conditions or ())

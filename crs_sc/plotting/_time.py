@@ -57,6 +57,16 @@ def trajectories(
     ------
     InputError
         If the table is empty.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> ledger = crs.tl.ledger(adata, genes=["IL1B", "IL6"])
+    >>> samples = adata.obs.groupby("sample", observed=True)[["subject", "condition"]].first()
+    >>> samples["timepoint"] = "d" + samples["subject"].astype(str).str[-1]
+    >>> courses = crs.tl.trajectories(ledger, samples=samples)
+    >>> figure = crs.pl.trajectories(courses)
     """
     from matplotlib.lines import Line2D
 

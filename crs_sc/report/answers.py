@@ -108,6 +108,19 @@ def source_answers(
         `production` finds no population that makes a cytokine, none is named as its source.
     contrasts
         For the order of the arms.
+
+    Returns
+    -------
+    One answer a gene: its lead, and a sentence an arm.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> ledger = crs.tl.ledger(adata, genes=["IL1B", "IL6"])
+    >>> tables = {"ledger": ledger, "ledger_by_condition": crs.tl.ledger_by_condition(ledger)}
+    >>> [answer.topic for answer in crs.report.source_answers(tables)]
+    ['IL1B', 'IL6']
     """
     ledger = tables.get("ledger")
     if ledger is None or ledger.empty:
@@ -296,6 +309,23 @@ def shift_answers(
         Those of `decomposition`, `shifts`, `reversal` and `ledger` that there are.
     contrasts
         What was compared; none gives an empty list.
+
+    Returns
+    -------
+    One answer a contrast, the output of the cytokines and the responses; none without contrasts.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> contrast = crs.Contrast("cart", treated="CART", reference="vehicle")
+    >>> crs.tl.call_producers(adata, genes=["IL1B"])
+    >>> ledger, made = crs.tl.ledger(adata, genes=["IL1B"]), crs.tl.producers(adata)
+    >>> samples = adata.obs.groupby("sample", observed=True)[["subject", "condition"]].first()
+    >>> parts = crs.tl.decompose(ledger, made, contrasts=[contrast], samples=samples)
+    >>> tables = {"ledger": ledger, "producers": made, "decomposition": parts}
+    >>> [answer.topic for answer in crs.report.shift_answers(tables, contrasts=[contrast])]
+    ['cart: vehicle → CART']
     """
     ledger = tables.get("ledger")
     changes = tables.get("decomposition")

@@ -205,6 +205,10 @@ def key_figures(
     adata, tables, contrasts, signatures
         As in `write_figures`.
 
+    Returns
+    -------
+    Figures that are drawn when their `draw` is called.
+
     Examples
     --------
     >>> import crs_sc as crs

@@ -101,6 +101,17 @@ def write_report(
     ------
     InputError
         If the file cannot be written.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> ledger = crs.tl.ledger(adata, genes=["IL1B"])
+    >>> tables = {"ledger": ledger, "ledger_by_condition": crs.tl.ledger_by_condition(ledger)}
+    >>> crs.report.write_report(
+    ...     adata, tables, [], Path("report.html"), config={}, provenance={"crs_sc": "0.1.0"}
+    ... )
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

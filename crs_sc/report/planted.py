@@ -27,10 +27,23 @@ def read_truth(folder: Path) -> dict[str, pd.DataFrame]:
     folder
         With tables in the columns of the contract, those that there are.
 
+    Returns
+    -------
+    Tables by name.
+
     Raises
     ------
     InputError
         If there is none.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import crs_sc as crs
+    >>> ledger = crs.tl.ledger(crs.datasets.toy_cohort(), genes=["IL1B"])
+    >>> table = crs.io.write_table(ledger, Path("truth/ledger.tsv"))
+    >>> list(crs.report.read_truth(Path("truth")))
+    ['ledger']
     """
     names = [name for name in keys.TABLES if (folder / f"{name}.tsv").is_file()]
     if not names:
@@ -53,6 +66,14 @@ def share_errors(truth: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     Columns gene, population, sample, condition, planted, found, for the genes of `found`.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> ledger = crs.tl.ledger(crs.datasets.toy_cohort(), genes=["IL1B"])
+    >>> errors = crs.report.share_errors(ledger, ledger)
+    >>> bool((errors["planted"] == errors["found"]).all())
+    True
     """
     truth = truth[truth["gene"].isin(found["gene"])]
     both = truth[[*_ROW, "share"]].merge(
@@ -79,6 +100,28 @@ def planted_beside_found(tables: Path, truth: Path) -> str:
     Returns
     -------
     Text: sources, decomposition and shifts, planted beside found.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> contrast = crs.Contrast("cart", treated="CART", reference="vehicle")
+    >>> crs.tl.call_producers(adata, genes=["IL1B"])
+    >>> ledger, made = crs.tl.ledger(adata, genes=["IL1B"]), crs.tl.producers(adata)
+    >>> samples = adata.obs.groupby("sample", observed=True)[["subject", "condition"]].first()
+    >>> parts = crs.tl.decompose(ledger, made, contrasts=[contrast], samples=samples)
+    >>> sets = crs.genesets.signatures(names=["nfkb_response"])
+    >>> bulk = crs.tl.pseudobulk(adata)
+    >>> tables = {
+    ...     "ledger": ledger,
+    ...     "decomposition": parts,
+    ...     "shifts": crs.tl.shifts(bulk, contrasts=[contrast], signatures=sets),
+    ... }
+    >>> for name, table in tables.items():
+    ...     _ = crs.io.write_table(table, Path(f"out/{name}.tsv"))
+    >>> print(crs.report.planted_beside_found(Path("out"), Path("out")).splitlines()[0])
+    SIMULATED cohort: planted beside found
     """
     lines = ["SIMULATED cohort: planted beside found", ""]
     lines += _source_lines(read_table(truth / "ledger.tsv"), read_table(tables / "ledger.tsv"))
