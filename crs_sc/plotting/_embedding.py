@@ -18,6 +18,7 @@ from crs_sc.plotting._style import (
     arm_colours,
     arm_order,
     check_table,
+    dot,
     new_axes,
     new_grid,
     outside_legend,
@@ -88,7 +89,6 @@ def umap(
     >>> ax = crs.pl.umap(adata, color="condition", conditions=["vehicle", "CART"])
     """
     from matplotlib.colors import to_rgba_array
-    from matplotlib.lines import Line2D
 
     if basis not in adata.obsm:
         msg = f"`obsm` has no '{basis}' (basis). Entries: {listing(adata.obsm)}. Run tl.embed."
@@ -115,12 +115,7 @@ def umap(
     axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2", title=title)
     axes.set_aspect("equal", adjustable="datalim")
     counts = values.value_counts()
-    handles = [
-        Line2D(
-            [], [], marker="o", ls="", ms=6, color=colours[name], label=f"{name} ({counts[name]:,})"
-        )
-        for name in colours
-    ]
+    handles = [dot(f"{name} ({counts[name]:,})", colours[name], size=6) for name in colours]
     outside_legend(axes, handles, title=f"{color} (cells)", columns=1 + (len(handles) - 1) // 24)
     return axes
 

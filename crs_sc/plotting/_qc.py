@@ -14,6 +14,7 @@ from crs_sc.plotting._style import (
     SPECIES_COLOURS,
     arm_colours,
     check_table,
+    dot,
     feature_label,
     figure_legend,
     log_with_zero,
@@ -179,8 +180,6 @@ def stress_vs_cytokine(
     ... )
     >>> ax = crs.pl.stress_vs_cytokine(adata, ledger=ledger, gene="IL1B")
     """
-    from matplotlib.lines import Line2D
-
     if (
         keys.SIGNATURE_SCORES not in adata.obsm
         or signature not in adata.obsm[keys.SIGNATURE_SCORES]
@@ -219,10 +218,7 @@ def stress_vs_cytokine(
     axes.set_xlabel(f"{feature_label(signature)} score of myeloid cells (mean of the sample)")
     axes.locator_params(axis="x", nbins=5)
     axes.set_ylabel(f"{gene}: corrected UMI per 1,000 cells")
-    handles = [
-        Line2D([], [], marker="o", ls="", ms=5, color=colour, label=arm)
-        for arm, colour in colours.items()
-    ]
+    handles = [dot(arm, colour) for arm, colour in colours.items()]
     outside_legend(axes, handles, title="arm")
     return axes
 
@@ -310,10 +306,7 @@ def barnyard(
     axes.set_xlabel("UMI of the analysed genome")
     axes.set_ylabel("UMI of the other genome")
     handles = [
-        Line2D(
-            [], [], marker="o", ls="", ms=5, color=colours[name],
-            label=f"{name} ({(calls == name).sum():,})",
-        )
+        dot(f"{name} ({(calls == name).sum():,})", colours[name])
         for name in names
     ]  # fmt: skip
     share = f"{100 * min_fraction:.4g} % of one genome"

@@ -15,6 +15,7 @@ from crs_sc.plotting._style import (
     feature_label,
     figure_legend,
     new_grid,
+    new_panels,
     ordered,
     population_order,
     styled,
@@ -454,17 +455,11 @@ def stress_adjustment(
     left = 0.075 * max(len(label) for label in labels)
     # More contrasts than a page is wide go on in the next line.
     columns = min(len(names), max(3, int((PAGE_WIDTH - left) // 2.1)))
-    lines = -(-len(names) // columns)
-    figure, grid = new_grid(
-        lines,
-        columns,
-        (left + 2.1 * columns + 1.9, lines * (0.9 + 0.27 * len(rows))),
-        share={"sharey": True},
+    size = (2.1, 0.9 + 0.27 * len(rows))
+    figure, panels = new_panels(
+        len(names), columns, panel=size, margin=(left + 1.9, 0.0), share={"sharey": True}
     )
-    panels = [ax for line in grid for ax in line]
-    for ax in panels[len(names) :]:
-        ax.set_axis_off()
-    for ax, contrast in zip(panels, names, strict=False):
+    for ax, contrast in zip(panels, names, strict=True):
         _pairs(ax, table.loc[table["contrast"] == contrast], rows, margin=table["margin"].max())
         ax.set_yticks(range(len(rows)), labels)
         ax.set_ylim(len(rows) - 0.5, -0.5)
@@ -472,8 +467,7 @@ def stress_adjustment(
         ax.set_xlabel("log2 units")
     looks = ((_BEFORE, "o", "as it is"), (_AFTER, "D", "at equal handling stress"))
     figure_legend(
-        figure,
-        [Line2D([], [], color=c, marker=m, ms=4, lw=1, label=text) for c, m, text in looks],
+        figure, [Line2D([], [], color=c, marker=m, ms=4, lw=1, label=text) for c, m, text in looks]
     )
     return figure
 

@@ -13,9 +13,11 @@ from crs_sc.plotting._style import (
     arm_heads,
     arm_order,
     check_table,
+    dot,
     figure_legend,
     log_with_zero,
     new_grid,
+    new_panels,
     ordered,
     population_colours,
     population_order,
@@ -84,15 +86,13 @@ def source_shares(
     check_table(table, ["gene"], name="ledger")
     positions, spans = sample_layout(ledger, conditions=conditions)
     across = 2 if len(names) > 3 and 0.48 * max(positions.values()) <= PAGE_WIDTH else 1
-    panel = max((0.26 if across == 1 else 0.23) * (max(positions.values()) + 1), 2.2)
-    down = -(-len(names) // across)
-    figure, grid = new_grid(
-        down, across, (3.0 + across * panel, 1.0 + 1.85 * down), share={"sharex": True}
+    width = max((0.26 if across == 1 else 0.23) * (max(positions.values()) + 1), 2.2)
+    figure, panels = new_panels(
+        len(names), across, panel=(width, 1.85), margin=(3.0, 1.0), share={"sharex": True}
     )
-    panels = [ax for row in grid for ax in row]
     shown = population_order(table.loc[table["share"].fillna(0) > 0, "population"])
     colours = population_colours(table["population"])
-    for i, (ax, gene) in enumerate(zip(panels, names, strict=False)):
+    for i, (ax, gene) in enumerate(zip(panels, names, strict=True)):
         rows = table.loc[table["gene"] == gene]
         shares = rows.pivot_table(
             index="population", columns="sample", values="share", aggfunc="sum", observed=True
@@ -109,8 +109,6 @@ def source_shares(
         if i + across >= len(names):
             ax.set_xticks(list(positions.values()), list(positions), rotation=90)
             ax.tick_params(labelbottom=True)
-    for ax in panels[len(names) :]:
-        ax.set_axis_off()
     handles = [Patch(color=colours[name], label=name) for name in shown]
     if shown:
         faint = f"pale: below {few_umi:g} UMI"
@@ -214,14 +212,12 @@ def ambient_expected(
     table = producers.loc[producers["gene"].isin(names) & (producers["n_cells"] > 0)]
     check_table(table, ["gene"], name="producers")
     across = min(columns, len(names))
-    down = -(-len(names) // across)
-    figure, grid = new_grid(down, across, (1.4 + 2.5 * across + 1.2, 0.4 + 2.5 * down))
+    figure, panels = new_panels(len(names), across, panel=(2.5, 2.5), margin=(2.6, 0.4))
     colours = population_colours(table["population"])
     floor = 0.05
     top = float(max(table["umi"].max(), table["expected_ambient_umi"].max(), 1.0))
     line = np.geomspace(floor, top * 1.5, 100)
-    flat = [ax for row in grid for ax in row]
-    for ax, gene in zip(flat, names, strict=False):
+    for ax, gene in zip(panels, names, strict=True):
         rows = table.loc[table["gene"] == gene]
         ax.plot(line, line, color="#444444", linewidth=0.9, zorder=1)
         ax.plot(
@@ -244,14 +240,9 @@ def ambient_expected(
         log_with_zero(ax, "x", floor=floor, top=top)
         log_with_zero(ax, "y", floor=floor, top=top)
         ax.set_title(gene, style="italic")
-    for ax in flat[len(names) :]:
-        ax.set_axis_off()
     figure.supxlabel("UMI expected from ambient RNA (population in a sample)", fontsize=9)
     figure.supylabel("UMI observed", fontsize=9)
-    handles = [
-        Line2D([], [], marker="o", ls="", ms=5, color=colour, label=name)
-        for name, colour in colours.items()
-    ]
+    handles = [dot(name, colour) for name, colour in colours.items()]
     handles.append(Line2D([], [], color="#444444", linewidth=0.9, label="ambient RNA only"))
     bound = "97.5 % point of ambient RNA only"
     handles.append(Line2D([], [], color="#999999", ls=":", linewidth=0.9, label=bound))
@@ -315,31 +306,29 @@ def producer_dotplot(
     arms = arm_order(table["condition"], conditions)
     panel = max(0.4 + 0.3 * len(names), 0.2 + 0.1 * max(len(arm) for arm in arms))
     across = max(1, min(len(arms), int(PAGE_WIDTH / panel)))
-    down = -(-len(arms) // across)
     left = 0.08 * max(len(name) for name in populations)
-    figure, grid = new_grid(
-        down,
+    figure, panels = new_panels(
+        len(arms),
         across,
-        (left + across * panel + 2.2, 1.0 + down * (0.5 + 0.25 * len(populations))),
+        panel=(panel, 0.5 + 0.25 * len(populations)),
+        margin=(left + 2.2, 1.0),
         share={"sharey": True, "sharex": True},
     )
-    panels = [ax for row in grid for ax in row]
+    everywhere = figure.axes
     largest = float(table["fraction"].max()) or 1.0
     positive = table.loc[table["per_cell"] > 0, "per_cell"]
     low = max(float(positive.min()), float(positive.max()) / 1e3) if len(positive) else 0.01
     high = float(positive.max()) if len(positive) else 1.0
     norm = LogNorm(vmin=low, vmax=max(high, low * 10))
     mapped = None
-    for ax, arm in zip(panels, arms, strict=False):
+    for ax, arm in zip(panels, arms, strict=True):
         rows = table.loc[table["condition"] == arm]
         mapped = _dots(ax, rows, names, populations, largest=largest, norm=norm)
         ax.set_title(arm)
-    for ax in panels[len(arms) :]:
-        ax.set_axis_off()
     _dot_legend(figure, largest, shallow=bool((table["mark"] == "shallow").any()))
     if mapped is not None:
         bar = figure.colorbar(
-            mapped, ax=panels, location="bottom", shrink=0.45, aspect=40, pad=0.03
+            mapped, ax=everywhere, location="bottom", shrink=0.45, aspect=40, pad=0.03
         )
         bar.set_label("corrected UMI per cell (mean over subjects)")
     return figure
@@ -599,12 +588,7 @@ def _arms(
 
 
 def _legend(figure: Figure, colours: dict[str, str]) -> None:
-    from matplotlib.lines import Line2D
-
-    def dot(colour: str, face: str, label: str) -> Line2D:
-        return Line2D([], [], marker="o", ls="", ms=4.5, mfc=face, mec=colour, label=label)
-
-    handles = [dot(colour, colour, arm) for arm, colour in colours.items()]
-    handles.append(dot("black", "black", "above ambient RNA"))
-    handles.append(dot("black", "white", "ambient RNA explains the UMI"))
+    handles = [dot(arm, colour, size=4.5) for arm, colour in colours.items()]
+    handles.append(dot("above ambient RNA", "black", size=4.5))
+    handles.append(dot("ambient RNA explains the UMI", "black", size=4.5, face="white"))
     figure_legend(figure, handles, title="arm (mean, 95 % interval)")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 # Hue by lineage, lightness within it. The order is that of every axis and legend.
 POPULATION_COLOURS = {
@@ -253,20 +254,9 @@ def arm_colours(values: Iterable[str], conditions: Sequence[str] | None) -> dict
 def sample_layout(
     samples: pd.DataFrame, *, conditions: Sequence[str] | None, gap: float = 0.8
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Place samples along an axis, arm by arm with a gap between arms.
+    """Place samples along an axis, arm by arm with a gap (in bars) between arms.
 
-    Parameters
-    ----------
-    samples
-        Columns `sample` and `condition`; repeated rows are allowed.
-    conditions
-        Order of the arms.
-    gap
-        Space between arms, in bars.
-
-    Returns
-    -------
-    Position of each sample, and first and last position of each arm.
+    Returns the position of each sample, and the first and last position of each arm.
     """
     unique = samples[[keys.SAMPLE, keys.CONDITION]].astype(str).drop_duplicates()
     positions: dict[str, float] = {}
@@ -288,15 +278,7 @@ def ordered(values: Iterable[str], wanted: Sequence[str] | None) -> list[str]:
 
 
 def check_table(table: pd.DataFrame, columns: Sequence[str], *, name: str) -> None:
-    """Raise unless the table has these columns and at least one row.
-
-    Raises
-    ------
-    MissingKeyError
-        If a column is absent.
-    InputError
-        If there are no rows: there is nothing to draw.
-    """
+    """Raise `MissingKeyError` without these columns, `InputError` without a row to draw."""
     missing = [column for column in columns if column not in table.columns]
     if missing:
         msg = (
@@ -317,22 +299,11 @@ def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
 
 
 def new_grid(
-    rows: int,
-    columns: int,
-    size: tuple[float, float],
-    *,
-    share: Mapping[str, Any] | None = None,
+    rows: int, columns: int, size: tuple[float, float], *, share: Mapping[str, Any] | None = None
 ) -> tuple[Figure, list[list[Axes]]]:
     """Make a figure, by pyplot so that a notebook shows it, and its axes by row.
 
-    Parameters
-    ----------
-    rows, columns
-        Of the grid.
-    size
-        Width and height in inches.
-    share
-        `sharex`, `sharey`, `width_ratios` or `height_ratios` of `Figure.subplots`.
+    `share`: `sharex`, `sharey`, `width_ratios` or `height_ratios` of `Figure.subplots`.
     """
     from matplotlib import pyplot as plt
 
@@ -363,18 +334,18 @@ def outside_legend(
     )
 
 
+def dot(label: str, colour: str, *, size: float = 5, face: str | None = None) -> Line2D:
+    """Make an entry of a legend: a round point, filled with `face` if that is another colour."""
+    from matplotlib.lines import Line2D
+
+    look = {"color": colour} if face is None else {"mfc": face, "mec": colour}
+    return Line2D([], [], marker="o", ls="", ms=size, label=label, **look)  # type: ignore[arg-type]
+
+
 def figure_legend(
     figure: Figure, handles: Sequence[Any], *, title: str = "", spacing: float = 0.35
 ) -> None:
-    """Put one legend right of all panels; its height does not stretch any of them.
-
-    Parameters
-    ----------
-    figure, handles, title
-        Where and what.
-    spacing
-        Between entries, in font sizes; large markers need more of it.
-    """
+    """Put one legend right of all panels; its height does not stretch any of them."""
     figure.legend(
         handles=list(handles),
         title=title or None,
@@ -386,19 +357,7 @@ def figure_legend(
 
 
 def log_with_zero(ax: Axes, axis: str, *, floor: float, top: float, percent: str = "") -> None:
-    """Make an axis logarithmic with the tick at `floor` reading 0.
-
-    Parameters
-    ----------
-    ax, axis
-        Axes, and `x` or `y`.
-    floor
-        Where values that are zero (or smaller than this) are drawn.
-    top
-        Largest value to show.
-    percent
-        Written behind each tick label.
-    """
+    """Make an axis (`x` or `y`) logarithmic; zero is drawn at `floor`, where the tick says 0."""
     import numpy as np
     from matplotlib.ticker import NullLocator
 
@@ -447,19 +406,27 @@ def arm_heads(
         )
 
 
+def new_panels(
+    n_panels: int,
+    across: int,
+    *,
+    panel: tuple[float, float],
+    margin: tuple[float, float],
+    share: Mapping[str, Any] | None = None,
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of panels in lines of `across`; sizes in inches, `margin` around all."""
+    lines = -(-n_panels // across)
+    size = (margin[0] + across * panel[0], margin[1] + lines * panel[1])
+    figure, grid = new_grid(lines, across, size, share=share)
+    panels = [ax for line in grid for ax in line]
+    for ax in panels[n_panels:]:
+        ax.set_axis_off()
+    return figure, panels[:n_panels]
+
+
 @dataclass(frozen=True)
 class Wrapped:
-    """Axes of groups of panels, each group on lines of its own.
-
-    Attributes
-    ----------
-    figure
-        The figure.
-    groups
-        Panels of each group in order.
-    columns
-        Panels in a full line.
-    """
+    """Axes of groups of panels, each group on lines of its own; `columns` panels in a full line."""
 
     figure: Figure
     groups: list[list[Axes]]
@@ -484,17 +451,7 @@ def wrapped_grid(
     margin: tuple[float, float],
     share: Mapping[str, Any] | None = None,
 ) -> Wrapped:
-    """Make a figure of groups that have as many panels each.
-
-    Parameters
-    ----------
-    n_groups, n_panels
-        Groups, and panels of each.
-    panel, margin
-        Width and height in inches of a panel, and of all that is around them.
-    share
-        As in `new_grid`.
-    """
+    """Make a figure of groups that have as many panels each."""
     columns = min(n_panels, max(1, int(PAGE_WIDTH // panel[0])))
     lines = -(-n_panels // columns)
     size = (panel[0] * columns + margin[0], panel[1] * lines * n_groups + margin[1])

@@ -31,15 +31,7 @@ RESPONSES = ("il1_response", "il6_stat3_response", "ifn_gamma_response", "nfkb_r
 
 
 def ordered_arms(contrasts: Sequence[Contrast], arms: Iterable[str]) -> list[str]:
-    """Arms from the baseline outwards, as the contrasts name them; others after them by name.
-
-    Parameters
-    ----------
-    contrasts
-        What was compared.
-    arms
-        Arms of the cohort.
-    """
+    """Arms from the baseline outwards, as the contrasts name them; others after them by name."""
     present = {str(arm) for arm in arms}
     named = [contrast.baseline for contrast in contrasts if contrast.baseline]
     treated = {contrast.treated for contrast in contrasts}
@@ -57,17 +49,7 @@ def headline_genes(ledger: pd.DataFrame) -> list[str]:
 
 
 def main_sources(by_condition: pd.DataFrame, genes: Sequence[str], *, most: int) -> list[str]:
-    """Rank populations by their largest mean share of any of the genes in any arm.
-
-    Parameters
-    ----------
-    by_condition
-        The table `ledger_by_condition`.
-    genes
-        Genes that count.
-    most
-        How many to return at the most.
-    """
+    """Rank populations by their largest mean share of any of the genes in any arm."""
     rows = by_condition.loc[by_condition["gene"].isin(list(genes)) & (by_condition["share"] > 0)]
     largest = rows.groupby("population", observed=True)["share"].max().reset_index()
     ranked = largest.sort_values(["share", "population"], ascending=[False, True])
@@ -606,13 +588,7 @@ def _reversal_text(
 
 
 def shift_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Count the verdicts of all tests, and those that handling stress does not take away.
-
-    Parameters
-    ----------
-    tables
-        That of `shifts`, if there.
-    """
+    """Count the verdicts of all tests, and those that handling stress does not take away."""
     shifts = tables.get("shifts")
     if shifts is None:
         return []
@@ -651,13 +627,7 @@ def shift_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
 
 
 def exclusion_sentence(tables: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Name the populations that tests do without in some subject for want of cells.
-
-    Parameters
-    ----------
-    tables
-        That of `exclusions`, if there.
-    """
+    """Name the populations that tests do without in some subject for want of cells."""
     table = tables.get("exclusions")
     if table is None:
         return []
@@ -672,13 +642,7 @@ def exclusion_sentence(tables: Mapping[str, pd.DataFrame]) -> list[str]:
 
 
 def onset_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Say for each arm which cytokine came first, in how many subjects, with the sign test.
-
-    Parameters
-    ----------
-    tables
-        That of `onset`, if there.
-    """
+    """Say for each arm which cytokine came first, in how many subjects, with the sign test."""
     table = tables.get("onset")
     if table is None:
         return []

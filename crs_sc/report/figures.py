@@ -33,21 +33,10 @@ __all__ = ["FIGURES", "FigureSpec", "KeyFigure", "key_figures", "write_figures"]
 
 @dataclass(frozen=True)
 class FigureSpec:
-    """One kind of figure, a row of `data/figures.tsv`.
-
-    Attributes
-    ----------
-    name, function
-        Stem of its files (before `--`), and what of `crs_sc.pl` draws it.
-    needs
-        Tables with rows; `cells`: the cohort.
-    section, title, caption
-        Where it stands on the page, its heading and what to look for.
-    is_half
-        Whether two of them stand side by side.
-    """
+    """One kind of figure, a row of `data/figures.tsv`."""
 
     name: str
+    # What of `crs_sc.pl` draws it, and the tables with rows that it needs; `cells`: the cohort.
     function: str
     needs: frozenset[str]
     section: str

@@ -24,14 +24,7 @@ _LOST = 0.05
 
 
 def cluster_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Say what the clusters can carry.
-
-    Parameters
-    ----------
-    tables
-        Those of `clustering`, `clusters`, `subclusters`, `integration`, `circularity` and
-        `gene_overlap` that have rows.
-    """
+    """Say what the clusters can carry."""
     said = []
     if {"clustering", "clusters"} <= set(tables):
         said += _stability(tables["clustering"], tables["clusters"])
@@ -175,13 +168,7 @@ _CAVEAT = (
 
 
 def opinion_sentences(opinions: pd.DataFrame) -> list[str]:
-    """Say of each opinion how far it agrees, and where it does not.
-
-    Parameters
-    ----------
-    opinions
-        The table `opinions`.
-    """
+    """Say of each opinion how far it agrees, and where it does not."""
     said = []
     for opinion, rows in opinions.groupby("opinion", sort=False):
         whole = rows.loc[rows["population"] == keys.ALL_POPULATIONS].iloc[0]
@@ -220,13 +207,6 @@ def responder_sentences(receivers: pd.DataFrame, cytokines: Sequence[str]) -> li
 
     A population counts if in most arms (of those with enough of its cells) one receptor and every
     co-receptor are above ambient RNA, at a tenth of the highest population's level or more.
-
-    Parameters
-    ----------
-    receivers
-        The table `receivers`.
-    cytokines
-        Which of them, in order; those without a row are passed over.
     """
     said = []
     for cytokine in cytokines:

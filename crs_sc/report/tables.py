@@ -27,22 +27,13 @@ VERDICTS = {
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table as the page shows it.
+    """A table as the page shows it."""
 
-    Attributes
-    ----------
-    columns
-        Heading, explanation for the mouse, and whether the column holds numbers.
-    rows
-        For each cell the text and the value that sorting uses.
-    total
-        Rows of the whole table.
-    file
-        Name of the whole table in `tables/`, empty if there is none.
-    """
-
+    # Heading, explanation for the mouse, and whether the column holds numbers.
     columns: list[tuple[str, str, bool]]
+    # For each cell the text and the value that sorting uses.
     rows: list[list[tuple[str, str]]]
+    # Rows of the whole table, and its name in `tables/`, empty if there is none.
     total: int
     file: str = ""
 
@@ -50,21 +41,7 @@ class PageTable:
 def page_table(
     table: pd.DataFrame, *, columns: Sequence[str], most: int, file: str = "", total: int = 0
 ) -> PageTable:
-    """Take columns and the first rows of a table and write the numbers for a reader.
-
-    Parameters
-    ----------
-    table
-        Rows in the order of the page.
-    columns
-        Columns to show; those that are absent are passed over.
-    most
-        Rows to show at the most.
-    file
-        Name of the whole table in `tables/`.
-    total
-        Rows of the whole table, if `table` holds only some.
-    """
+    """Take columns and the first rows of a table and write the numbers for a reader."""
     chosen = [name for name in columns if name in table.columns]
     known = {column.name: column for column in keys.TABLES[file].columns} if file else {}
     meaning = {name: column.meaning for name, column in known.items()}
@@ -101,15 +78,7 @@ def _cell(name: str, value: Any, *, is_share: bool) -> tuple[str, str]:
 
 
 def page_tables(tables: Mapping[str, pd.DataFrame], *, arms: Sequence[str]) -> dict[str, PageTable]:
-    """Build the short tables of the page from the tables of the contract.
-
-    Parameters
-    ----------
-    tables
-        By name; those that are missing or empty are passed over.
-    arms
-        Arms in order.
-    """
+    """Build the short tables of the page from the tables of the contract."""
     made: dict[str, PageTable] = {}
     for spec in sorted(keys.TABLES.values(), key=lambda spec: spec.place):
         table = tables.get(spec.name)
@@ -214,19 +183,7 @@ def _by_population(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:  #
 def planted_and_found(
     truth: Mapping[str, pd.DataFrame], tables: Mapping[str, pd.DataFrame]
 ) -> dict[str, PageTable]:
-    """Put what was planted in a simulated cohort beside what was found.
-
-    Parameters
-    ----------
-    truth
-        `ledger`, `decomposition` and `shifts` in the columns of the tables, those that there are.
-    tables
-        What the run found.
-
-    Returns
-    -------
-    Short tables by name: `sources`, `decomposition` and `shifts`.
-    """
+    """Put what was planted in a simulated cohort beside what was found."""
     made = {}
     if "ledger" in truth and "ledger" in tables:
         made["sources"] = _compare_shares(truth["ledger"], tables["ledger"])

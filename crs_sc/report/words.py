@@ -122,10 +122,7 @@ SECTIONS = (
 NEEDS_CONTRAST = frozenset({"shifts", "decomposition", "reversal", "composition", "expression"})
 
 
-DESIGN = {
-    "samples": "Subjects and samples by arm",
-    "contrasts": "What each contrast can answer",
-}
+DESIGN = {"samples": "Subjects and samples by arm", "contrasts": "What each contrast can answer"}
 PLANTED = {
     "sources": "Source shares, planted and found",
     "decomposition": "Change of output per sampled cell, planted and found",
@@ -171,13 +168,7 @@ PROTEIN = (
 
 
 def never_sampled(tables: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Say beside the sources which cells are in no share: never in the tube, or left out.
-
-    Parameters
-    ----------
-    tables
-        Those of `populations`, `ledger` and `qc` that there are.
-    """
+    """Say beside the sources which cells are in no share: never in the tube, or left out."""
     why = {"neutrophils": "neutrophils (absent from PBMC, and mostly lost in droplets)"}
     unseen = [why.get(name, name) for name in _unseen(tables)]
     said = [f"Never sampled, so in no share: {listed(unseen)}."]
