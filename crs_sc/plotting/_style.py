@@ -106,6 +106,10 @@ def style() -> Iterator[None]:
     The plotting functions use it themselves. Save a figure inside it as well, because matplotlib
     makes some of the ticks only while it draws.
 
+    Yields
+    ------
+    Nothing.
+
     Examples
     --------
     >>> import crs_sc as crs
