@@ -225,7 +225,7 @@ def samples(*, config: Path, out: Path) -> None:
     """Print the samples, the file stems of their QC, and their cells (for workflows)."""
     run = _run(config, out)
     for name, n_cells in run.sample_sizes().items():
-        click.echo(f"{name}\t{run.space.sample(name).stem}\t{n_cells}")
+        click.echo(f"{name}\t{run.store.sample_file(name).stem}\t{n_cells}")
 
 
 def _stage(name: str, help_text: str) -> None:
@@ -237,7 +237,7 @@ def _stage(name: str, help_text: str) -> None:
     def command(*, config: Path, out: Path, jobs: int, force: bool) -> None:
         run = _run(config, out, jobs=jobs, force=force)
         run.stage(name)
-        _print(run.files(name))
+        _print(run.store.files(name))
 
 
 _stage("cluster", "Stage 2: merge, normalise, select genes, embed, cluster.")

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from crs_sc import keys
 from crs_sc.core.arrays import as_csr
-from crs_sc.core.blocks import count_chunks, is_on_disk
+from crs_sc.core.blocks import count_chunks
 from crs_sc.core.checks import add_note, store
 from crs_sc.errors import InputError, listing
 from crs_sc.preprocessing.ambient import from_cohort
@@ -34,12 +34,11 @@ def merge_samples(parts: Sequence[AnnData]) -> AnnData:
     ----------
     parts
         One AnnData a sample (or group of samples), with the same genes in the same order. A sample
-        that lost all of its cells keeps its QC row.
+        that lost all of its cells keeps its QC row. Counts may be left out of all of them.
 
     Returns
     -------
-    New AnnData, shape `(sum of n_cells, n_genes)`, in the order of `parts`. Its
-    `layers["counts"]` stay in the files of the parts if all of them are from `io.open_h5ad`.
+    New AnnData, shape `(sum of n_cells, n_genes)`, in the order of `parts`, in memory.
 
     Raises
     ------
@@ -61,7 +60,8 @@ def merge_samples(parts: Sequence[AnnData]) -> AnnData:
         twice = cohort.obs_names[cohort.obs_names.duplicated()][0]
         msg = f"The cell name '{twice}' occurs in more than one sample. Prefix names by sample."
         raise InputError(msg)
-    cohort.layers[keys.COUNTS] = _stacked(filled, genes)
+    if all(keys.COUNTS in part.layers for part in filled):
+        cohort.layers[keys.COUNTS] = _stacked(filled, genes)
     profiles = [part.varm[keys.AMBIENT_PROFILE] for part in parts]
     cohort.varm[keys.AMBIENT_PROFILE] = pd.concat(profiles, axis=1)
     own = [part.uns[keys.UNS] for part in parts]
@@ -86,12 +86,8 @@ def merge_samples(parts: Sequence[AnnData]) -> AnnData:
 
 
 def _stacked(parts: Sequence[AnnData], genes: pd.Index) -> Any:
-    """Put the counts of all parts into one matrix, on disk or without a second copy of any."""
+    """Put the counts of all parts into one matrix without a second copy of any."""
     matrices = [part.layers[keys.COUNTS] for part in parts]
-    if all(is_on_disk(matrix) for matrix in matrices):
-        from crs_sc.core.stacked import StackedCounts
-
-        return StackedCounts(matrices)
     sizes = [m.group["data"].shape[0] if hasattr(m, "group") else as_csr(m).nnz for m in matrices]
     n_values, n_rows = sum(sizes), sum(part.n_obs for part in parts)
     index = np.int32 if max(n_values, n_rows, len(genes)) < np.iinfo(np.int32).max else np.int64

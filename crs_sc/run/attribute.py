@@ -13,17 +13,16 @@ from crs_sc.core.blocks import pass_over
 from crs_sc.core.memory import CohortSize, attribution_chunk, memory_of
 from crs_sc.errors import InputError
 from crs_sc.io import write_table
-from crs_sc.run.design import covariate_names, design_samples
-from crs_sc.run.stages import (
+from crs_sc.run.inputs import (
     absolute_counts,
     analysed_organism,
-    attribute_sources,
     chosen_signatures,
-    empty_table,
-    genes_of_sources,
+    covariate_names,
+    design_samples,
     input_files,
     refuse_unusable,
 )
+from crs_sc.run.stages import attribute_sources, empty_table, genes_of_sources
 
 if TYPE_CHECKING:
     from pathlib import Path

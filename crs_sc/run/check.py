@@ -8,9 +8,9 @@ import numpy as np
 
 from crs_sc import genesets, keys
 from crs_sc.comparison import (
+    PseudobulkPass,
     check_design,
     detectable_effect,
-    pseudobulk,
     shifts,
     subjects_per_arm,
 )
@@ -18,22 +18,25 @@ from crs_sc.core.blocks import counts_matrix
 from crs_sc.core.memory import memory_lines, memory_of, size_of, stage_memory
 from crs_sc.errors import InputError, listing
 from crs_sc.io import empty_droplet_profile
-from crs_sc.run.design import covariate_names, design_samples, unanswerable
-from crs_sc.run.opinions import refuse_unusable_opinions
-from crs_sc.run.stages import (
+from crs_sc.run.inputs import (
     absolute_counts,
     analysed_names,
     analysed_organism,
     chosen_genes,
     chosen_signatures,
+    covariate_names,
+    design_samples,
+    input_files,
     raw_matrices,
-    read_input,
+    unanswerable,
+    usable_labels,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+    from crs_sc.io import CohortFiles
     from crs_sc.run.config import RunConfig
 
 __all__ = ["check_report"]
@@ -63,20 +66,25 @@ def check_report(config: RunConfig) -> tuple[str, bool]:
     CrsError
         If the input cannot be used.
     """
-    adata = read_input(config)
+    files = input_files(config)
+    adata = files.header()
     samples = design_samples(adata, config)
+    depth, bulk = _go_over_counts(files, config)
     gene_lines, has_genes = _gene_lines(adata, config)
-    design_lines, verdict = _design_lines(adata, samples, config)
+    design_lines, verdict = _design_lines(samples, bulk, config)
     lines = [
-        *_input_lines(adata),
+        (
+            f"Input: {adata.n_obs} cells x {adata.n_vars} genes, {depth:.0f} UMI a cell (median), "
+            f"counts from {adata.uns[keys.UNS][keys.MATRIX]}."
+        ),
         *_ambient_lines(adata, config),
-        *_memory_lines(adata, config),
+        *_memory_lines(files, config),
         "",
         *_sample_lines(adata, samples),
         *_count_lines(adata, samples, config),
         "",
         *gene_lines,
-        *refuse_unusable_opinions(config, analysed_names(adata, config)),
+        *usable_labels(config, analysed_names(adata, config)),
         "",
         *design_lines,
     ]
@@ -86,21 +94,36 @@ def check_report(config: RunConfig) -> tuple[str, bool]:
     return "\n".join([*lines, "", verdict]), has_genes and verdict != _REFUSED
 
 
-def _input_lines(adata: AnnData) -> list[str]:
-    depth = np.asarray(counts_matrix(adata).sum(axis=1)).ravel()
-    return [
-        (
-            f"Input: {adata.n_obs} cells x {adata.n_vars} genes, {np.median(depth):.0f} UMI a cell "
-            f"(median), counts from {adata.uns[keys.UNS][keys.MATRIX]}."
+def _go_over_counts(files: CohortFiles, config: RunConfig) -> tuple[float, AnnData | None]:
+    """Read one sample after the other; the median depth, and the pseudobulk of labelled cells."""
+    import anndata as ad
+
+    obs = files.obs.iloc[np.argsort(files.obs[keys.SAMPLE].astype(str), kind="stable")]
+    bulk, done = None, 0
+    if config.contrasts and keys.LABEL in obs and obs[keys.LABEL].notna().any():
+        labelled = obs[obs[keys.LABEL].notna()]
+        bulk = PseudobulkPass(
+            ad.AnnData(obs=labelled, var=files.var),
+            population_key=keys.LABEL,
+            covariates=covariate_names(config),
+            min_cells=config.shifts.min_cells,
         )
-    ]
+    depth = []
+    for sample in files.sample_sizes():
+        cells = files.read([sample])
+        counts = counts_matrix(cells)
+        depth.append(np.asarray(counts.sum(axis=1)).ravel())
+        if bulk is not None:
+            counts = counts[cells.obs[keys.LABEL].notna().to_numpy()]
+            bulk.add(slice(done, done + counts.shape[0]), counts)
+            done += counts.shape[0]
+    return float(np.median(np.concatenate(depth))), None if bulk is None else bulk.result()
 
 
-def _memory_lines(adata: AnnData, config: RunConfig) -> list[str]:
+def _memory_lines(files: CohortFiles, config: RunConfig) -> list[str]:
     """Say what memory a run will need by stage, and whether it may have it."""
-    counts = counts_matrix(adata)
-    sizes = adata.obs[keys.SAMPLE].astype(str).value_counts().to_dict()
-    needed = stage_memory(size_of(sizes, n_genes=adata.n_vars, n_values=counts.nnz))
+    size = size_of(files.sample_sizes(), n_genes=len(files.var), n_values=files.n_values)
+    needed = stage_memory(size)
     limit = memory_of(config.memory_limit)
     lines = memory_lines(needed, limit=limit)
     if max(needed.values()) > limit:
@@ -191,7 +214,7 @@ def _gene_lines(adata: AnnData, config: RunConfig) -> tuple[list[str], bool]:
 
 
 def _design_lines(
-    adata: AnnData, samples: pd.DataFrame, config: RunConfig
+    samples: pd.DataFrame, bulk: AnnData | None, config: RunConfig
 ) -> tuple[list[str], str]:
     """Say what each contrast can answer, and in one sentence whether a run can."""
     arms = subjects_per_arm(samples)
@@ -208,7 +231,7 @@ def _design_lines(
     lines += [f"Refused: {name} cannot be answered: {why}." for name, why in refused.items()]
     if refused:
         return lines, _REFUSED
-    lines += _power_lines(adata, config)
+    lines += _power_lines(bulk, config)
     if (design["status"] == keys.OK).all():
         return lines, "The design can be answered."
     return lines, "A run can be made, but some contrasts give estimates at most and no p."
@@ -234,26 +257,21 @@ def _contrast_lines(row: dict[Any, Any], config: RunConfig) -> list[str]:
             if np.isnan(row["pvalue_floor"])
             else f"Smallest permutation p {row['pvalue_floor']:.3g}"
         )
-        spread = "within" if row["test"] == "paired" else "between"
+        where = "within" if row["test"] == "paired" else "between"
         lines.append(
-            f"    {floor}; 80 % power from a shift of {row['detectable_sd']:.1f} sd {spread} "
+            f"    {floor}; 80 % power from a shift of {row['detectable_sd']:.1f} sd {where} "
             "subjects (p 0.05)."
         )
     return [*lines, f"    Note: {row['note']}."] if row["note"] else lines
 
 
-def _power_lines(adata: AnnData, config: RunConfig) -> list[str]:
+def _power_lines(bulk: AnnData | None, config: RunConfig) -> list[str]:
     """Say what would be seen in log2 units, where the input names the populations."""
-    if keys.LABEL not in adata.obs:
+    if bulk is None:
         return [
-            "  What that is in log2 units depends on the spread in each population. Map your cell",
-            "  types under `columns: label` to see it here; after a run tables/shifts.tsv has it.",
+            "  What that is in log2 units depends on how subjects differ in each population. Map",
+            "  your cell types under `columns: label` to see it here; after a run shifts.tsv has it.",
         ]
-    bulk = pseudobulk(
-        adata[adata.obs[keys.LABEL].notna().to_numpy()],
-        population_key=keys.LABEL,
-        covariates=covariate_names(config),
-    )
     if keys.GENOME in bulk.var:
         bulk = bulk[:, bulk.var[keys.GENOME].astype(str) == analysed_organism(config)].copy()
         bulk.var_names = bulk.var[keys.SYMBOL].astype(str)
@@ -272,7 +290,7 @@ def _power_lines(adata: AnnData, config: RunConfig) -> list[str]:
     table = table[list(dict.fromkeys(seen["contrast"]))]
     return [
         "",
-        "Smallest shift of a signature seen with 80 % power, from the spread between subjects in",
+        "Smallest shift of a signature seen with 80 % power, from how subjects differ in",
         "these cells before QC (log2 units, median over the signatures; 1 is a doubling):",
         table.rename_axis(index=None, columns=None).to_string(
             float_format=lambda value: f"{value:.2f}", na_rep="no test"

@@ -1,59 +1,48 @@
-"""The stages of a run on disk: what is done, what is current, read, do, write, stamp."""
+"""A run: its stages one after the other, each done only if what it depends on has changed."""
 
 from __future__ import annotations
 
 import logging
 import time
 from datetime import UTC, datetime
+from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from threadpoolctl import threadpool_limits
 
+from crs_sc import keys
+from crs_sc.core.memory import (
+    CohortSize,
+    fits_whole,
+    memory_lines,
+    memory_of,
+    refuse_too_large,
+    size_of,
+    stage_memory,
+)
 from crs_sc.core.parallel import is_parallel, parallel_map
 from crs_sc.errors import InputError, listing
-from crs_sc.io import (
-    empty_droplet_profile,
-    source_files,
-    write_h5ad,
-    write_json,
-    write_text,
-)
-from crs_sc.run.config import (
-    SETTINGS_OF,
-    RunConfig,
-    dump_config,
-    is_of_the_user,
-)
-from crs_sc.run.design import design_samples, refuse_unanswerable
-from crs_sc.run.inputs import Inputs
-from crs_sc.run.results import Results
+from crs_sc.io import source_files, write_json, write_text
+from crs_sc.run.config import FILES, SETTINGS_OF, RunConfig, dump_config, is_of_the_user
+from crs_sc.run.inputs import chosen_genes, chosen_signatures, input_files, refuse_unusable
 from crs_sc.run.stages import (
     annotate_cohort,
-    attribute_sources,
-    chosen_genes,
-    chosen_signatures,
     cluster_cohort,
     compare_arms,
-    empty_comparisons,
-    genes_of_sources,
-    order_of_onset,
+    make_pseudobulk,
     qc_sample,
-    raw_matrices,
+    sources_of_cohort,
 )
-from crs_sc.run.workspace import (
-    Workspace,
-    digest,
-    library_versions,
-    package_version,
-    setting_digests,
-)
-from crs_sc.sources import condense
+from crs_sc.run.store import Store, digest, file_digest
+from crs_sc.run.versions import code_digest, libraries, package_version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable
 
-    import pandas as pd
+    from anndata import AnnData
+
+    from crs_sc.io import CohortFiles
 
 __all__ = ["STAGES", "Run"]
 
@@ -72,8 +61,8 @@ class Run:
     out
         Output folder; made if it is not there.
     n_jobs
-        Processes for what can be spread; no result depends on it. With 1, `joblib.parallel_config`
-        decides, so that a dask cluster can do it.
+        Processes for what can be shared out; no result depends on it. With 1,
+        `joblib.parallel_config` decides, so that a dask cluster can do it.
     force
         Do every stage again, whatever is there.
     """
@@ -81,26 +70,15 @@ class Run:
     def __init__(
         self, config: RunConfig, out: Path, *, n_jobs: int = 1, force: bool = False
     ) -> None:
-        self.config = config
-        self.space = Workspace(out)
-        self._refuse_overwriting(source_files(list(config.input)))
-        self.n_jobs = n_jobs
-        self.force = force
-        self._inputs = Inputs(config, self.space, lambda: self._key("samples"))
-        self._input_digests: dict[str, str] = {}
-        self._results = Results(config, self.space, self.samples)
+        self.config, self.n_jobs, self.force = config, n_jobs, force
+        self.store = Store(out)
+        for path in source_files(list(config.input)):
+            if path.resolve() == self.store.cohort_file.resolve():
+                msg = f"A run into '{out}' would write over '{path}'. Choose another output folder."
+                raise InputError(msg)
+        self._whole: AnnData | None = None
         # Stages whose files were found whole, or were written, by this object.
         self._verified: set[str] = set()
-
-    def _refuse_overwriting(self, files: Sequence[Path]) -> None:
-        """Raise if the run would write over one of these files of the user."""
-        for path in files:
-            if path.resolve() == self.space.cohort.resolve():
-                msg = (
-                    f"A run into '{self.space.out}' would write over '{path}'. Choose another "
-                    "output folder."
-                )
-                raise InputError(msg)
 
     # --- the run ------------------------------------------------------------------------------
 
@@ -111,11 +89,14 @@ class Run:
         -------
         The results: cohort, tables, figures and report.
         """
-        self._inputs.refuse_too_large()
+        needed, limit = stage_memory(self._size()), memory_of(self.config.memory_limit)
+        for line in memory_lines(needed, limit=limit):
+            logger.info(line)
+        refuse_too_large(needed, limit=limit)
         for stage in STAGES:
             self.stage(stage)
-        out = self.space.out
-        return [out / "report.html", self.space.cohort, out / "tables", out / "figures"]
+        out = self.store.out
+        return [out / "report.html", self.store.cohort_file, out / "tables", out / "figures"]
 
     def stage(self, name: str) -> None:
         """Do one stage of the cohort, from what the stages before left on disk.
@@ -156,121 +137,70 @@ class Run:
         if sample not in self.samples():
             msg = f"There is no sample '{sample}'. Samples: {listing(self.samples())}."
             raise InputError(msg)
-        self._do(f"qc/{sample}", lambda: self._qc(sample))
-        return self.space.sample(sample)
+        self._do(f"qc/{sample}", partial(self._qc, sample))
+        return self.store.sample_file(sample)
+
+    # --- what each stage does -----------------------------------------------------------------
 
     def _qc(self, sample: str) -> list[Path]:
-        cells = self._inputs.cells(sample)
-        empty = {
-            name: empty_droplet_profile(raw, organism=self.config.organism)
-            for name, raw in raw_matrices(cells, self.config).items()
-        }
-        path = self.space.sample(sample)
-        write_h5ad(qc_sample(cells, self.config, empty_profiles=empty), path)
-        return [path]
-
-    def _qc_quietly(self, sample: str) -> None:
-        """Do QC of one sample in whatever process, for which this object travels there."""
-        self._finish(f"qc/{sample}", lambda: self._qc(sample))
-
-    def _qc_of_all(self) -> None:
-        """Do QC sample by sample, from one reading of the input where that fits into memory."""
-        todo = [n for n in self.samples() if self.force or not self._is_current(f"qc/{n}")]
-        jobs = self._inputs.jobs_that_fit(self.n_jobs)
-        if len(todo) > 1 and is_parallel(jobs):
-            largest_first = sorted(todo, key=lambda n: -self.sample_sizes()[n])
-            start = time.perf_counter()
-            parallel_map(self._qc_quietly, [(name,) for name in largest_first], n_jobs=jobs)
-            logger.info("qc: %.1f s", time.perf_counter() - start)
-            self._verified.update(f"qc/{name}" for name in todo)
-            self._inputs.release()
-            return
-        if len(todo) > 1:
-            self._inputs.hold()
-        for sample in self.samples():
-            self.qc(sample)
-        self._inputs.release()
-
-    def samples(self) -> list[str]:
-        """Names of the samples, sorted."""
-        return list(self.sample_sizes())
-
-    def sample_sizes(self) -> dict[str, int]:
-        """Cells of each sample."""
-        return self._inputs.sample_sizes()
-
-    # --- stages of the cohort -----------------------------------------------------------------
+        return [self.store.write_sample(sample, qc_sample(self._cells(sample), self.config))]
 
     def _cluster(self) -> list[Path]:
-        adata = self._results.merged()
-        tables = cluster_cohort(adata, self.config, n_jobs=self.n_jobs)
-        return [self._results.keep("cluster", adata), *self._write(tables)]
+        cohort = self.store.merge(self.samples())
+        tables = cluster_cohort(cohort, self.config, n_jobs=self.n_jobs)
+        return [*self.store.keep("cluster", cohort), *self._keep_tables(tables)]
 
     def _annotate(self) -> list[Path]:
-        adata = self._results.cohort("cluster")
-        tables = annotate_cohort(adata, self.config, n_jobs=self.n_jobs)
-        return [self._results.keep("annotate", adata), *self._write(tables)]
+        cohort = self.store.cohort(after="cluster")
+        tables = annotate_cohort(cohort, self.config, n_jobs=self.n_jobs)
+        return [*self.store.keep("annotate", cohort), *self._keep_tables(tables)]
 
     def _sources(self) -> list[Path]:
-        adata = self._results.cohort("annotate")
-        # One pass over the counts instead of one by each function.
-        few = condense(adata, genes=genes_of_sources(self.config))
-        tables = attribute_sources(few, self.config)
-        adata.obs, adata.uns = few.obs, few.uns
-        adata.obsm.update(few.obsm)
-        return [*self._write(tables), self._results.keep("sources", adata)]
+        cohort = self.store.cohort(after="annotate")
+        tables = sources_of_cohort(cohort, self.config)
+        path = self.store.keep_cohort(cohort, target_sum=self.config.normalize.target_sum)
+        return [*self._keep_tables(tables), path]
 
     def _compare(self) -> list[Path]:
-        samples = design_samples(self._results.cohort("sources"), self.config)
-        refuse_unanswerable(samples, self.config)
-        ledger = self._results.table("ledger")
-        tables = {"onset": order_of_onset(ledger, samples, self.config)}
-        if self.config.contrasts:
-            tables |= compare_arms(
-                self._results.pseudobulk(),
-                self.config,
-                samples=samples,
-                ledger=ledger,
-                producers=self._results.table("producers"),
-                n_jobs=self.n_jobs,
-            )
-        else:
-            tables |= empty_comparisons()
-        return self._write(tables)
-
-    def _write(self, tables: dict[str, pd.DataFrame]) -> list[Path]:
-        return self._results.keep_tables(tables, n_jobs=self.n_jobs)
+        tables = compare_arms(
+            self.store.cohort(after="sources"),
+            self._pseudobulk,
+            self.config,
+            tables=self.store.table,
+            n_jobs=self.n_jobs,
+        )
+        return self._keep_tables(tables)
 
     def _report(self) -> list[Path]:
         from crs_sc.report import read_truth, write_figures, write_report
 
-        adata, tables = self._results.cohort("sources"), self._results.tables()
-        resolved = self.config.model_copy(update={"genes": tuple(chosen_genes(self.config))})
+        config, out = self.config, self.store.out
+        cohort, tables = self.store.cohort(after="sources"), self.store.tables()
+        resolved = config.model_copy(update={"genes": tuple(chosen_genes(config))})
         settings = resolved.model_dump(mode="json")
-        provenance = self._provenance(settings)
-        out = self.space.out
-        before = self.files("report")
+        before = self.store.files("report")
         figures = write_figures(
-            adata,
+            cohort,
             tables,
             out / "figures",
-            contrasts=self.config.contrasts,
-            signatures=chosen_signatures(self.config),
+            contrasts=config.contrasts,
+            signatures=chosen_signatures(config),
             n_jobs=self.n_jobs,
         )
         settings_file = out / "config.yaml"
         # A config of the user may lie there; the provenance has the settings too.
         if not is_of_the_user(settings_file):
             write_text(dump_config(resolved), settings_file)
+        provenance = self._provenance(settings)
         write_json(provenance, out / "provenance.json")
         write_report(
-            adata,
+            cohort,
             tables,
             figures,
             out / "report.html",
             config=settings,
             provenance=provenance,
-            truth=None if self.config.truth is None else read_truth(self.config.truth),
+            truth=None if config.truth is None else read_truth(config.truth),
         )
         files = [*figures, settings_file, out / "provenance.json", out / "report.html"]
         # Figures of other settings would be taken for those of this run.
@@ -278,20 +208,84 @@ class Run:
             path.unlink(missing_ok=True)
         return files
 
-    def files(self, name: str) -> list[Path]:
-        """Files that a finished stage left."""
-        stamp = self.space.read_stamp(name) or {"files": {}}
-        return [self.space.out / file for file in stamp["files"]]
+    def _pseudobulk(self) -> AnnData:
+        return self.store.pseudobulk(partial(make_pseudobulk, config=self.config))
 
-    # --- doing --------------------------------------------------------------------------------
+    def _keep_tables(self, tables: dict[str, Any]) -> list[Path]:
+        return self.store.keep_tables(tables, n_jobs=self.n_jobs)
+
+    # --- the input ----------------------------------------------------------------------------
+
+    @cached_property
+    def _files(self) -> CohortFiles:
+        """Cells and genes of the input, if its design can be answered."""
+        files = input_files(self.config)
+        refuse_unusable(files.header(), self.config)
+        return files
+
+    @cached_property
+    def _known(self) -> dict[str, Any]:
+        """Sizes of the input, remembered on disk so that jobs need not read for them."""
+        stamp, key = self.store.stamp("samples"), self._key("samples")
+        if stamp is None or stamp["key"] != key:
+            files = self._files
+            stamp = {
+                "n_cells": files.sample_sizes(),
+                "n_genes": len(files.var),
+                "n_values": files.n_values,
+            }
+            self.store.finish("samples", key, [], **stamp)
+        return stamp
+
+    def _size(self) -> CohortSize:
+        return size_of(**{name: self._known[name] for name in ("n_cells", "n_genes", "n_values")})
+
+    def sample_sizes(self) -> dict[str, int]:
+        """Cells of each sample, sorted by name."""
+        return {str(name): int(n) for name, n in self._known["n_cells"].items()}
+
+    def samples(self) -> list[str]:
+        """Names of the samples, sorted."""
+        return list(self.sample_sizes())
+
+    def _cells(self, sample: str) -> AnnData:
+        """Return one sample; where the input is not held whole, only its cells are read."""
+        if self._whole is None:
+            return self._files.read([sample])
+        return self._whole[self._whole.obs[keys.SAMPLE] == sample].copy()
+
+    def _qc_of_all(self) -> None:
+        """Do QC sample by sample, from one reading of the input where that fits into memory."""
+        todo = [n for n in self.samples() if self.force or not self._is_current(f"qc/{n}")]
+        size, limit = self._size(), memory_of(self.config.memory_limit)
+        jobs = max(1, int(min(self.n_jobs, limit / stage_memory(size)["qc"])))
+        if len(todo) > 1 and is_parallel(jobs):
+            largest_first = sorted(todo, key=lambda n: -self.sample_sizes()[n])
+            start = time.perf_counter()
+            parallel_map(self._qc_elsewhere, [(name,) for name in largest_first], n_jobs=jobs)
+            logger.info("qc: %.1f s", time.perf_counter() - start)
+            self._verified.update(f"qc/{name}" for name in todo)
+        else:
+            if len(todo) > 1 and fits_whole(size, limit=limit):
+                logger.info("reading %s", listing(self.config.input))
+                self._whole = self._files.read()
+            for sample in self.samples():
+                self.qc(sample)
+        self._whole = None
+        self.__dict__.pop("_files", None)
+
+    def _qc_elsewhere(self, sample: str) -> None:
+        """Do QC of one sample in whatever process, for which this object travels there."""
+        self._finish(f"qc/{sample}", partial(self._qc, sample))
+
+    # --- what is done and current -------------------------------------------------------------
 
     def _do(self, name: str, work: Callable[[], list[Path]]) -> None:
         """Do `work` unless its stamp is current, and stamp the files that it returns."""
         if not self.force and self._is_current(name):
             logger.info("%s: unchanged, skipped", name)
             return
-        seconds = self._finish(name, work)
-        logger.info("%s: %.1f s", name, seconds)
+        logger.info("%s: %.1f s", name, self._finish(name, work))
 
     def _finish(self, name: str, work: Callable[[], list[Path]]) -> float:
         """Do `work`, stamp the files that it returns; its seconds."""
@@ -300,56 +294,14 @@ class Run:
         with threadpool_limits(limits=1):
             files = work()
         seconds = round(time.perf_counter() - start, 2)
-        self.space.finish(name, self._key(name), files, seconds=seconds)
+        self.store.finish(name, self._key(name), files, seconds=seconds)
         self._verified.add(name)
         return seconds
 
     def _is_current(self, name: str) -> bool:
-        if name not in self._verified and self.space.is_current(name, self._key(name)):
+        if name not in self._verified and self.store.is_current(name, self._key(name)):
             self._verified.add(name)
         return name in self._verified
-
-    # --- what a stage depends on --------------------------------------------------------------
-
-    def _key(self, name: str) -> str:
-        """Digest of all that the result of a stage depends on."""
-        stage = name.partition("/")[0]
-        if stage == "samples":
-            return digest(name, package_version(), self._content(), self._settings("qc"))
-        index = STAGES.index(stage)
-        before = self._key(STAGES[index - 1]) if index else self._content()
-        return digest(name, package_version(), before, self._settings(stage))
-
-    def _settings(self, stage: str) -> dict[str, Any]:
-        content = self.config.model_dump(mode="json")
-        settings = {name: content[name] for name in SETTINGS_OF[stage]}
-        return settings | setting_digests(settings)
-
-    def _provenance(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Versions, settings, seed, digests of the inputs, and the seconds of each stage."""
-        stages = [f"qc/{sample}" for sample in self.samples()] + list(STAGES[1:-1])
-        stamps = {name: self.space.read_stamp(name) or {} for name in stages}
-        return {
-            "crs_sc": package_version(),
-            "versions": library_versions(),
-            "seed": self.config.seed,
-            "inputs": self._input_files()
-            | {settings[n]: d for n, d in setting_digests(settings).items()},
-            "settings": settings,
-            "seconds": {name: stamp.get("seconds") for name, stamp in stamps.items()},
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-
-    def _content(self) -> list[str]:
-        """Digests of the input files, whatever their names and folders."""
-        return list(self._input_files().values())
-
-    def _input_files(self) -> dict[str, str]:
-        """Digest of the content of each input file, read once."""
-        if not self._input_digests:
-            files = source_files(list(self.config.input))
-            self._input_digests = {str(p): self.space.input_digest(p) for p in files}
-        return self._input_digests
 
     def _require_before(self, name: str) -> None:
         """Raise unless every stage before `name` is done and current."""
@@ -358,8 +310,51 @@ class Run:
             for part in parts:
                 if not self._is_current(part):
                     msg = (
-                        f"Stage '{name}' needs '{part}', which is not done in "
-                        f"'{self.space.out}' with this input and these settings. "
+                        f"Stage '{name}' needs '{part}', which is not done in '{self.store.out}' "
+                        "with this input, these settings and this version. "
                         f"Run `crs-sc {stage}` first, or `crs-sc run`."
                     )
                     raise InputError(msg)
+
+    def _key(self, name: str) -> str:
+        """Digest of all that the result of a stage depends on.
+
+        That is the code that it runs, the libraries that this imports, the settings that it reads,
+        and the stage before, or the content of the input.
+        """
+        stage = "qc" if name == "samples" else name.partition("/")[0]
+        before: Any = list(self._input_files.values())
+        if index := STAGES.index(stage):
+            before = self._key(STAGES[index - 1])
+        return digest(name, code_digest(stage), libraries(stage), before, self._settings(stage))
+
+    def _settings(self, stage: str) -> dict[str, Any]:
+        content = self.config.model_dump(mode="json")
+        settings = {name: content[name] for name in SETTINGS_OF[stage]}
+        return settings | _file_digests(settings)
+
+    @cached_property
+    def _input_files(self) -> dict[str, str]:
+        """Digest of the content of each input file, whatever its name and folder."""
+        files = source_files(list(self.config.input))
+        return {str(path): self.store.input_digest(path) for path in files}
+
+    def _provenance(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Versions, settings, seed, digests of the inputs, and the seconds of each stage."""
+        stages = [f"qc/{sample}" for sample in self.samples()] + list(STAGES[1:-1])
+        stamps = {name: self.store.stamp(name) or {} for name in stages}
+        return {
+            "crs_sc": package_version(),
+            "versions": libraries(),
+            "seed": self.config.seed,
+            "inputs": self._input_files
+            | {settings[name]: sha256 for name, sha256 in _file_digests(settings).items()},
+            "settings": settings,
+            "seconds": {name: stamp.get("seconds") for name, stamp in stamps.items()},
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+
+def _file_digests(settings: dict[str, Any]) -> dict[str, str]:
+    """Digests of the files that settings name, by setting."""
+    return {name: file_digest(Path(settings[name])) for name in FILES if settings.get(name)}
