@@ -201,7 +201,7 @@ def our_doublets(config: Path) -> tuple[pd.Series, float]:
     """Scores of all cells, as `qc` has them before it leaves the doublets out, and its seconds."""
     from crs_sc import preprocessing
     from crs_sc.run.config import load_config
-    from crs_sc.run.stages import input_files
+    from crs_sc.run.inputs import input_files
 
     files, scores, seconds = input_files(load_config(config)), [], 0.0
     for sample in files.sample_sizes():

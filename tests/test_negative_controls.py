@@ -10,16 +10,14 @@ from scipy import sparse
 
 from crs_sc import keys, load_config
 from crs_sc.datasets import simulate_cohort, write_cohort
-from crs_sc.io import empty_droplet_profile
 from crs_sc.preprocessing import merge_samples
 from crs_sc.report import source_answers
+from crs_sc.run.inputs import input_files
 from crs_sc.run.stages import (
     annotate_cohort,
     attribute_sources,
     cluster_cohort,
     qc_sample,
-    raw_matrices,
-    read_input,
 )
 
 if TYPE_CHECKING:
@@ -62,16 +60,8 @@ class Analysed(NamedTuple):
 
 def analysed(config: RunConfig) -> Analysed:
     """Everything up to the ledger with the settings of a config."""
-    adata = read_input(config)
-    parts = []
-    for sample in sorted(adata.obs[keys.SAMPLE].astype(str).unique()):
-        part = adata[adata.obs[keys.SAMPLE] == sample].copy()
-        empty = {
-            name: empty_droplet_profile(path, organism=config.organism)
-            for name, path in raw_matrices(part, config).items()
-        }
-        parts.append(qc_sample(part, config, empty_profiles=empty))
-    adata = merge_samples(parts)
+    files = input_files(config)
+    adata = merge_samples([qc_sample(files.read([name]), config) for name in files.sample_sizes()])
     cluster_cohort(adata, config)
     return Analysed(adata, annotate_cohort(adata, config) | attribute_sources(adata, config))
 

@@ -20,6 +20,7 @@ __all__ = [
     "memory_lines",
     "memory_of",
     "refuse_too_large",
+    "samples_that_fit",
     "size_of",
     "stage_memory",
 ]
@@ -150,6 +151,11 @@ def fits_whole(size: CohortSize, *, limit: float) -> bool:
     """Whether all counts of the input can be held while the samples are worked on."""
     held = _VALUE * size.n_values + _CELL_OF_PASS * size.n_cells
     return held + stage_memory(size)["qc"] < limit / 2
+
+
+def samples_that_fit(n_jobs: int, size: CohortSize, *, limit: float) -> int:
+    """Say how many samples can go through QC at a time, `n_jobs` at the most."""
+    return max(1, int(min(n_jobs, limit / stage_memory(size)["qc"])))
 
 
 def memory_lines(needed: dict[str, float], *, limit: float) -> list[str]:

@@ -270,7 +270,7 @@ def _power_lines(bulk: AnnData | None, config: RunConfig) -> list[str]:
     if bulk is None:
         return [
             "  What that is in log2 units depends on how subjects differ in each population. Map",
-            "  your cell types under `columns: label` to see it here; after a run shifts.tsv has it.",
+            "  your cell types under `columns: label` to see it; after a run shifts.tsv has it.",
         ]
     if keys.GENOME in bulk.var:
         bulk = bulk[:, bulk.var[keys.GENOME].astype(str) == analysed_organism(config)].copy()

@@ -18,6 +18,7 @@ from crs_sc.core.memory import (
     memory_lines,
     memory_of,
     refuse_too_large,
+    samples_that_fit,
     size_of,
     stage_memory,
 )
@@ -258,7 +259,7 @@ class Run:
         """Do QC sample by sample, from one reading of the input where that fits into memory."""
         todo = [n for n in self.samples() if self.force or not self._is_current(f"qc/{n}")]
         size, limit = self._size(), memory_of(self.config.memory_limit)
-        jobs = max(1, int(min(self.n_jobs, limit / stage_memory(size)["qc"])))
+        jobs = samples_that_fit(self.n_jobs, size, limit=limit)
         if len(todo) > 1 and is_parallel(jobs):
             largest_first = sorted(todo, key=lambda n: -self.sample_sizes()[n])
             start = time.perf_counter()

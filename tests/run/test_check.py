@@ -104,7 +104,7 @@ def test_what_a_contrast_can_answer_is_said(tmp_path: Path) -> None:
         "Subjects by arm:",
         "cart (CART against vehicle): 4 against 4 subjects, unpaired.",
         "Smallest permutation p 0.0286; 80 % power from a shift of 2.4 sd between subjects",
-        "types under `columns: label` to see it here",
+        "types under `columns: label` to see it",
         "The design can be answered.",
     ):
         assert words in text, text

@@ -26,7 +26,7 @@ from crs_sc.run.config import (
     parse_config,
     sections_of,
 )
-from crs_sc.run.stages import chosen_genes
+from crs_sc.run.inputs import chosen_genes
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from crs_sc import Run, load_config
-from crs_sc.core.memory import stage_memory
+from crs_sc.core.memory import samples_that_fit, stage_memory
 from crs_sc.errors import InputError
 from crs_sc.io import CohortFiles
-from crs_sc.run import workspace
+from crs_sc.run import store
 from crs_sc.run.check import check_report
-from crs_sc.run.workspace import Workspace, file_digest
+from crs_sc.run.store import Store, file_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,10 +48,10 @@ def test_a_cohort_that_fits_is_read_once_and_then_let_go(
 ) -> None:
     run = Run(load_config(small_cohort), tmp_path / "out")
     seen = []
-    monkeypatch.setattr(Run, "qc", lambda self, name: seen.append(self._inputs.cells(name).n_obs))
+    monkeypatch.setattr(Run, "qc", lambda self, name: seen.append(self._cells(name).n_obs))
     run.stage("qc")
     assert seen == list(run.sample_sizes().values())
-    assert run._inputs._whole is None
+    assert run._whole is None
 
 
 def test_a_digest_is_made_again_only_if_the_file_was_touched(
@@ -59,12 +59,12 @@ def test_a_digest_is_made_again_only_if_the_file_was_touched(
 ) -> None:
     file = tmp_path / "a"
     file.write_bytes(b"one")
-    space = Workspace(tmp_path / "out")
+    space = Store(tmp_path / "out")
     first = space.input_digest(file)
     assert first == file_digest(file)
     with monkeypatch.context() as patch:
-        patch.setattr(workspace, "file_digest", lambda _: pytest.fail("was read again"))
-        assert Workspace(tmp_path / "out").input_digest(file) == first
+        patch.setattr(store, "file_digest", lambda _: pytest.fail("was read again"))
+        assert Store(tmp_path / "out").input_digest(file) == first
     times = file.stat()
     # The same size and the same time of change, as a copying tool can leave them.
     file.write_bytes(b"two")
@@ -78,12 +78,10 @@ def test_a_digest_is_made_again_only_if_the_file_was_touched(
 
 def test_no_more_samples_at_a_time_than_fit(small_cohort: Path, tmp_path: Path) -> None:
     config = load_config(small_cohort)
-    run = Run(config, tmp_path / "out")
-    assert run._inputs.jobs_that_fit(4) == 4
-    one = stage_memory(run._inputs._size())["qc"] / 1e9
+    size = Run(config, tmp_path / "out")._size()
+    one = stage_memory(size)["qc"]
     for room, fitting in ((0.5, 1), (1.5, 1), (2.5, 2), (9, 4)):
-        tight = config.model_copy(update={"memory_limit": room * one})
-        assert Run(tight, tmp_path / "out")._inputs.jobs_that_fit(4) == fitting
+        assert samples_that_fit(4, size, limit=room * one) == fitting
 
 
 def test_too_little_memory_ends_a_run_before_it_begins(small_cohort: Path, tmp_path: Path) -> None:

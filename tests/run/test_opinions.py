@@ -11,12 +11,12 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from crs_sc import Run, keys, load_config
+from crs_sc import Run, annotation, keys, load_config
 from crs_sc.cli import main
 from crs_sc.io import read_table
 from crs_sc.report.populations import opinion_sentences
 from crs_sc.run.config import RunConfig
-from crs_sc.run.opinions import gather_opinions
+from crs_sc.run.stages import check_other_labels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,14 +65,15 @@ def test_labels_of_the_user_are_held_against_the_markers(small_run) -> None:
     label = adata.obs["population"].astype(str).replace({"NK": "Neutrophils"})
     adata.obs["label"] = adata.obs["population"] = label.to_numpy()
     config = RunConfig(input=["x.h5ad"], columns={"label": "label"}, organism="human+mouse")
-    table = gather_opinions(adata, config, genes=["IL6"]).set_index("population")
+    annotation.add_marker_opinion(adata)
+    table = check_other_labels(adata, config).set_index("population")
     assert set(table["opinion"]) == {"markers"}
     assert table.loc["Neutrophils", ["verdict", "other_label"]].tolist() == ["disagrees", "NK"]
     assert table.loc["Classical monocyte", "verdict"] == "agrees"
     assert (adata.obs["population"] == label).all()
     config = RunConfig(input=["x.h5ad"])
     del adata.obsm["opinions"]
-    assert gather_opinions(adata, config, genes=[]).empty
+    assert check_other_labels(adata, config).empty
 
 
 def test_what_cannot_be_asked_is_refused_early(asked: Path, tmp_path: Path) -> None:
