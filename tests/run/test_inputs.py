@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import anndata as ad
 import pytest
+from anndata.abc import CSRDataset
 
-from crs_sc import Run, load_config
+from crs_sc import Run, keys, load_config
 from crs_sc.core.memory import samples_that_fit, stage_memory
 from crs_sc.errors import InputError
 from crs_sc.io import CohortFiles
@@ -94,3 +96,14 @@ def test_too_little_memory_ends_a_run_before_it_begins(small_cohort: Path, tmp_p
     assert "A run would stop for want of memory" in text
     text, _ = check_report(load_config(small_cohort))
     assert "A run would stop" not in text
+
+
+def test_counts_of_all_samples_are_one_file_that_anyone_can_open(small_run: FinishedRun) -> None:
+    work = Store(small_run.out)
+    cohort = work.cohort(after="annotate")
+    counts = cohort.layers[keys.COUNTS]
+    assert isinstance(counts, CSRDataset)
+    whole = ad.read_h5ad(small_run.out / "work" / "counts.h5ad")
+    assert list(whole.obs_names) == list(cohort.obs_names)
+    assert (ad.read_h5ad(small_run.out / "cohort.h5ad").layers[keys.COUNTS] != whole.X).nnz == 0
+    assert whole.X.sum() == counts[:].sum()
