@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from crs_sc import keys, load_config, preprocessing
+from crs_sc import keys, load_config
 from crs_sc.errors import CrsWarning
 from crs_sc.run.inputs import input_files
-from crs_sc.run.stages import annotate_cohort, cluster_cohort
+from crs_sc.run.stages import annotate_cohort, cluster_cohort, qc_sample
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,11 +18,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def cohort(small_cohort: Path) -> tuple[Any, Any]:
-    """Human cells and config; nothing else was done to the cells."""
+    """Human cells that passed QC, and config."""
     config = load_config(small_cohort)
-    adata = input_files(config).read()
-    preprocessing.call_species(adata, organism="human")
-    return preprocessing.select_species(adata, organism="human"), config
+    return qc_sample(input_files(config).read(), config), config
 
 
 def test_a_declared_batch_is_integrated_and_measured(cohort: tuple[Any, Any]) -> None:
