@@ -33,7 +33,6 @@ __all__ = [
     "is_on_disk",
     "layer_of",
     "matrix_chunks",
-    "parts_of",
     "pass_over",
     "rows_of",
 ]
@@ -218,19 +217,8 @@ def _chunks(
     """Row chunks of any matrix."""
     max_values = VALUES if max_values is None else max_values
     if not is_on_disk(matrix):
-        yield from _memory_chunks(as_csr(matrix), max_values=max_values)
-        return
-    start = 0
-    for part in parts_of(matrix):
-        for rows, values in _stored_chunks(part, what=what, max_values=max_values):
-            place = slice(start + rows.start, start + rows.stop)
-            yield place, matrix.mapped(place, values) if hasattr(matrix, "mapped") else values
-        start += part.shape[0]
-
-
-def parts_of(matrix: Any) -> list[Any]:
-    """Matrices of which this one is made, one below the other: itself, if it is in one piece."""
-    return list(getattr(matrix, "parts", [matrix]))
+        return _memory_chunks(as_csr(matrix), max_values=max_values)
+    return _stored_chunks(matrix, what=what, max_values=max_values)
 
 
 def _memory_chunks(

@@ -19,7 +19,7 @@ from scipy import sparse
 
 from crs_sc import keys
 from crs_sc.core.arrays import as_csr, log_scaled
-from crs_sc.core.blocks import is_on_disk, layer_of, matrix_chunks, parts_of
+from crs_sc.core.blocks import is_on_disk, layer_of, matrix_chunks
 from crs_sc.errors import InputError
 
 if TYPE_CHECKING:
@@ -404,8 +404,8 @@ def _pointers(matrix: Any) -> NDArray[np.integer]:
     if sparse.issparse(matrix):
         in_memory: NDArray[np.integer] = matrix.indptr
         return in_memory
-    sizes = [np.diff(part.group["indptr"][...].astype(np.int64)) for part in parts_of(matrix)]
-    return np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
+    on_disk: NDArray[np.integer] = matrix.group["indptr"][...]
+    return on_disk
 
 
 def _write_csr(
@@ -554,8 +554,6 @@ def _write(
         counts = parts["layers"][keys.COUNTS]
         counts = counts if is_on_disk(counts) else as_csr(counts)
         parts["X"] = parts["layers"][keys.COUNTS] = counts
-    elif getattr(adata.X, "counts", path) is adata.layers.get(keys.COUNTS):
-        normalised = adata.X.log_normalised
     needed = _size(parts) * (1.02 if compression is None else 0.25) + 1e5
     held, by_rows = _apart(parts)
     if normalised is not None:

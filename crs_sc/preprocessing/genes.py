@@ -8,8 +8,8 @@ import numpy as np
 from scipy import sparse
 
 from crs_sc import genesets, keys
-from crs_sc.core.arrays import RowTotals, as_csr, log_scaled
-from crs_sc.core.blocks import is_on_disk, layer_of, pass_over
+from crs_sc.core.arrays import as_csr, log_scaled
+from crs_sc.core.blocks import layer_of
 from crs_sc.core.checks import add_note, check_obs
 from crs_sc.core.variable_genes import variable_genes
 from crs_sc.errors import InputError, listing
@@ -47,7 +47,7 @@ def normalize(adata: AnnData, *, target_sum: float = 1e4) -> None:
     Notes
     -----
     Sets `X` (float32 CSR), equal to that of `scanpy.pp.normalize_total` and `scanpy.pp.log1p` to
-    5e-7; where the counts are on disk, it is worked out when it is read.
+    5e-7.
 
     Examples
     --------
@@ -67,13 +67,6 @@ def normalize(adata: AnnData, *, target_sum: float = 1e4) -> None:
         )
         raise InputError(msg)
     counts = layer_of(adata)
-    if is_on_disk(counts):
-        from crs_sc.core.stacked import LogNormalised
-
-        kernel = RowTotals(adata.n_obs, np.zeros(adata.n_vars, dtype=bool))
-        pass_over(adata, kernel)
-        adata.X = LogNormalised(counts, _factor(kernel.total, target_sum))
-        return
     # The formula of scanpy's `normalize_total` and `log1p`, which compile for about ten seconds in
     # every process before they take a fraction of one.
     cells = as_csr(counts)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from crs_sc import keys
 from crs_sc.io import (
+    allow_open_files,
     atomic_path,
     open_h5ad,
     read_table,
@@ -124,6 +125,8 @@ class Store:
         parts = [_without_counts(path) for path in files]
         adata = merge_samples(parts)
         filled = [str(path) for path, part in zip(files, parts, strict=True) if part.n_obs]
+        # All of them are open at a time.
+        allow_open_files(len(filled))
         with atomic_path(self._counts_file) as temporary:
             concat_on_disk(filled, temporary, merge="same")
         adata.layers[keys.COUNTS] = self._counts()
