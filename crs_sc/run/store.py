@@ -124,7 +124,7 @@ class Store:
         files = [self.sample_file(name) for name in samples]
         parts = [_without_counts(path) for path in files]
         adata = merge_samples(parts)
-        filled = [str(path) for path, part in zip(files, parts, strict=True) if part.n_obs]
+        filled = [path for path, part in zip(files, parts, strict=True) if part.n_obs]
         # All of them are open at a time.
         allow_open_files(len(filled))
         with atomic_path(self._counts_file) as temporary:
