@@ -28,9 +28,9 @@ _JOBS = click.option(
 
 
 def _processors() -> int:
-    from crs_sc.core.threads import thread_count
+    from crs_sc.core.threads import processor_count
 
-    return thread_count()
+    return processor_count()
 
 
 # One process for each processor, where the whole run is one command.

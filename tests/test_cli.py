@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 import anndata as ad
+import loky
 import numpy as np
 import pandas as pd
 import pytest
@@ -241,7 +242,8 @@ def test_genesets_are_listed_with_their_coverage_in_a_file(tmp_path: Path) -> No
 def test_a_whole_run_takes_the_processors_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     from crs_sc.cli import demo, run
 
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(loky, "cpu_count", lambda **_: 3)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for command in (demo, run):
         (jobs,) = (option for option in command.params if option.name == "jobs")
         context = command.make_context("x", ["--help"], resilient_parsing=True)

@@ -1,13 +1,11 @@
-"""Work on independent parts, spread over processes or over a dask cluster."""
+"""Work on independent parts, shared out to processes or to a dask cluster by joblib."""
 
 from __future__ import annotations
 
 import warnings
-from collections import deque
-from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from importlib import import_module
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from crs_sc.core.threads import one_thread
@@ -18,9 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["is_parallel", "over_dask", "parallel_map", "start_map", "started"]
 
-# Seconds after which an idle process ends.
-_PATIENCE = 300
-
 
 def parallel_map(
     function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], *, n_jobs: int
@@ -28,7 +23,7 @@ def parallel_map(
     """Call a function on each tuple of arguments; results in the order of these.
 
     Each call has one thread, of the linear algebra too, so that no result depends on how the
-    calls were spread.
+    calls were shared out.
 
     Parameters
     ----------
@@ -37,8 +32,13 @@ def parallel_map(
     arguments
         Positional arguments of each call.
     n_jobs
-        Processes, this one among them. With 1 the calls are made here, unless the caller has
-        chosen otherwise with `joblib.parallel_config`, for instance a dask cluster.
+        Processes. With 1 the calls are made here, unless the caller has chosen otherwise with
+        `joblib.parallel_config`, for instance a dask cluster.
+
+    Raises
+    ------
+    CrsError
+        If a process was ended from outside.
     """
     return list(start_map(function, arguments, n_jobs=n_jobs))
 
@@ -51,84 +51,33 @@ def start_map(
     Parameters
     ----------
     function, arguments, n_jobs
-        As in `parallel_map`. The other processes begin at once; what they have not begun when the
-        first result is asked for is shared with this one.
+        As in `parallel_map`. The other processes begin at once.
     """
-    if n_jobs > 1:
-        return _Shared(function, arguments, n_others=n_jobs - 1).results()
     from joblib import Parallel, delayed
 
-    calls = (delayed(_alone)(function, *one) for one in arguments)
-    found: Iterator[Any] = Parallel(return_as="generator")(calls)
-    return found
+    elsewhere = is_parallel(n_jobs)
+    call = delayed(_elsewhere if elsewhere else _alone)
+    # Whole arguments, not maps of files that a function could not write into.
+    where: dict[str, Any] = {"n_jobs": n_jobs, "backend": "loky"} if n_jobs > 1 else {}
+    results = Parallel(return_as="generator", batch_size=1, max_nbytes=None, **where)(
+        call(function, *one) for one in arguments
+    )
+    return _received(results) if elsewhere else results
 
 
-class _Shared:
-    """Calls that other processes take from the front, and this one from the back."""
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        arguments: Iterable[tuple[Any, ...]],
-        *,
-        n_others: int,
-    ) -> None:
-        self._function = function
-        self._left = deque(enumerate(arguments))
-        self._n = len(self._left)
-        self._sent: dict[int, Future[Any]] = {}
-        self._others = _processes(n_others)
-        self._lock = Lock()
-        for _ in range(n_others):
-            self._send()
-
-    def _send(self, done: Future[Any] | None = None) -> None:
-        """Send the next call, if any is left; called again as soon as one is done."""
-        with self._lock:
-            if done is not None and (done.cancelled() or done.exception() is not None):
-                # Nothing else is begun.
-                self._left.clear()
-            if not self._left:
-                return
-            i, arguments = self._left.popleft()
-            try:
-                sent = self._others.submit(_elsewhere, self._function, *arguments)
-            except RuntimeError as error:
-                # The other processes are gone; whoever asks for the result is told.
-                sent = Future()
-                sent.set_exception(error)
-            self._sent[i] = sent
-        sent.add_done_callback(self._send)
-
-    def _take(self) -> tuple[int, tuple[Any, ...]] | None:
-        """Take the last call that was not sent."""
-        with self._lock:
-            return self._left.pop() if self._left else None
-
-    def results(self) -> Iterator[Any]:
-        """Do what is left beside the others; results in the order of the calls."""
-        here: dict[int, Any] = {}
-        try:
-            while own := self._take():
-                here[own[0]] = _alone(self._function, *own[1])
-            for i in range(self._n):
-                yield here.pop(i) if i in here else self._received(i)
-        finally:
-            self._left.clear()
-
-    def _received(self, i: int) -> Any:
-        """Wait for the result of a call that was sent, and say what it warned of."""
-        try:
-            result, warned = self._sent.pop(i).result()
-        except BrokenExecutor as error:
-            msg = (
-                "Another process of this run was ended from outside, most likely for want of "
-                "memory. Start it again with fewer processes (-j), or with more memory."
-            )
-            raise CrsError(msg) from error
-        for text in warned:
-            warnings.warn(text, CrsWarning, stacklevel=2)
-        return result
+def _received(results: Iterator[Any]) -> Iterator[Any]:
+    """Results of other processes, and what they warned of."""
+    try:
+        for result, texts in results:
+            for text in texts:
+                warnings.warn(text, CrsWarning, stacklevel=2)
+            yield result
+    except BrokenExecutor as error:
+        msg = (
+            "Another process of this run was ended from outside, most likely for want of memory. "
+            "Start it again with fewer processes (-j), or with more memory."
+        )
+        raise CrsError(msg) from error
 
 
 @contextmanager
@@ -145,13 +94,14 @@ def started(modules: Sequence[str], *, n_jobs: int) -> Iterator[None]:
     if n_jobs == 1:
         yield
         return
-    others = _processes(n_jobs - 1)
-    for _ in range(n_jobs - 1):
-        others.submit(_import, modules)
+    from joblib.externals.loky import get_reusable_executor
+
+    ahead = start_map(_import, [(modules,)] * n_jobs, n_jobs=n_jobs)
     try:
         yield
+        list(ahead)
     finally:
-        others.shutdown(wait=False, kill_workers=True)
+        get_reusable_executor().shutdown(wait=True, kill_workers=True)
 
 
 def is_parallel(n_jobs: int) -> bool:
@@ -191,13 +141,6 @@ def over_dask(scheduler: str) -> Iterator[None]:
         raise InputError(msg) from error
     with client, parallel_config(backend="dask", client=client, n_jobs=-1):
         yield
-
-
-def _processes(n: int) -> Any:
-    """Other processes; those of the last time, if they are still there."""
-    from loky import get_reusable_executor
-
-    return get_reusable_executor(n, timeout=_PATIENCE, env={"OMP_NUM_THREADS": "1"})
 
 
 def _alone(function: Callable[..., Any], *arguments: Any) -> Any:

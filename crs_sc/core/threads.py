@@ -12,9 +12,16 @@ from threadpoolctl import threadpool_limits
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["one_thread", "thread_count"]
+__all__ = ["one_thread", "processor_count", "thread_count"]
 
 _alone: ContextVar[bool] = ContextVar("_alone", default=False)
+
+
+def processor_count() -> int:
+    """Processors that this process may use, in its container or job."""
+    from loky import cpu_count
+
+    return int(cpu_count(only_physical_cores=False))
 
 
 def thread_count() -> int:
@@ -27,8 +34,7 @@ def thread_count() -> int:
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdecimal() and int(given) > 0:
         return int(given)
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    return processor_count()
 
 
 @contextmanager

@@ -80,13 +80,13 @@ def modules_of(_: int) -> tuple[int, bool]:
     return os.getpid(), "wave" in sys.modules
 
 
-def test_one_job_stays_here_and_two_share_the_calls() -> None:
+def test_one_job_stays_here_and_two_have_processes_of_their_own() -> None:
     assert not is_parallel(1)
     assert is_parallel(2)
     assert parallel_map(process_of, [(0,)], n_jobs=1) == [os.getpid()]
     used = parallel_map(process_after, [(0.2,)] * 10, n_jobs=2)
     assert len(set(used)) == 2
-    assert os.getpid() in used
+    assert os.getpid() not in used
 
 
 def test_what_is_begun_is_done_elsewhere_while_this_process_goes_on() -> None:
@@ -120,11 +120,10 @@ def test_warnings_of_this_package_reach_the_caller() -> None:
 def test_processes_started_ahead_have_imported_and_end() -> None:
     with started(("wave",), n_jobs=2):
         found = set(parallel_map(modules_of, [(i,) for i in range(6)], n_jobs=2))
-    assert (os.getpid(), False) in found
-    (other,) = (pid for pid, has in found if has)
-    time.sleep(0.5)
-    with pytest.raises(ProcessLookupError):
-        os.kill(other, 0)
+    assert {has for _, has in found} == {True}
+    for other, _ in found:
+        with pytest.raises(ProcessLookupError):
+            os.kill(other, 0)
 
 
 def test_calls_have_one_thread_of_linear_algebra() -> None:
@@ -166,7 +165,7 @@ def test_qc_on_dask_is_that_of_a_run(
     for path in samples:
         here, there = ad.read_h5ad(path), ad.read_h5ad(tmp_path / "work" / "qc" / path.name)
         pd.testing.assert_frame_equal(here.obs, there.obs)
-        assert (here.layers["counts"] != there.layers["counts"]).nnz == 0
+        assert (here.X != there.X).nnz == 0
         stamp = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         other = json.loads((tmp_path / "work" / "qc" / f"{path.stem}.json").read_text("utf-8"))
         assert stamp["key"] == other["key"]
