@@ -71,6 +71,16 @@ def circularity(
         If the genes were not selected, or `X` or a column is absent.
     InputError
         If there are fewer than three cells.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> crs.tl.embed(adata, n_comps=10, with_layout=False)
+    >>> crs.tl.cluster(adata, resolutions=[0.5], n_subsamples=2)
+    >>> table = crs.tl.circularity(adata, genes=["IL1B", "IL6"], n_comps=10, n_controls=1)
+    >>> table["population"].iloc[-1]
+    'All'
     """
     check_obs(adata, population_key=population_key)
     columns, n_base, targets = _columns(adata, genes)
@@ -194,6 +204,15 @@ def gene_overlap(
     ------
     MissingKeyError
         If the genes were not selected.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> markers = {"Monocyte": ["LYZ", "IL1B"]}
+    >>> table = crs.tl.gene_overlap(adata, signatures={}, markers=markers, genes=["IL1B"])
+    >>> table["marker_of"].to_list()
+    ['Monocyte']
     """
     if keys.HIGHLY_VARIABLE not in adata.var.columns:
         msg = f"`var` has no column '{keys.HIGHLY_VARIABLE}'. Run crs_sc.pp.select_genes first."

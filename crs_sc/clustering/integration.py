@@ -66,6 +66,13 @@ def integration_table(
     ------
     MissingKeyError
         If the embedding, or the labels, are absent.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> crs.tl.integration_table(adata, batch_key="subject")["batch"].iloc[-1]
+    'All'
     """
     if keys.PCA not in adata.obsm:
         msg = f"`obsm` has no '{keys.PCA}'. Run crs_sc.tl.embed first."

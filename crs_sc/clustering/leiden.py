@@ -175,6 +175,15 @@ def cluster_table(
     ------
     MissingKeyError
         If the cells were not clustered, or a column is absent.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> crs.tl.embed(adata, n_comps=10, with_layout=False)
+    >>> crs.tl.cluster(adata, resolutions=[0.5], n_subsamples=2)
+    >>> crs.tl.cluster_table(adata)["population_share"].min() > 0.5
+    np.True_
     """
     check_obs(adata, cluster_key=cluster_key, population_key=population_key)
     if keys.CLUSTERS not in adata.uns.get(keys.UNS, {}):

@@ -97,6 +97,14 @@ def subcluster(
         If `X` or the column is absent.
     InputError
         If none of the genes is in the data.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> crs.tl.subcluster(adata, n_genes=100, resolutions=[0.5])
+    >>> adata.obs["myeloid_cluster"].cat.categories.to_list()
+    ['s0', 's1', 's2']
     """
     import anndata as ad
 
@@ -195,6 +203,15 @@ def subcluster_table(
     ------
     MissingKeyError
         If a column is absent.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort()
+    >>> crs.tl.subcluster(adata, n_genes=100, resolutions=[0.5])
+    >>> adata.obs["myeloid_state"] = None  # crs.tl.call_myeloid_states names them
+    >>> crs.tl.subcluster_table(adata)["population"].to_list()
+    ['Classical monocyte', 'Non-classical monocyte', 'cDC2']
     """
     check_obs(
         adata,

@@ -183,6 +183,15 @@ def estimate_ambient(
     References
     ----------
     Young and Behjati 2020, GigaScience 9:giaa151 (SoupX) for the principle.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort(state="raw")
+    >>> crs.pp.quality_control(adata)
+    >>> crs.pp.estimate_ambient(adata)
+    >>> adata.uns["crs_sc"]["contamination"]["ambient_fraction"].between(0, 0.3).all()
+    np.True_
     """
     for name, value in (("assumed_fraction", assumed_fraction), ("max_fraction", max_fraction)):
         check_fraction(name, value)

@@ -90,6 +90,15 @@ def call_doublets(
     References
     ----------
     Wolock et al. 2019, Cell Systems 8:281.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort(state="raw")
+    >>> crs.pp.quality_control(adata)
+    >>> crs.pp.call_doublets(adata)
+    >>> "doublet" in set(adata.obs["qc_status"])
+    True
     """
     if not 0 < expected_rate < 0.5:
         msg = f"expected_rate must be between 0 and 0.5, got {expected_rate!r}."

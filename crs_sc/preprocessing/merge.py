@@ -44,6 +44,16 @@ def merge_samples(parts: Sequence[AnnData]) -> AnnData:
     ------
     InputError
         If the genes differ, a cell name occurs twice, or no cell is left.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> raw = crs.datasets.toy_cohort(state="raw")
+    >>> crs.pp.quality_control(raw)
+    >>> crs.pp.estimate_ambient(raw)
+    >>> parts = [raw[raw.obs["condition"] == arm].copy() for arm in ("vehicle", "CART")]
+    >>> crs.pp.merge_samples([crs.pp.filter_cells(part) for part in parts]).n_vars == raw.n_vars
+    True
     """
     import anndata as ad
 

@@ -224,6 +224,14 @@ def filter_cells(adata: AnnData) -> AnnData:
     ------
     MissingKeyError
         If quality control has not run.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort(state="raw")
+    >>> crs.pp.quality_control(adata)
+    >>> set(crs.pp.filter_cells(adata).obs["qc_status"])
+    {'pass'}
     """
     check_obs(adata, status=keys.QC_STATUS)
     return adata[np.asarray(adata.obs[keys.QC_STATUS].astype(str) == keys.PASS, dtype=bool)].copy()
@@ -245,6 +253,14 @@ def qc_table(adata: AnnData) -> pd.DataFrame:
     ------
     MissingKeyError
         If quality control has not run.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort(state="raw")
+    >>> crs.pp.quality_control(adata)
+    >>> crs.pp.qc_table(adata)["n_cells_in"].sum() == adata.n_obs
+    np.True_
     """
     table = stored_table(adata)
     contamination = adata.uns[keys.UNS].get(keys.CONTAMINATION)

@@ -98,6 +98,14 @@ def call_species(
       `scaling` and `scaling_error` (ambient RNA of a cell grows with this power of its UMI, and
       standard error);
     - `droplets`: by barcode that was called, `sample`, `umi_analysed`, `umi_other` and `species`.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort(state="raw")
+    >>> crs.pp.call_species(adata)  # the file has no mouse genes
+    >>> set(adata.obs["species"])
+    {'human'}
     """
     analysed = analysed_species(organism)
     if not 0.5 < min_fraction <= 1:
@@ -154,6 +162,16 @@ def select_species(adata: AnnData, *, organism: str = "human") -> AnnData:
         If no gene of the analysed genome is in the file.
     MissingKeyError
         If the file has two genomes and the species was not called.
+
+    Examples
+    --------
+    >>> import crs_sc as crs
+    >>> adata = crs.datasets.toy_cohort(state="raw")
+    >>> adata.var["genome"] = "human"
+    >>> adata.var.loc[["IL6"], "genome"] = "mouse"
+    >>> crs.pp.call_species(adata)
+    >>> "IL6" in crs.pp.select_species(adata).var_names
+    False
     """
     analysed = analysed_species(organism)
     if keys.GENOME not in adata.var.columns:

@@ -511,10 +511,26 @@ def load_config(path: Path) -> RunConfig:
     path
         YAML file.
 
+    Returns
+    -------
+    Frozen settings; each one that the file leaves out has its default.
+
     Raises
     ------
     InputError
         If the file is not there, is not YAML, or a setting is unknown or out of range.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import crs_sc as crs
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, "config.yaml")
+    ...     n_characters = path.write_text("input: cells.h5ad")
+    ...     config = crs.load_config(path)
+    >>> config.seed
+    0
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)

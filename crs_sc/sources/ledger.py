@@ -332,7 +332,8 @@ def ledger_by_condition(
     >>> import crs_sc as crs
     >>> adata = crs.datasets.toy_cohort()
     >>> table = crs.tl.ledger_by_condition(crs.tl.ledger(adata, genes=["IL1B"]))
-    >>> table.loc[table["share"].idxmax(), "population"]
+    >>> treated = table[table["condition"] == "CART"]
+    >>> treated.loc[treated["share"].idxmax(), "population"]
     'Classical monocyte'
     """
     rng = np.random.default_rng(random_state)
