@@ -22,6 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"tl"}),
     frozenset({"report", "datasets"}),
     frozenset({"run"}),
+    frozenset({"config", "steps"}),
     frozenset({"cli", "__main__", "__init__"}),
 )
 SAME = {("errors", "keys"), ("genesets", "io"), ("io", "genesets"), ("__main__", "cli")}
