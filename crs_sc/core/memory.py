@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import resource
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crs_sc.errors import InputError
 
@@ -17,6 +17,7 @@ __all__ = [
     "attribution_chunk",
     "available_memory",
     "fits_whole",
+    "job_memory",
     "memory_lines",
     "memory_of",
     "refuse_too_large",
@@ -117,6 +118,25 @@ def stage_memory(size: CohortSize) -> dict[str, float]:
         "compare": whole + _SUM * size.n_groups * size.n_genes,
         "report": whole,
     }
+
+
+def job_memory(known: Mapping[str, Any], stage: str, *, sample: str | None = None) -> int:
+    """Megabytes that a job of a workflow should ask for: what its stage needs, and half of it more.
+
+    Parameters
+    ----------
+    known
+        Cells of each sample (`n_cells`), `n_genes` and `n_values`, as `crs-sc samples` leaves them
+        in `work/samples.json`.
+    stage
+        One of `stage_memory`.
+    sample
+        Whose QC it is.
+    """
+    size = size_of(known["n_cells"], n_genes=known["n_genes"], n_values=known["n_values"])
+    if sample is not None:
+        size = replace(size, largest_sample=known["n_cells"][sample] / size.n_cells)
+    return int(1.5 * stage_memory(size)[stage] / 1e6)
 
 
 def attribution_chunk(size: CohortSize, *, limit: float) -> int:

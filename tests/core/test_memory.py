@@ -11,6 +11,7 @@ from crs_sc.core.memory import (
     _meminfo_available,
     attribution_chunk,
     available_memory,
+    job_memory,
     memory_of,
     refuse_too_large,
     size_of,
@@ -72,6 +73,14 @@ def test_what_cannot_fit_is_refused_and_named() -> None:
         refuse_too_large(needed, limit=1e9)
     double = size_of({"a": 80_000, "b": 20_000}, n_genes=20_000, n_values=100_000_000)
     assert all(stage_memory(double)[name] > needed[name] for name in needed)
+
+
+def test_a_job_asks_for_what_its_stage_needs_and_half_more() -> None:
+    known = {"n_cells": {"a": 40_000, "b": 10_000}, "n_genes": 20_000, "n_values": 50_000_000}
+    needed = stage_memory(size_of(**known))
+    assert job_memory(known, "cluster") == int(1.5 * needed["cluster"] / 1e6)
+    assert job_memory(known, "qc", sample="a") == int(1.5 * needed["qc"] / 1e6)
+    assert job_memory(known, "qc", sample="b") < job_memory(known, "qc", sample="a")
 
 
 def test_chunks_follow_from_the_limit() -> None:
