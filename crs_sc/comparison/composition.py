@@ -17,7 +17,7 @@ from crs_sc.comparison.design import (
     model_matrix,
 )
 from crs_sc.comparison.linear_model import finish, residual_maker, test_arm
-from crs_sc.comparison.units import check_bulk, check_min_cells, gather
+from crs_sc.comparison.units import absent_arms, check_bulk, check_positive, gather
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +87,7 @@ def composition(
     >>> table = crs.tl.composition(bulk, contrasts=[cart])
     """
     check_bulk(bulk)
-    check_min_cells(min_cells)
+    check_positive(min_cells=min_cells)
     tables = [
         _comparison_rows(bulk, c, min_cells=min_cells, random_state=random_state)
         for c in expand_contrasts(contrasts, bulk.obs)
@@ -141,7 +141,9 @@ def _comparison_rows(
         for name, arm in (("share_reference", REFERENCE), ("share_treated", TREATED)):
             rows = (units["arm"] == arm).to_numpy()
             table[name] = share[rows, k].mean() if rows.any() else np.nan
-        table["status"] = _absent_or(table["status"].iloc[0], units, n_cells[:, k])
+        absent = absent_arms(units, n_cells[:, k])
+        if absent and table["status"].iloc[0] == keys.OK:
+            table["status"] = absent[0]
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
@@ -221,13 +223,3 @@ def _between(replicates: list[_Replicates], units: pd.DataFrame, *, paired: bool
                 estimates.append(between_variance(each.logit, each.noise, arm, nuisance))
     known = [estimate for estimate in estimates if np.isfinite(estimate)]
     return max(float(np.median(np.array(known))), 0.0) if known else 0.0
-
-
-def _absent_or(status: str, units: pd.DataFrame, n_cells: NDArray[np.int64]) -> str:
-    """Status of the test, or which arm has no cell of the population, beside the test."""
-    if status != keys.OK:
-        return status
-    for arm, absent in ((REFERENCE, keys.ABSENT_IN_REFERENCE), (TREATED, keys.ABSENT_IN_TREATED)):
-        if n_cells[(units["arm"] == arm).to_numpy()].sum() == 0:
-            return absent
-    return status

@@ -9,8 +9,8 @@ import pandas as pd
 from scipy import stats
 
 from crs_sc import keys
-from crs_sc.comparison.design import REFERENCE, TREATED, arms_of, expand_contrasts
-from crs_sc.comparison.units import as_table, check_columns
+from crs_sc.comparison.design import REFERENCE, TREATED, expand_contrasts, unit_of
+from crs_sc.comparison.units import as_table, check_columns, check_positive
 from crs_sc.errors import InputError, listing
 
 if TYPE_CHECKING:
@@ -95,9 +95,7 @@ def decompose(
     >>> ledger, producers = crs.tl.ledger(cohort, genes=["IL6"]), crs.tl.producers(cohort)
     >>> table = crs.tl.decompose(ledger, producers, contrasts=[cart], samples=samples)
     """
-    if n_bootstrap < 1:
-        msg = f"n_bootstrap must be at least 1, got {n_bootstrap!r}."
-        raise InputError(msg)
+    check_positive(n_bootstrap=n_bootstrap)
     cohort = _cohort(ledger, producers, samples)
     rng = np.random.default_rng(random_state)
     rows = [*cohort.populations, keys.ALL_POPULATIONS]
@@ -186,19 +184,20 @@ def _cohort(ledger: pd.DataFrame, producers: pd.DataFrame, samples: pd.DataFrame
 
 def _arms(cohort: _Cohort, comparison: Comparison) -> dict[str, _Arm]:
     """Output of each subject, reference and treated; of pairs the same subjects, in one order."""
-    arm = arms_of(cohort.samples, comparison)
-    subject = cohort.samples[keys.SUBJECT].astype(str).to_numpy()
     total = cohort.cells.sum(axis=2).max(axis=1)
-
-    def members(name: str) -> dict[str, NDArray[np.bool_]]:
-        masks = {s: (arm == name) & (subject == s) for s in comparison.subjects(name)}
-        return {s: mask for s, mask in masks.items() if total[mask].sum() > 0}
-
-    found = {name: members(name) for name in (REFERENCE, TREATED)}
+    units, unit = comparison.units, unit_of(cohort.samples, comparison)
+    masks = [unit == i for i in range(len(units))]
+    sampled = units[np.array([total[mask].sum() > 0 for mask in masks], dtype=bool)]
+    subject = {
+        arm: sampled.loc[sampled["arm"] == arm, keys.SUBJECT] for arm in (REFERENCE, TREATED)
+    }
     if comparison.contrast.paired:
-        both = found[REFERENCE].keys() & found[TREATED].keys()
-        found = {name: {s: m for s, m in of.items() if s in both} for name, of in found.items()}
-    return {name: _pooled(cohort, list(of.values()), total) for name, of in found.items()}
+        both = set(subject[REFERENCE]) & set(subject[TREATED])
+        subject = {arm: names[names.isin(both)] for arm, names in subject.items()}
+    return {
+        arm: _pooled(cohort, [masks[i] for i in names.index], total)
+        for arm, names in subject.items()
+    }
 
 
 def _pooled(cohort: _Cohort, masks: list[NDArray[np.bool_]], total: Floats) -> _Arm:

@@ -121,24 +121,13 @@ def _check_covariates(contrast: Contrast, columns: list[str]) -> None:
 def expand_contrasts(contrasts: Sequence[Contrast], samples: pd.DataFrame) -> list[Comparison]:
     """Concrete comparisons: one a contrast, or one a contrast and time point.
 
-    Parameters
-    ----------
-    contrasts
-        What was asked, in the order of the answer.
-    samples
-        One row a sample (or finer) with columns `subject`, `condition` and, where they exist,
-        `timepoint`, `batch` and covariates, as from the sample table or the `obs` of a pseudobulk.
+    `samples` has one row a sample (or finer) with columns `subject`, `condition` and, where they
+    exist, `timepoint`, `batch` and covariates, as the sample table or the `obs` of a pseudobulk.
+    Comparisons stand in the order of `contrasts`, time points in natural order (day 2 before day
+    10), and only those at which an arm of the contrast was sampled.
 
-    Returns
-    -------
-    Comparisons in the order of `contrasts`, time points in natural order (day 2 before day 10);
-    only time points at which an arm of the contrast was sampled.
-
-    Raises
-    ------
-    DesignError
-        If a condition or column is not in the data, names repeat, a covariate is empty for a
-        subject, or a subject is in both arms of an unpaired contrast.
+    Raises DesignError if a condition or column is not in the data, names repeat, a covariate is
+    empty for a subject, or a subject is in both arms of an unpaired contrast.
     """
     _check_contrasts(contrasts, samples)
     rows = samples[[c for c in _IN_DESIGN if c in samples.columns]].astype(str)
@@ -187,9 +176,7 @@ def _comparison(contrast: Contrast, rows: pd.DataFrame, timepoint: str | None) -
 
 def _units(contrast: Contrast, rows: pd.DataFrame) -> pd.DataFrame:
     """One row a subject and arm; samples of several batches make a batch of their own."""
-    arms = {contrast.reference: REFERENCE, contrast.treated: TREATED}
-    if contrast.baseline is not None:
-        arms[contrast.baseline] = BASELINE
+    arms = arm_names(contrast)
     rows = rows[rows[keys.CONDITION].isin(list(arms))].copy()
     rows["arm"] = pd.Categorical(
         rows[keys.CONDITION].map(arms), categories=list(arms.values()), ordered=True
@@ -279,24 +266,24 @@ def _time_note(contrast: Contrast, rows: pd.DataFrame) -> list[str]:
     return [f"the arms were sampled at different times (reference: {seen[0]}; treated: {seen[1]})"]
 
 
-def arms_of(rows: pd.DataFrame, comparison: Comparison) -> NDArray[np.object_]:
-    """Arm of each row of a table in a comparison, or "" where it is not part of it.
+def arm_names(contrast: Contrast) -> dict[str, str]:
+    """Arm of each condition of a contrast: reference, treated and, where there is one, baseline."""
+    names = {contrast.reference: REFERENCE, contrast.treated: TREATED}
+    return names if contrast.baseline is None else names | {contrast.baseline: BASELINE}
+
+
+def unit_of(rows: pd.DataFrame, comparison: Comparison) -> NDArray[np.intp]:
+    """Position in the units of a comparison of each row of a table, -1 where it is of none.
 
     The table has columns `subject`, `condition` and, where the comparison is at one time point,
     `timepoint`.
     """
-    contrast = comparison.contrast
-    names = {contrast.reference: REFERENCE, contrast.treated: TREATED}
-    if contrast.baseline is not None:
-        names[contrast.baseline] = BASELINE
-    condition = rows[keys.CONDITION].astype(str)
-    arm = np.array([names.get(c, "") for c in condition], dtype=object)
+    arm = rows[keys.CONDITION].astype(str).map(arm_names(comparison.contrast)).fillna("")
+    units = pd.MultiIndex.from_frame(comparison.units[["arm", keys.SUBJECT]])
+    position = units.get_indexer(pd.MultiIndex.from_arrays([arm, rows[keys.SUBJECT].astype(str)]))
     if comparison.timepoint is not None:
-        arm[(rows[keys.TIMEPOINT].astype(str) != comparison.timepoint).to_numpy()] = ""
-    kept = set(zip(comparison.units["arm"], comparison.units[keys.SUBJECT], strict=True))
-    member = [pair in kept for pair in zip(arm, rows[keys.SUBJECT].astype(str), strict=True)]
-    arm[~np.array(member, dtype=bool)] = ""
-    return arm
+        position[(rows[keys.TIMEPOINT].astype(str) != comparison.timepoint).to_numpy()] = -1
+    return np.asarray(position)
 
 
 def model_matrix(
@@ -309,17 +296,17 @@ def model_matrix(
     """
     columns = [np.ones((len(units), 1))]
     factors = [keys.BATCH, keys.SUBJECT] if paired else [keys.BATCH]
-    columns += [_indicators(units[name]) for name in factors if units[name].nunique() > 1]
+    columns += [indicators(units[name]) for name in factors if units[name].nunique() > 1]
     for name in _slope_names(units):
         values = units[COVARIATE + name].to_numpy(dtype=np.float64)
         columns.append(((values - values.mean()) / values.std())[:, None])
-    columns += [_indicators(units[COVARIATE + name]) for name in factor_names(units)]
+    columns += [indicators(units[COVARIATE + name]) for name in factor_names(units)]
     return np.hstack(columns), (units["arm"] == TREATED).to_numpy()
 
 
-def _indicators(values: pd.Series) -> NDArray[np.float64]:
-    levels = np.array(sorted(values.unique()), dtype=object)
-    return np.asarray((values.to_numpy(dtype=object)[:, None] == levels).astype(np.float64))
+def indicators(values: pd.Series | NDArray[np.integer]) -> NDArray[np.float64]:
+    """One column a level, sorted: 1 where a unit has it."""
+    return pd.get_dummies(values, dtype=np.float64).to_numpy()
 
 
 def basis(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

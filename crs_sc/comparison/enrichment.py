@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc.comparison.units import as_table, check_columns
+from crs_sc.comparison.units import as_table, check_columns, check_positive
 from crs_sc.core.parallel import parallel_map
 from crs_sc.core.stats import benjamini_hochberg
 from crs_sc.errors import InputError
@@ -79,10 +79,7 @@ def enrichment(
     [1.0]
     """
     _check(expression_table, gene_sets)
-    for name, value in (("n_permutations", n_permutations), ("min_genes", min_genes)):
-        if value < 1:
-            msg = f"{name} must be at least 1, got {value!r}."
-            raise InputError(msg)
+    check_positive(n_permutations=n_permutations, min_genes=min_genes)
     names, rankings = [], []
     grouped = expression_table.groupby(["contrast", "population"], sort=False)
     for (contrast, population), rows in grouped:

@@ -16,10 +16,9 @@ from crs_sc import keys
 from crs_sc.comparison.design import REFERENCE, TREATED, is_estimable, model_matrix
 from crs_sc.comparison.linear_model import squeeze
 from crs_sc.comparison.negative_binomial import GeneBatches, wald_fit
-from crs_sc.comparison.units import as_table, check_bulk, check_min_cells, compare
+from crs_sc.comparison.units import as_table, check_bulk, check_positive, compare
 from crs_sc.core.parallel import parallel_map
 from crs_sc.core.stats import benjamini_hochberg
-from crs_sc.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,10 +94,7 @@ def expression(
     >>> table = crs.tl.expression(bulk, contrasts=[cart])
     """
     check_bulk(bulk)
-    check_min_cells(min_cells)
-    if min_count < 1:
-        msg = f"min_count must be at least 1, got {min_count!r}."
-        raise InputError(msg)
+    check_positive(min_cells=min_cells, min_count=min_count)
     measured = np.flatnonzero(bulk.var_names != keys.OTHER_GENES)
     genes = np.array(bulk.var_names.astype(str), dtype=object)[measured]
     arms: dict[tuple[int, int], _Arms] = {}

@@ -333,27 +333,34 @@ def permutation_test(
     *,
     rng: np.random.Generator,
     n_max: int = _MAX_ARRANGEMENTS,
+    weights: Floats | None = None,
 ) -> Floats:
-    """Two-sided permutation p of the arm effect for every response, `(n_units, n_tests)`."""
-    # The statistic is the sum of the block-centred responses of the treated. Within blocks the arms
-    # keep their numbers, so its absolute value orders the arrangements exactly as |t| of the model
-    # with the blocks as factor does. All arrangements: the share that is at least as extreme.
-    # Drawn: (count + 1) / (n_max + 1), Phipson and Smyth 2010.
-    centred = np.array(Y, dtype=np.float64)
+    """Two-sided permutation p of the arm effect for every response, `(n_units, n_tests)`.
+
+    `weights` are precisions of the units, which must not depend on their arm.
+    """
+    # The statistic is the sum over the treated of the distance of each unit to the (weighted) mean
+    # of its block, times its weight: the score of the arm in least squares. Within blocks the arms
+    # keep their numbers and units their weights, so that permuting is exact and, of equal weights,
+    # its absolute value orders the arrangements exactly as |t| of the model with the blocks as
+    # factor does. All arrangements: the share that is at least as extreme. Drawn:
+    # (count + 1) / (n_max + 1), Phipson and Smyth 2010.
+    w = (np.ones(len(Y)) if weights is None else weights)[:, None]
+    centred = np.empty(Y.shape)
     for block in np.unique(blocks):
         rows = blocks == block
-        centred[rows] -= centred[rows].mean(axis=0)
+        centred[rows] = w[rows] * (Y[rows] - (w * Y)[rows].sum(axis=0) / w[rows].sum())
     ways, exact = arrangements(arm, blocks, rng=rng, n_max=n_max)
-    weights = ways.astype(np.float64)
+    treated = ways.astype(np.float64)
     observed = np.abs(arm.astype(np.float64) @ centred)
     # Ties differ by rounding only; the tolerance follows the scale of the data, so that a
     # response without any spread ties with itself.
-    tolerance = 100 * np.finfo(np.float64).eps * np.abs(Y).sum(axis=0)
+    tolerance = 100 * np.finfo(np.float64).eps * np.abs(w * Y).sum(axis=0)
     pvalues = np.empty(Y.shape[1])
     # Some responses at a time, which bounds the memory.
     for start in range(0, Y.shape[1], 256):
         part = slice(start, start + 256)
-        extreme = np.abs(weights @ centred[:, part]) >= observed[part] - tolerance[part]
+        extreme = np.abs(treated @ centred[:, part]) >= observed[part] - tolerance[part]
         count = extreme.sum(axis=0)
         pvalues[part] = count / len(ways) if exact else (count + 1) / (len(ways) + 1)
     return pvalues
@@ -425,24 +432,9 @@ def test_arm(
     blocks = permutation_blocks(units, paired=paired)
     if fill_in(table, fit) and blocks is not None:
         rng = np.random.default_rng(random_state)
-        responses = Y if weights is None else _weighted_residuals(Y, blocks, weights)
-        table["pvalue_permutation"] = permutation_test(responses, arm, blocks, rng=rng)
+        table["pvalue_permutation"] = permutation_test(Y, arm, blocks, rng=rng, weights=weights)
         table["pvalue_floor"] = smallest_p(arm, blocks)
     return table
-
-
-def _weighted_residuals(Y: Floats, blocks: NDArray[np.int64], weights: Floats) -> Floats:
-    """Distance of each unit to the weighted mean of its block, times its weight.
-
-    Their sum over the treated is the score of the arm in weighted least squares; a unit keeps its
-    weight when arms are exchanged, so that the permutation stays exact.
-    """
-    result = np.empty_like(Y)
-    for block in np.unique(blocks):
-        rows = blocks == block
-        w = weights[rows, None]
-        result[rows] = w * (Y[rows] - (w * Y[rows]).sum(axis=0) / w.sum())
-    return result
 
 
 def leave_one_out(

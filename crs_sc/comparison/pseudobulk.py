@@ -11,7 +11,7 @@ from scipy import sparse
 
 from crs_sc import keys
 from crs_sc.comparison.design import joined, numbers_or_names
-from crs_sc.comparison.units import check_bulk, check_min_cells
+from crs_sc.comparison.units import check_bulk, check_positive
 from crs_sc.core.ambient import ambient_of, has_ambient
 from crs_sc.core.arrays import GroupSums, row_chunks, string_codes
 from crs_sc.core.blocks import pass_over
@@ -19,7 +19,7 @@ from crs_sc.core.checks import add_note, check_obs, sample_table, store
 from crs_sc.errors import InputError, listing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -132,7 +132,7 @@ class PseudobulkPass:
         condition_key: str = keys.CONDITION,
         population_key: str = keys.POPULATION,
     ) -> None:
-        check_min_cells(min_cells)
+        check_positive(min_cells=min_cells)
         check_obs(adata, population_key=population_key)
         self._adata, self._min_cells = adata, min_cells
         taken = [name for name in covariates if name in _COLUMNS]
@@ -213,7 +213,7 @@ def export_counts(bulk: AnnData, *, min_cells: int = 10) -> AnnData:
     import anndata as ad
 
     check_bulk(bulk)
-    check_min_cells(min_cells)
+    check_positive(min_cells=min_cells)
     kept = bulk[(bulk.obs[keys.N_CELLS] >= min_cells).to_numpy()]
     counts = np.rint(kept.layers[keys.COUNTS].toarray()).astype(np.int64)
     obs = kept.obs.copy()
@@ -300,22 +300,14 @@ def _fill(
     profile: NDArray[np.float64],
 ) -> None:
     """Set X and the layers from the summed counts; some rows at a time, which bounds the memory."""
-
-    def expected(rows: slice) -> NDArray[np.float64]:
-        # The same rows each time: the last digits of a product depend on its shape.
-        return np.asarray(mixing[rows] @ profile.T)
-
-    bulk.layers[keys.COUNTS] = _from_rows(lambda rows: sums[rows], sums.shape)
-    bulk.layers[keys.AMBIENT] = _from_rows(expected, sums.shape)
-    bulk.X = _from_rows(lambda rows: np.maximum(sums[rows] - expected(rows), 0.0), sums.shape)
-
-
-def _from_rows(
-    block: Callable[[slice], NDArray[np.float64]], shape: tuple[int, int]
-) -> sparse.csr_matrix:
-    """Make a CSR matrix from dense blocks of rows."""
-    blocks = [sparse.csr_matrix(block(rows)) for rows in row_chunks(shape[0], size=64)]
-    return sparse.vstack(blocks, format="csr") if blocks else sparse.csr_matrix(shape)
+    blocks = [[sparse.csr_matrix((0, sums.shape[1]))] * 3]
+    for rows in row_chunks(len(sums), size=64):
+        counts, ambient = sums[rows], mixing[rows] @ profile.T
+        corrected = np.maximum(counts - ambient, 0.0)
+        blocks.append([sparse.csr_matrix(dense) for dense in (counts, ambient, corrected)])
+    bulk.layers[keys.COUNTS], bulk.layers[keys.AMBIENT], bulk.X = (
+        sparse.vstack(parts, format="csr") for parts in zip(*blocks, strict=True)
+    )
 
 
 def _ambient(

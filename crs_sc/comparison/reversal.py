@@ -9,11 +9,11 @@ import pandas as pd
 from scipy import stats
 
 from crs_sc import keys
-from crs_sc.comparison.design import BASELINE, REFERENCE, TREATED
+from crs_sc.comparison.design import BASELINE, REFERENCE, TREATED, indicators
 from crs_sc.comparison.linear_model import CAUTION, residual_maker, squeeze
 from crs_sc.comparison.units import (
     check_bulk,
-    check_min_cells,
+    check_positive,
     compare,
     feature_rows,
     find_features,
@@ -98,7 +98,7 @@ def reversal(
     >>> table = crs.tl.reversal(bulk, contrasts=[drug], signatures={}, genes=["IL6"])
     """
     check_bulk(bulk)
-    check_min_cells(min_cells)
+    check_positive(min_cells=min_cells)
     features = find_features(
         bulk, signatures=signatures, genes=genes, min_count=min_count, min_genes=min_genes
     )
@@ -200,8 +200,8 @@ def arm_effects(
     others), the units of a subject share a variance component. Arms are 0 baseline, 1 reference,
     2 treated; batch and subject are codes, each `(n_units,)`.
     """
-    plain = np.hstack([_indicators(arms, 3), _indicators(batch)[:, 1:]])
-    factors = _indicators(subject)
+    plain = np.hstack([np.eye(3)[arms], indicators(batch)[:, 1:]])
+    factors = indicators(subject)
     blocked = np.hstack([plain, factors])
     repeated = factors.shape[1] < len(Y)
     rows = _effect_rows(blocked) if repeated else None
@@ -212,10 +212,10 @@ def arm_effects(
     whole = _triangle(rows @ rows.T)
     if not repeated:
         members = [arms == arm for arm in range(3)]
-        parts = [(*_arm_variance(Y, plain, m), _triangle(rows[:, m] @ rows[:, m].T))
+        parts = [(*_variance(Y, plain, m), _triangle(rows[:, m] @ rows[:, m].T))
                  for m in members]  # fmt: skip
     else:
-        within, df = _residual_variance(Y, blocked)
+        within, df = _variance(Y, blocked, np.ones(len(Y), dtype=bool))
         parts = [(within, df, whole)]
     if mixed:
         same = factors @ factors.T
@@ -231,20 +231,19 @@ def arm_effects(
     return ArmEffects(rows @ Y, variances, unscaled, degrees)
 
 
-def _arm_variance(Y: Floats, design: Floats, member: NDArray[np.bool_]) -> tuple[Floats, float]:
-    """Variance of the units of one arm, and its degrees of freedom: what the design leaves them."""
+def _variance(Y: Floats, design: Floats, members: NDArray[np.bool_]) -> tuple[Floats, float]:
+    """Residual variance of some units, and its degrees of freedom: what the design leaves them.
+
+    Missing where there are none.
+    """
     M = residual_maker(design)
-    df = float(np.diag(M)[member].sum())
+    df = float(np.diag(M)[members].sum())
+    df = round(df) if members.all() else df
     if df < 1 - 1e-9:
         return np.full(Y.shape[1], np.nan), 0.0
-    variance = ((M @ Y)[member] ** 2).sum(axis=0) / df
+    variance = ((M @ Y)[members] ** 2).sum(axis=0) / df
+    # What is left of a response without spread is rounding, not variance.
     return np.where(variance <= 1e-24 * (Y**2).mean(axis=0), 0.0, variance), df
-
-
-def _indicators(codes: NDArray[np.int64], n: int | None = None) -> Floats:
-    """One column a code."""
-    n = int(codes.max()) + 1 if n is None else n
-    return np.asarray((codes[:, None] == np.arange(n)).astype(np.float64))
 
 
 def _effect_rows(design: Floats) -> Floats | None:
@@ -256,17 +255,6 @@ def _effect_rows(design: Floats) -> Floats | None:
     if not np.allclose(wanted @ inverse @ design, wanted, atol=1e-8):
         return None
     return np.asarray(wanted @ inverse)
-
-
-def _residual_variance(Y: Floats, design: Floats) -> tuple[Floats, int]:
-    """Residual variance and its degrees of freedom; missing where there are none."""
-    M = residual_maker(design)
-    df = round(float(np.trace(M)))
-    if df < 1:
-        return np.full(Y.shape[1], np.nan), df
-    variance = ((M @ Y) ** 2).sum(axis=0) / df
-    # What is left of a response without spread is rounding, not variance.
-    return np.where(variance <= 1e-24 * (Y**2).mean(axis=0), 0.0, variance), df
 
 
 def _triangle(matrix: Floats) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,6 @@ from scipy import stats
 
 from crs_sc import keys
 from crs_sc.comparison.design import (
-    BASELINE,
     COVARIATE,
     REFERENCE,
     TREATED,
@@ -31,7 +30,7 @@ from crs_sc.comparison.linear_model import (
 from crs_sc.comparison.power import needed_effect
 from crs_sc.comparison.units import (
     check_bulk,
-    check_min_cells,
+    check_positive,
     compare,
     expressed_scores,
     feature_rows,
@@ -268,7 +267,7 @@ def shifts(
     ['IL1B', 'IL6']
     """
     check_bulk(bulk)
-    check_min_cells(min_cells)
+    check_positive(min_cells=min_cells)
     check_fraction("min_coverage", min_coverage)
     if not margin > 0:
         msg = f"margin must be above 0 (log2 units), got {margin!r}."
@@ -373,12 +372,9 @@ def verdicts(
     """
     difference, within = np.asarray(padj), np.asarray(padj_equivalence)
     changed, equivalent = difference <= alpha, within <= alpha
-    result = np.full(difference.shape, keys.INCONCLUSIVE, dtype=object)
-    result[changed] = keys.CHANGED
-    result[equivalent] = keys.EQUIVALENT
-    result[changed & equivalent] = keys.CHANGED_WITHIN_MARGIN
-    result[~np.isfinite(difference)] = ""
-    return result
+    cases = [~np.isfinite(difference), changed & equivalent, changed, equivalent]
+    names = ["", keys.CHANGED_WITHIN_MARGIN, keys.CHANGED, keys.EQUIVALENT]
+    return np.select(cases, names, default=keys.INCONCLUSIVE).astype(object)
 
 
 FOLLOWED = "followed"
@@ -444,7 +440,7 @@ def arm_by_time(
     >>> table = crs.tl.arm_by_time(bulk, contrasts=[cart], signatures={}, genes=["IL6"])
     """
     check_bulk(bulk)
-    check_min_cells(min_cells)
+    check_positive(min_cells=min_cells)
     features = find_features(
         bulk, signatures=signatures, genes=genes, min_count=min_count, min_genes=min_genes
     )
@@ -461,9 +457,18 @@ def arm_by_time(
             times = (seen[0], late)
             sums, order = gather(bulk, *times, columns=features.columns), len(tables)
             for k, population in enumerate(sums.populations):
-                rows, subjects, used = _units_at(times, sums, k, min_cells=min_cells)
+                early, after, used, status, subjects = _units_at(
+                    times, sums, k, min_cells=min_cells
+                )
                 scores = expressed_scores(sums, used, k, features)
-                table = _test_times(scores.by_unit, rows, subjects, random_state=random_state)
+                Y = scores.by_unit
+                design: dict[str, Any] = {"paired": contrast.paired, "status": status}
+                if subjects == FOLLOWED:
+                    change = Y[len(early) :] - Y[: len(early)]
+                    units = _changes(early, after)
+                    table = test_arm(change, units, random_state=random_state, **design)
+                else:
+                    table = _product(Y, early, after, **design)
                 table["contrast"] = contrast.name
                 table["timepoint"], table["reference_timepoint"] = late.timepoint, seen[0].timepoint
                 table["subjects"] = subjects
@@ -478,38 +483,25 @@ def arm_by_time(
     return finish(table, families)[keys.ARM_BY_TIME_TABLE.names]
 
 
-class _AtTimes(NamedTuple):
-    """Units of one population at the earlier and the later time, and what can be said."""
-
-    early: pd.DataFrame
-    late: pd.DataFrame
-    paired: bool
-    status: str
-
-
 def _units_at(
     times: tuple[Comparison, Comparison], sums: UnitSums, k: int, *, min_cells: int
-) -> tuple[_AtTimes, str, NDArray[np.intp]]:
-    """Units with enough cells at both times, if subjects are followed, and their rows in `sums`.
+) -> tuple[pd.DataFrame, pd.DataFrame, NDArray[np.intp], str, str]:
+    """Units of one population at both times, their rows in `sums`, and what can be said.
 
-    Of followed subjects the units stand in one order for both times, and a subject needs its cells
-    at both.
+    The units have enough cells: of followed subjects, which stand in one order, at both times. Also
+    says whether they are followed.
     """
-    paired = times[1].contrast.paired
-    rows = [np.flatnonzero((c.units["arm"] != BASELINE).to_numpy()) for c in times]
-    units = [c.units.iloc[at] for c, at in zip(times, rows, strict=True)]
+    units = [comparison.tested for comparison in times]
     names = [pd.MultiIndex.from_frame(u[["arm", keys.SUBJECT]]) for u in units]
     both = names[0].intersection(names[1], sort=False)
     if len(both):
-        rows = [at[n.get_indexer(both)] for at, n in zip(rows, names, strict=True)]
-        units = [c.units.iloc[at] for c, at in zip(times, rows, strict=True)]
-    units = [u.reset_index(drop=True) for u in units]
-    rows[1] = rows[1] + len(times[0].units)
+        units = [u.iloc[n.get_indexer(both)] for u, n in zip(units, names, strict=True)]
+    rows = [units[0].index.to_numpy(), units[1].index.to_numpy() + len(times[0].units)]
     n_cells = [sums.n_cells[at, k] for at in rows]
     if len(both):
         n_cells = [np.minimum(*n_cells)] * 2
     picked = [
-        select_units(u, n, paired=paired, min_cells=min_cells)
+        select_units(u, n, paired=times[1].contrast.paired, min_cells=min_cells)
         for u, n in zip(units, n_cells, strict=True)
     ]
     status = next((s for _, s in picked if s != keys.OK), keys.OK)
@@ -517,21 +509,7 @@ def _units_at(
     masks = [used & usable for used, _ in picked]
     early, late = (u[m].reset_index(drop=True) for u, m in zip(units, masks, strict=True))
     used = np.concatenate([at[m] for at, m in zip(rows, masks, strict=True)])
-    return _AtTimes(early, late, paired, status), FOLLOWED if len(both) else INDEPENDENT, used
-
-
-def _test_times(Y: Floats, units: _AtTimes, subjects: str, *, random_state: int) -> pd.DataFrame:
-    """Test the difference of differences; `Y` has the early units first."""
-    if subjects == INDEPENDENT:
-        return _product(Y, units)
-    n = len(units.early)
-    return test_arm(
-        Y[n:] - Y[:n],
-        _changes(units.early, units.late),
-        paired=units.paired,
-        status=units.status,
-        random_state=random_state,
-    )
+    return early, late, used, status, FOLLOWED if len(both) else INDEPENDENT
 
 
 def _changes(early: pd.DataFrame, late: pd.DataFrame) -> pd.DataFrame:
@@ -549,16 +527,18 @@ def _changes(early: pd.DataFrame, late: pd.DataFrame) -> pd.DataFrame:
     return units
 
 
-def _product(Y: Floats, at: _AtTimes) -> pd.DataFrame:
-    """Fit arm, time and their product on units of other subjects at each time."""
-    units = pd.concat([at.early, at.late], ignore_index=True)
-    is_late = np.repeat([False, True], [len(at.early), len(at.late)])
-    table = no_test(Y.shape[1], units, at.status)
+def _product(
+    Y: Floats, early: pd.DataFrame, late: pd.DataFrame, *, paired: bool, status: str
+) -> pd.DataFrame:
+    """Fit arm, time and their product on units of other subjects at each time, early ones first."""
+    units = pd.concat([early, late], ignore_index=True)
+    is_late = np.repeat([False, True], [len(early), len(late)])
+    table = no_test(Y.shape[1], units, status)
     if not len(units):
         return table
 
     def fit_of(rows: Flags) -> LinearFit | None:
-        nuisance, arm = model_matrix(units[rows], paired=at.paired)
+        nuisance, arm = model_matrix(units[rows], paired=paired)
         nuisance = np.column_stack([nuisance, arm, is_late[rows]])
         return fit_unless_aliased(Y[rows], arm & is_late[rows], nuisance)
 

@@ -12,7 +12,14 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc.comparison.design import BASELINE, REFERENCE, TREATED, arms_of, expand_contrasts
+from crs_sc.comparison.design import (
+    BASELINE,
+    REFERENCE,
+    TREATED,
+    arm_names,
+    expand_contrasts,
+    unit_of,
+)
 from crs_sc.core.arrays import as_csr, group_sums
 from crs_sc.core.checks import gene_positions
 from crs_sc.core.stats import above_ambient
@@ -48,11 +55,12 @@ def check_bulk(bulk: AnnData) -> None:
             raise MissingKeyError(msg)
 
 
-def check_min_cells(min_cells: int) -> None:
-    """Raise unless at least one cell is asked for."""
-    if min_cells < 1:
-        msg = f"min_cells must be at least 1, got {min_cells!r}."
-        raise InputError(msg)
+def check_positive(**numbers: int) -> None:
+    """Raise unless every number is at least 1."""
+    for name, value in numbers.items():
+        if value < 1:
+            msg = f"{name} must be at least 1, got {value!r}."
+            raise InputError(msg)
 
 
 def check_columns(name: str, table: pd.DataFrame, wanted: Sequence[str]) -> None:
@@ -187,13 +195,10 @@ _SUMMED = (keys.N_CELLS, keys.N_CELLS_TOTAL, keys.WEIGHT, keys.WEIGHT_TOTAL)
 def gather(bulk: AnnData, *comparisons: Comparison, columns: NDArray[np.integer]) -> UnitSums:
     """Sum the rows of a pseudobulk over the samples and time points of each unit."""
     populations = population_names(bulk)
-    subject = bulk.obs[keys.SUBJECT].astype(str)
     unit = np.full(bulk.n_obs, -1)
     tables: list[pd.DataFrame] = []
     for comparison in comparisons:
-        index = pd.MultiIndex.from_frame(comparison.units[["arm", keys.SUBJECT]].astype(str))
-        arm = arms_of(bulk.obs, comparison).astype(str)
-        at = index.get_indexer(pd.MultiIndex.from_arrays([arm, subject]))
+        at = unit_of(bulk.obs, comparison)
         unit[at >= 0] = at[at >= 0] + sum(len(table) for table in tables)
         time = f"@{comparison.timepoint}" if len(comparisons) > 1 else ""
         tables.append(comparison.units.assign(arm=comparison.units["arm"] + time))
@@ -250,24 +255,28 @@ def select_units(
       arm (nothing can be said), or one (an estimate and no p);
     - `ok`: two or more units in each arm.
     """
-    arms = [arm for arm in (REFERENCE, TREATED, BASELINE) if arm in set(units["arm"])]
-    member = {arm: (units["arm"] == arm).to_numpy() for arm in arms}
+    n_units = units["arm"].value_counts()
     nothing = np.zeros(len(units), dtype=bool)
-    if not {REFERENCE, TREATED} <= set(arms):
+    if not {REFERENCE, TREATED} <= set(n_units.index):
         return nothing, keys.TOO_FEW_SUBJECTS
-    absent = [arm for arm in arms if n_cells[member[arm]].sum() == 0]
+    absent = absent_arms(units, n_cells)
     if absent:
-        return nothing, keys.TOO_FEW_CELLS if len(absent) == len(arms) else _ABSENT[absent[0]]
+        return nothing, keys.TOO_FEW_CELLS if len(absent) == len(n_units) else absent[0]
     used = n_cells >= min_cells
     if paired:
         used &= _complete(units, used)
-    left = [int((used & member[arm]).sum()) for arm in arms]
-    if min(left) == 0:
+    left = units["arm"][used].value_counts().reindex(n_units.index, fill_value=0).min()
+    if left == 0:
         return nothing, keys.TOO_FEW_CELLS
-    if min(left) == 1:
-        single = min(int(member[arm].sum()) for arm in arms) == 1
-        return used, keys.TOO_FEW_SUBJECTS if single else keys.TOO_FEW_CELLS
+    if left == 1:
+        return used, keys.TOO_FEW_SUBJECTS if n_units.min() == 1 else keys.TOO_FEW_CELLS
     return used, keys.OK
+
+
+def absent_arms(units: pd.DataFrame, n_cells: NDArray[np.int64]) -> list[str]:
+    """Statuses of the arms in which a population has no cell at all."""
+    cells = pd.Series(n_cells, index=units.index).groupby(units["arm"]).sum()
+    return [status for arm, status in _ABSENT.items() if cells.get(arm, 1) == 0]
 
 
 def _complete(units: pd.DataFrame, used: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -487,7 +496,7 @@ def exclusions(
     >>> table = crs.tl.exclusions(bulk, contrasts=[cart], min_cells=20)
     """
     check_bulk(bulk)
-    check_min_cells(min_cells)
+    check_positive(min_cells=min_cells)
     tables = [
         _excluded(_cells(bulk, comparison), comparison, min_cells)
         for comparison in expand_contrasts(contrasts, bulk.obs)
@@ -499,15 +508,12 @@ def exclusions(
 
 def _cells(bulk: AnnData, comparison: Comparison) -> pd.DataFrame:
     """Cells by arm and subject (sorted rows, broken pairs too) and population (columns)."""
-    contrast = comparison.contrast
-    arms = {contrast.reference: REFERENCE, contrast.treated: TREATED}
-    rows = bulk.obs[bulk.obs[keys.CONDITION].astype(str).isin(list(arms))]
+    arm = bulk.obs[keys.CONDITION].astype(str).map(arm_names(comparison.contrast))
+    rows = arm.isin([REFERENCE, TREATED])
     if comparison.timepoint is not None:
-        rows = rows[rows[keys.TIMEPOINT].astype(str) == comparison.timepoint]
-    frame = rows[[keys.SUBJECT, keys.POPULATION]].astype(str)
-    frame["arm"] = rows[keys.CONDITION].astype(str).map(arms)
-    frame[keys.N_CELLS] = rows[keys.N_CELLS]
-    cells = frame.groupby(["arm", keys.SUBJECT, keys.POPULATION])[keys.N_CELLS].sum()
+        rows &= bulk.obs[keys.TIMEPOINT].astype(str) == comparison.timepoint
+    by = [arm.rename("arm"), *(bulk.obs[c].astype(str) for c in (keys.SUBJECT, keys.POPULATION))]
+    cells = bulk.obs[keys.N_CELLS][rows].groupby([values[rows] for values in by]).sum()
     table: pd.DataFrame = cells.unstack(keys.POPULATION)
     return table[population_names(bulk)]
 

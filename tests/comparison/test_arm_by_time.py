@@ -11,7 +11,7 @@ from scipy import sparse, stats
 
 from crs_sc import keys
 from crs_sc.comparison import Contrast, arm_by_time, signature_scores
-from crs_sc.comparison.shifts import _AtTimes, _changes, _product
+from crs_sc.comparison.shifts import _changes, _product
 
 GENES = [f"G{i}" for i in range(1000)]
 SIGNATURES = {"up": GENES[:10]}
@@ -227,7 +227,7 @@ def test_p_of_other_subjects_each_time_is_calibrated() -> None:
     ]  # fmt: skip
     shift = np.repeat([0.0, 1.0, 2.0, 3.0], 4)[:, None]  # arm and time differ, their product not
     Y = shift + rng.normal(size=(16, 2000))
-    table = _product(Y, _AtTimes(*parts, paired=False, status="ok"))
+    table = _product(Y, *parts, paired=False, status="ok")
     assert (table["status"] == "ok").all()
     t = table["estimate"] / np.sqrt(table["variance"]) / table["unscaled"]
     pvalue = 2 * stats.t.sf(np.abs(t), table["df"])

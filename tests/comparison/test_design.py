@@ -8,7 +8,7 @@ import pytest
 from statsmodels.stats.power import TTestIndPower, TTestPower
 
 from crs_sc.comparison import Contrast, check_design, subjects_per_arm
-from crs_sc.comparison.design import arms_of, expand_contrasts, model_matrix, numbers_or_names
+from crs_sc.comparison.design import expand_contrasts, model_matrix, numbers_or_names, unit_of
 from crs_sc.errors import DesignError
 
 
@@ -62,8 +62,8 @@ def test_paired_uses_complete_pairs_and_names_the_rest() -> None:
     assert "d9" in row.note
     (comparison,) = expand_contrasts([contrast], samples)
     assert comparison.subjects("treated") == ["d1", "d2", "d3"]
-    expected = ["reference"] * 3 + [""] + ["treated"] * 3 + [""]
-    assert list(arms_of(samples, comparison)) == expected
+    expected = [0, 1, 2, -1, 3, 4, 5, -1]
+    assert list(unit_of(samples, comparison)) == expected
 
 
 def test_subject_in_both_arms_unpaired_is_an_error() -> None:
