@@ -66,34 +66,32 @@ def one_error(path: Path) -> Iterator[None]:
     except Exception as error:
         text = " ".join(str(error).split())
         if "unable to lock file" in text:
-            msg = (
-                f"'{path}' is locked: another program has it open, or its file system has no "
-                "locks. Close the other program, or set HDF5_USE_FILE_LOCKING=FALSE."
+            what = (
+                "is locked: another program has it open, or its file system has no locks. Close "
+                "the other program, or set HDF5_USE_FILE_LOCKING=FALSE."
             )
         elif "truncated" in text or isinstance(error, EOFError):
-            msg = f"'{path}' is truncated: its end is missing. Copy or download it again. ({text})"
+            what = f"is truncated: its end is missing. Copy or download it again. ({text})"
         elif isinstance(error, PermissionError):
-            msg = f"'{path}' may not be read: {error.strerror}."
+            what = f"may not be read: {error.strerror}."
         elif type(error).__name__ == "IORegistryError":
-            msg = (
-                f"'{path}' was written by a newer anndata, or is damaged: {text[:300]} "
-                "Update anndata, or write the file again."
+            what = (
+                f"was written by a newer anndata, or is damaged: {text[:300]} Update anndata, or "
+                "write the file again."
             )
         else:
-            msg = (
-                f"'{path}' is damaged and cannot be read ({type(error).__name__}: {text[:300]}). "
-                "Copy or write it again."
+            what = (
+                f"is damaged and cannot be read ({type(error).__name__}: {text[:300]}). Copy or "
+                "write it again."
             )
+        msg = f"'{path}' {what}"
         raise InputError(msg) from error
 
 
 def _mtx_file(folder: Path) -> Path:
     """Matrix of a 10x folder."""
     found = sorted([*folder.glob("*matrix.mtx.gz"), *folder.glob("*matrix.mtx")])
-    if len(found) > 1:
-        stems = {path.name.removesuffix(".gz") for path in found}
-        found = found[:1] if len(stems) == 1 else found
-    if len(found) != 1:
+    if len({path.name.removesuffix(".gz") for path in found}) != 1:
         held = listing(sorted(path.name for path in folder.iterdir()))
         msg = (
             f"The folder '{folder}' has {len(found)} files matrix.mtx(.gz) where one is needed "
@@ -104,13 +102,7 @@ def _mtx_file(folder: Path) -> Path:
 
 
 def file_kind(path: Path) -> Kind:
-    """Say which format a path has, by its content and not by its suffix.
-
-    Raises
-    ------
-    InputError
-        If it is not there, or none of the three.
-    """
+    """Say which format a path has, by its content and not by its suffix."""
     import h5py
 
     if path.is_dir():
@@ -123,8 +115,8 @@ def file_kind(path: Path) -> Kind:
         msg = f"'{path}' is empty (0 bytes). Copy or write it again."
         raise InputError(msg)
     with one_error(path):
-        with path.open("rb") as stream:
-            stream.read(1)
+        with path.open("rb"):
+            pass
         if not h5py.is_hdf5(path):
             msg = (
                 f"'{path}' is neither an h5ad nor a 10x .h5 file (it is not HDF5). Give an h5ad, "
@@ -173,26 +165,23 @@ class RawFile:
 
 
 def open_file(path: Path, reading: Reading | None = None) -> RawFile:
-    """Open an h5ad, a 10x .h5 or a 10x matrix folder and find its counts.
-
-    Raises
-    ------
-    InputError
-        If the file is not there, of another format, damaged, or holds counts with NaN, negative,
-        fractional or impossible values.
-    """
-    kind = file_kind(path)
+    """Open an h5ad, a 10x .h5 or a 10x matrix folder and find its counts."""
     readers = {"h5ad": _open_h5ad, "10x-h5": _open_tenx_h5, "10x-mtx": _open_mtx}
+    reader = readers[file_kind(path)]
     with one_error(path):
-        raw = readers[kind](path, Reading() if reading is None else reading)
+        raw = reader(path, Reading() if reading is None else reading)
     return _gene_expression_only(raw)
+
+
+def _decoded(values: Any) -> list[str]:
+    return [v.decode() if isinstance(v, bytes) else str(v) for v in values]
 
 
 def _names(values: Any) -> pd.Index:
     if isinstance(values, pd.Index) and values.dtype == "str" and not values.hasnans:
         return values
-    decoded = [v.decode() if isinstance(v, bytes) else v for v in np.asarray(values, dtype=object)]
-    return pd.Index(["" if pd.isna(v) else str(v) for v in decoded], dtype="str")
+    values = pd.Series(np.asarray(values, dtype=object)).fillna("")
+    return pd.Index(_decoded(values), dtype="str")
 
 
 def _frame(file: Any, name: str) -> pd.DataFrame:
@@ -218,22 +207,26 @@ def _open_h5ad(path: Path, reading: Reading) -> RawFile:
         if "X" not in file:
             raw.states["X"] = "not there"
         layers = list(file["layers"]) if "layers" in file else []
-        others = [name for name in layers if name != "counts" and name not in _PARTIAL_LAYERS]
-        candidates = {"layers['counts']": "layers/counts"} if "counts" in layers else {}
-        candidates |= {"X": "X"} if "X" in file else {}
-        candidates |= {f"layers['{name}']": f"layers/{name}" for name in others}
-        candidates |= {"raw.X": "raw/X"} if "raw" in file and "X" in file["raw"] else {}
+        others = {
+            f"layers['{name}']": f"layers/{name}"
+            for name in layers
+            if name != "counts" and name not in _PARTIAL_LAYERS
+        }
+        counts = "layers['counts']"
+        candidates = {counts: "layers/counts", "X": "X"} | others | {"raw.X": "raw/X"}
         for where, node in candidates.items():
+            if node not in file:
+                continue
             # A layer of another name that is damaged, or has fractions, was never the counts.
-            is_other = where in {f"layers['{name}']" for name in others}
+            is_other = where in others
             corrected = reading.corrected and not is_other
             try:
                 stored = read_node(file[node], replace(reading, corrected=corrected))
             except InputError as error:
                 msg = f"'{path}' is damaged: {where}: {error}. Copy or write it again."
                 raise InputError(msg) from error
-            own = replace(raw, var=_frame(file, "raw/var")) if where == "raw.X" else raw
-            found = _judged(own, where, where, stored, may_be_damaged=not is_other)
+            its_genes = replace(raw, var=_frame(file, "raw/var")) if where == "raw.X" else raw
+            found = _judged(its_genes, where, where, stored, may_be_damaged=not is_other)
             if found.where is not None:
                 return found
     return raw
@@ -277,10 +270,6 @@ def _judged(
     )
 
 
-def _text(values: Any) -> list[str]:
-    return [v.decode() if isinstance(v, bytes) else str(v) for v in values[...]]
-
-
 def _open_tenx_h5(path: Path, reading: Reading) -> RawFile:
     import h5py
 
@@ -294,23 +283,22 @@ def _open_tenx_h5(path: Path, reading: Reading) -> RawFile:
             raise InputError(msg)
         group = file[groups[0]]
         if "features" in group:
-            features = group["features"]
-            columns = {"gene_ids": _text(features["id"])}
-            columns |= {
-                column: _text(features[name])
-                for column, name in (("feature_types", "feature_type"), ("genome", "genome"))
-                if name in features
+            features, names = group["features"], _decoded(group["features/name"][...])
+            places = {"gene_ids": "id", "feature_types": "feature_type", "genome": "genome"}
+            columns = {
+                c: _decoded(features[name][...]) for c, name in places.items() if name in features
             }
-            names = _text(features["name"])
         else:
-            names = _text(group["gene_names"])
-            columns = {"gene_ids": _text(group["genes"]), "genome": [groups[0]] * len(names)}
-        obs = pd.DataFrame(index=_names(_text(group["barcodes"])))
+            names = _decoded(group["gene_names"][...])
+            columns = {
+                "gene_ids": _decoded(group["genes"][...]),
+                "genome": [groups[0]] * len(names),
+            }
+        obs = pd.DataFrame(index=_names(_decoded(group["barcodes"][...])))
         var = pd.DataFrame(columns, index=_names(names), dtype="str")
         n_genes, n_cells = (int(n) for n in group["shape"][...])
         arrays = (group["data"], group["indices"], group["indptr"])
-        raw = RawFile(path, "10x-h5", obs, var, {})
-        return _tenx(raw, arrays, (n_cells, n_genes), reading)
+        return _tenx(RawFile(path, "10x-h5", obs, var, {}), arrays, (n_cells, n_genes), reading)
 
 
 def _tenx(
@@ -328,12 +316,11 @@ def _tenx(
 def _companion(matrix: Path, *names: str) -> pd.DataFrame:
     """Table beside a matrix of the 10x folder."""
     prefix = matrix.name.removesuffix(".gz").removesuffix("matrix.mtx")
-    paths = [matrix.with_name(f"{prefix}{name}{end}") for name in names for end in (".gz", "")]
-    for path in paths:
-        if path.is_file():
-            return pd.read_csv(
-                path, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3
-            )
+    options: Any = {"sep": "\t", "header": None, "dtype": str, "keep_default_na": False}
+    for name in names:
+        for path in (matrix.with_name(f"{prefix}{name}{end}") for end in (".gz", "")):
+            if path.is_file():
+                return pd.read_csv(path, quoting=3, **options)
     msg = f"Beside '{matrix}' there is no {prefix}{' or '.join(names)} (or .gz)."
     raise InputError(msg)
 
@@ -396,12 +383,13 @@ def require_counts(raw: RawFile) -> tuple[sparse.csr_matrix, str]:
     raise InputError(msg)
 
 
-def _one_file(path: str | os.PathLike[str], reading: Reading) -> RawFile:
+def _one_file(path: str | os.PathLike[str]) -> RawFile:
+    """Look at all values of a file that is no sample sheet; none is kept."""
     path = Path(path).expanduser()
     if is_sheet(path):
         msg = f"'{path}' is a sample sheet. Name one of the files in it."
         raise InputError(msg)
-    return open_file(path, reading)
+    return open_file(path, Reading(keep=False))
 
 
 @dataclass(frozen=True)
@@ -424,6 +412,9 @@ class FileDescription:
         Guess of `human`, `mouse` or `human+mouse`; None where the names say nothing.
     counts
         Which matrix holds raw counts, such as `X`; None if none does.
+    corrected_counts
+        Which matrix holds counts if they are declared as corrected for ambient RNA, so that
+        fractions are rounded; None where `counts` holds raw ones, or none can be read so.
     states
         What each matrix that was looked at holds, in words.
     """
@@ -437,13 +428,15 @@ class FileDescription:
     genomes: tuple[str, ...]
     organism: str | None
     counts: str | None
+    corrected_counts: str | None
     states: dict[str, str]
 
 
 def describe_file(path: str | os.PathLike[str]) -> FileDescription:
     """Look at one file: columns, genes, organism, and where its counts are.
 
-    All values of the matrices are read, up to the first that holds counts, but none is kept.
+    All values of the matrices are read, up to the first that holds counts, but none is kept. If
+    none does, they are read again as counts that were corrected for ambient RNA.
 
     Parameters
     ----------
@@ -468,8 +461,12 @@ def describe_file(path: str | os.PathLike[str]) -> FileDescription:
     ...     crs.io.describe_file(f"{folder}/cells.h5ad").counts
     "layers['counts']"
     """
-    raw = _one_file(path, Reading(keep=False))
-    genomes = find_genomes(raw.var)
+    raw = _one_file(path)
+    genomes, corrected = find_genomes(raw.var), None
+    if raw.where is None:
+        # Where they cannot be read as such either, `states` says what there is.
+        with contextlib.suppress(InputError):
+            corrected = open_file(raw.path, Reading(corrected=True)).where
     return FileDescription(
         path=raw.path,
         kind=raw.kind,
@@ -480,6 +477,7 @@ def describe_file(path: str | os.PathLike[str]) -> FileDescription:
         genomes=tuple(name for name in ("human", "mouse") if (genomes == name).any()),
         organism=guess_organism(raw.var) if len(raw.var) else None,
         counts=raw.where,
+        corrected_counts=corrected,
         states=raw.states,
     )
 
@@ -513,7 +511,7 @@ def gene_symbols(path: str | os.PathLike[str], *, organism: str = "human") -> li
     >>> "IL6" in symbols
     True
     """
-    raw = _one_file(path, Reading(keep=False))
+    raw = _one_file(path)
     var = label_genes(raw.var, organism=organism, path=raw.path.name, remarks=Remarks()).var
     if keys.GENOME not in var:
         return [str(name) for name in var.index]
@@ -566,7 +564,7 @@ def empty_droplet_profile(
             f"{totals.min():.0f}). Give the raw matrix, not the filtered one."
         )
         raise InputError(msg)
-    sums = np.asarray(empty.astype(np.float64) @ counts).ravel()
+    sums = empty.astype(np.float64) @ counts
     by_gene = np.bincount(genes.codes, weights=sums, minlength=len(genes.var))
     return pd.Series(by_gene / by_gene.sum(), index=genes.var.index, name=raw.path.name)
 
@@ -628,21 +626,20 @@ def open_h5ad(path: str | os.PathLike[str], *, layer: str = keys.COUNTS) -> AnnD
             raise MissingKeyError(msg)
         counts = by_cell(layers[layer], path, f"layers['{layer}']")
         parts = {name: read_elem(file[name]) for name in _IN_MEMORY if name in file}
-        X, graphs = file.get("X"), file.get("obsp", {})
-        return ad.AnnData(
-            sparse_dataset(X) if _encoding(X) == "csr_matrix" else None,
-            **parts,
-            obsp={
-                name: sparse_dataset(graph)
-                for name, graph in graphs.items()
-                if _encoding(graph) == "csr_matrix"
-            },
-            layers={layer: counts},
-        )
+        others = {"X": file["X"]} if "X" in file else {}
+        others |= {f"obsp/{name}": graph for name, graph in file.get("obsp", {}).items()}
+        by_rows = {
+            name: sparse_dataset(node)
+            for name, node in others.items()
+            if _encoding(node) == "csr_matrix"
+        }
+        X = by_rows.pop("X", None)
+        graphs = {name.removeprefix("obsp/"): graph for name, graph in by_rows.items()}
+        return ad.AnnData(X, **parts, obsp=graphs, layers={layer: counts})
 
 
 def _encoding(node: Any) -> str:
-    return "" if node is None else str(node.attrs.get("encoding-type", "no known encoding"))
+    return str(node.attrs.get("encoding-type", "no known encoding"))
 
 
 def by_cell(node: Any, path: Path, where: str) -> Any:

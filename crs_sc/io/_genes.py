@@ -42,6 +42,9 @@ _EXCEL = re.compile(
     r"|\d{4}-\d{2}-\d{2}(?: 00:00:00)?)$",
     re.IGNORECASE,
 )
+_OF_MONTH = {
+    "mar": ("MARCHF", range(3, 12)), "sep": ("SEPTIN", range(1, 15)), "dec": ("DELEC", range(1, 2)),
+}  # fmt: skip
 _SYMBOL_COLUMNS = (
     "gene_symbols", "gene_symbol", "gene_names", "gene_name", "gene_short_name", "feature_name",
     "symbol", "symbols", "hgnc_symbol", "hgnc", "mgi_symbol", "external_gene_name", "gene",
@@ -126,6 +129,10 @@ def _column(var: pd.DataFrame, names: tuple[str, ...], *, ensembl: bool) -> pd.S
     return None
 
 
+def _are_ids(names: pd.Series) -> bool:
+    return bool(names.str.match(_ENSEMBL.pattern).mean() > 0.5)
+
+
 def find_genomes(var: pd.DataFrame) -> pd.Series:
     """Genome of each gene: by prefix, else by the column `genome`, else by Ensembl id.
 
@@ -193,45 +200,38 @@ def _check_organism(var: pd.DataFrame, organism: str, *, path: object, remarks: 
     raise InputError(msg)
 
 
-def _from_excel(name: str, organism: str) -> str | None:
+def _from_date(date: re.Match[str], organism: str) -> str | None:
     """Give the symbol that a spreadsheet turned into this date, if only one can be meant."""
-    match = _EXCEL.match(name)
-    if match is None or not (match["month"] or match["month2"]):
-        return None
-    month = (match["month"] or match["month2"])[:3].lower()
-    day = int(match["day"] or match["day2"])
+    month = (date["month"] or date["month2"] or "")[:3].lower()
     # MARCH1/MARC1 and MARCH2/MARC2 became the same dates; SEP15 and SEPT15 too.
-    symbol = None
-    if month == "mar" and 3 <= day <= 11:
-        symbol = f"MARCHF{day}"
-    elif month == "sep" and 1 <= day <= 14:
-        symbol = f"SEPTIN{day}"
-    elif month == "dec" and day == 1:
-        symbol = "DELEC1"
-    return symbol.capitalize() if symbol and organism == MOUSE else symbol
+    stem, days = _OF_MONTH.get(month, ("", range(0)))
+    day = int(date["day"] or date["day2"] or 0)
+    if day not in days:
+        return None
+    symbol = f"{stem}{day}"
+    return symbol.capitalize() if organism == MOUSE else symbol
 
 
 def _restore_dates(symbols: pd.Series, organism: str, *, path: object, remarks: Remarks) -> None:
     """Undo what spreadsheets did to gene names, in place, where only one gene can be meant."""
-    damaged = np.flatnonzero(symbols.str.match(_EXCEL))
-    if len(damaged) == 0:
+    dates = {i: date for i, name in enumerate(symbols) if (date := _EXCEL.match(name))}
+    if not dates:
         return
     present, restored, lost = set(symbols), [], []
-    for position in damaged.tolist():
-        name = symbols[position]
-        symbol = _from_excel(name, organism)
+    for position, date in dates.items():
+        symbol = _from_date(date, organism)
         if symbol is None or symbol in present:
-            lost.append(name)
+            lost.append(date[0])
             continue
         symbols[position] = symbol
-        restored.append(f"{name} is {symbol}")
+        restored.append(f"{date[0]} is {symbol}")
         present.add(symbol)
-    parts = [f"{path}: a spreadsheet turned {len(damaged)} gene names into dates."]
+    text = f"{path}: a spreadsheet turned {len(dates)} gene names into dates."
     if restored:
-        parts.append(f"Restored: {listing(restored)}.")
+        text += f" Restored: {listing(restored)}."
     if lost:
-        parts.append(f"Left as they are, because two genes can be meant: {listing(lost)}.")
-    remarks.warn(" ".join(parts))
+        text += f" Left as they are, because two genes can be meant: {listing(lost)}."
+    remarks.warn(text)
 
 
 def _symbols(
@@ -245,7 +245,7 @@ def _symbols(
     """Symbol of each gene before aliases: the name, or what stands for an Ensembl id."""
     from crs_sc.genesets import resolve_symbols
 
-    if names.str.match(_ENSEMBL.pattern).mean() <= 0.5:
+    if not _are_ids(names):
         return names.copy()
     column = _column(var, _SYMBOL_COLUMNS, ensembl=False)
     if column is not None:
@@ -272,15 +272,15 @@ def _current(symbols: pd.Series, genomes: pd.Series) -> list[str]:
         of_genome = symbols[genomes == genome]
         old = [name for name in dict.fromkeys(of_genome) if not _EXCEL.match(name)]
         new = dict(zip(old, resolve_symbols(old, organism=genome), strict=True))
-        targets = Counter(symbol for name, symbol in new.items() if symbol != name)
+        new = {name: symbol for name, symbol in new.items() if symbol != name}
         # Two old names of one gene, or the current name beside an old one, stay apart.
-        present = set(of_genome)
+        n_old, present = Counter(new.values()), set(of_genome)
         taken = {
             name: symbol
             for name, symbol in new.items()
-            if targets[symbol] == 1 and symbol not in present and symbol != name
+            if n_old[symbol] == 1 and symbol not in present
         }
-        symbols.update(of_genome[of_genome.isin(list(taken))].map(taken))
+        symbols.update(of_genome.map(taken).dropna())
         changed += [f"{name} is {symbol}" for name, symbol in taken.items()]
     return changed
 
@@ -292,11 +292,6 @@ def label_genes(var: pd.DataFrame, *, organism: str, path: object, remarks: Rema
     as in the file, because IL6 and Il6 are two genes, and `var["symbol"]` has the symbols. Genes
     with the same symbol in the same genome become one gene (their counts are to be added up). Of
     two organisms the first is the genome of genes without one.
-
-    Raises
-    ------
-    InputError
-        If gene names are empty, or the genes are of another organism.
     """
     empty = int((var.index == "").sum())
     if empty:
@@ -310,7 +305,7 @@ def label_genes(var: pd.DataFrame, *, organism: str, path: object, remarks: Rema
     genomes = genomes.where(genomes != "", home) if two else pd.Series(home, index=original.index)
     names = original.str.replace(_PREFIX, "", regex=True)
     ids = _column(var, _ID_COLUMNS, ensembl=True)
-    ids = names if ids is None and names.str.match(_ENSEMBL.pattern).mean() > 0.5 else ids
+    ids = names if ids is None and _are_ids(names) else ids
     if ids is not None:
         ids = ids.reset_index(drop=True).str.replace(_PREFIX, "", regex=True)
         ids = ids.str.replace(r"\.\d+(?:_PAR_Y)?$", "", regex=True).astype("str")

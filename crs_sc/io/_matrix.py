@@ -43,7 +43,7 @@ class ValueSummary:
     """
 
     n_entries: int
-    dtype: np.dtype[Any] | None = None
+    dtype: np.dtype[Any]
     n_seen: int = 0
     n_nonzero: int = 0
     n_nonfinite: int = 0
@@ -57,9 +57,8 @@ class ValueSummary:
     def add(self, values: NDArray[Any]) -> None:
         """Count one chunk; chunks come in the order in which the values are stored."""
         values = values.ravel()
-        self.dtype = values.dtype
         self.n_nonzero += int(np.count_nonzero(values))
-        if values.dtype.kind in "biuf" and len(values):
+        if self.dtype.kind in "biuf" and len(values):
             self._add_numbers(values)
         self.n_seen += len(values)
 
@@ -73,29 +72,24 @@ class ValueSummary:
             bad = ~finite | fractional
             present = values[finite] if self.n_nonfinite else values
         if len(present):
-            low, high = float(present.min()), float(present.max())
-            self.smallest, self.largest = min(self.smallest, low), max(self.largest, high)
+            self.smallest = min(self.smallest, low := float(present.min()))
+            self.largest = max(self.largest, high := float(present.max()))
             if low < 0:
-                negative = values < 0
-                self.n_negative += int(np.isfinite(values[negative]).sum())
-                bad |= negative
+                self.n_negative += int((present < 0).sum())
+                bad |= values < 0
             if high > LARGEST_COUNT:
-                huge = values > LARGEST_COUNT
-                self.n_huge += int(np.isfinite(values[huge]).sum())
-                bad |= huge
+                self.n_huge += int((present > LARGEST_COUNT).sum())
+                bad |= values > LARGEST_COUNT
         if self.first_bad < 0 and bad.any():
             self.first_bad = self.n_seen + int(bad.argmax())
 
     @property
     def state(self) -> MatrixState:
         """What the matrix holds."""
-        kind = self.dtype.kind if self.dtype is not None else "f"
-        if self.n_entries == 0 or self.n_nonzero == 0:
+        if self.n_nonzero == 0:
             return "empty"
-        if kind not in "biuf" or self.n_nonfinite or self.n_huge:
+        if self.dtype.kind not in "biuf" or self.n_nonfinite or self.n_huge:
             return "other"
-        if kind == "b":
-            return "binary"
         if self.n_fractional:
             if self.n_negative:
                 return "scaled"
@@ -116,7 +110,7 @@ class ValueSummary:
     @property
     def is_damaged_counts(self) -> bool:
         """Whether these were counts, but for NaN, negative, fractional or impossible values."""
-        if self.dtype is None or self.dtype.kind not in "iuf" or self.first_bad < 0:
+        if self.dtype.kind not in "iuf" or self.first_bad < 0:
             return False
         finite = self.n_nonzero - self.n_nonfinite
         whole = self.n_fractional <= _DAMAGED_SHARE * finite
@@ -136,7 +130,7 @@ class ValueSummary:
     def describe(self) -> str:
         """Say in a few words what the matrix holds, for an error message."""
         state = self.state
-        if self.dtype is not None and self.dtype.kind not in "biuf":
+        if self.dtype.kind not in "biuf":
             return f"no numbers (dtype {self.dtype})"
         if state == "empty":
             return "empty or all zero"
@@ -198,15 +192,10 @@ def matrix_state(matrix: Any) -> MatrixState:
 class Reading:
     """What is wanted of the matrices of a file.
 
-    Attributes
-    ----------
-    keep
-        Build the CSR matrix; else only the summary.
-    corrected
-        Counts with fractions, as a correction for ambient RNA leaves them, are rounded and kept.
-    rows
-        Positions of the rows to keep, sorted; None for all. From CSR they are read alone, and what
-        the matrix holds is judged by them and by its beginning.
+    Without `keep` only the summary, no CSR matrix. With `corrected` counts with fractions, as a
+    correction for ambient RNA leaves them, are rounded and kept. Of `rows` (positions, sorted; None
+    for all) those of a CSR matrix are read alone, and what it holds is judged by them and by its
+    beginning.
     """
 
     keep: bool = True
@@ -234,16 +223,13 @@ class StoredMatrix:
 def read_node(node: Any, reading: Reading) -> StoredMatrix:
     """Read a matrix of an h5ad: a dense dataset, or a group with a sparse matrix.
 
-    Raises
-    ------
-    InputError
-        If it is neither, or damaged (the message has no file name).
+    Errors name what is wrong with it, but not the file.
     """
     if hasattr(node, "dtype"):
         if len(node.shape) != 2:
             msg = f"it has {len(node.shape)} axes instead of 2"
             raise InputError(msg)
-        return _some(_read_dense(node, reading), reading.rows)
+        return _some(_read_dense(node, reading), reading)
     kind = str(node.attrs.get("encoding-type", node.attrs.get("h5sparse_format", "")))
     shape = node.attrs.get("shape", node.attrs.get("h5sparse_shape"))
     lacking = {"data", "indices", "indptr"} - set(node)
@@ -264,10 +250,7 @@ def read_arrays(
 ) -> StoredMatrix:
     """Read a compressed sparse matrix: values, indices and pointers, HDF5 data sets or arrays.
 
-    Raises
-    ------
-    InputError
-        If pointers or indices are damaged (the message has no file name).
+    Errors name what is damaged, but not the file.
     """
     data, indices, indptr = arrays
     n_major, n_stored = shape[by_column], int(data.shape[0])
@@ -275,13 +258,12 @@ def read_arrays(
         msg = f"it has {n_stored} sparse values and {indices.shape[0]} indices"
         raise InputError(msg)
     pointers = _checked_indptr(indptr, n_major=n_major, n_stored=n_stored)
+    arrays = (data, indices, pointers)
     if reading.rows is None or by_column:
-        whole = _read_compressed(data, indices, pointers, shape, reading, by_column=by_column)
-        return _some(whole, reading.rows)
+        return _some(_read_compressed(arrays, shape, reading, by_column=by_column), reading)
     n_head = int(np.searchsorted(pointers, _HEAD, side="right"))
     looked = np.union1d(np.arange(min(n_head, n_major)), reading.rows).astype(np.intp)
-    parts, size = _gather(data, indices, pointers, looked), (len(looked), shape[1])
-    some = _read_compressed(*parts, size, reading, by_column=False)
+    some = _read_compressed(_gather(*arrays, looked), (len(looked), shape[1]), reading)
     bad = some.first_bad
     return replace(
         some,
@@ -292,29 +274,27 @@ def read_arrays(
     )
 
 
-def _some(stored: StoredMatrix, rows: NDArray[np.intp] | None) -> StoredMatrix:
-    """Keep these rows of a matrix that was read whole."""
-    if rows is None or stored.csr is None:
+def _some(stored: StoredMatrix, reading: Reading) -> StoredMatrix:
+    """Keep the wanted rows of a matrix that was read whole."""
+    if reading.rows is None or stored.csr is None:
         return stored
-    return replace(stored, csr=stored.csr[rows])
+    return replace(stored, csr=stored.csr[reading.rows])
 
 
 def _read_compressed(
-    data: Any,
-    indices: Any,
-    pointers: NDArray[np.int64],
+    arrays: tuple[Any, Any, NDArray[np.int64]],
     shape: tuple[int, int],
     reading: Reading,
     *,
-    by_column: bool,
+    by_column: bool = False,
 ) -> StoredMatrix:
     """Read all of a matrix; wrong indices would crash scipy, so they are checked first."""
+    data, indices, pointers = arrays
     n_minor, n_stored = shape[not by_column], data.shape[0]
     minor = _checked_indices(indices, n_minor=n_minor)
     summary = ValueSummary(shape[0] * shape[1], data.dtype)
-    values = np.empty(
-        n_stored if reading.keep and data.dtype.kind in "biuf" else 0, dtype=np.float32
-    )
+    is_kept = reading.keep and data.dtype.kind in "biuf"
+    values = np.empty(n_stored if is_kept else 0, dtype=np.float32)
     for part in row_chunks(n_stored, size=_SPAN):
         chunk = np.asarray(data[part])
         summary.add(chunk)
@@ -345,10 +325,8 @@ def _read_dense(stored: Any, reading: Reading) -> StoredMatrix:
         good = chunk.dtype.kind in "biuf" and (reading.corrected or summary.first_bad < 0)
         if reading.keep and good:
             blocks.append(sparse.csr_matrix(chunk.astype(np.float32)))
-    first_bad, csr = None, None
-    if summary.first_bad >= 0:
-        row, column = divmod(summary.first_bad, shape[1])
-        first_bad = (row, column)
+    first_bad = divmod(summary.first_bad, shape[1]) if summary.first_bad >= 0 else None
+    csr = None
     if reading.keep and _acceptable(summary, reading):
         csr = _whole(settle(sparse.vstack(blocks, format="csr")), summary)
     return StoredMatrix(csr, shape, summary, first_bad, shape[0] * shape[1])

@@ -70,48 +70,36 @@ def _text(value: Any) -> str:
 
 def _categorical(values: pd.Series, *, name: str, source: str) -> pd.Categorical:
     """Categorical of strings: categories as the user ordered them, else in natural order."""
-    missing = values.isna().to_numpy(dtype=bool).copy()
-    given = values.cat.categories if isinstance(values.dtype, pd.CategoricalDtype) else None
-    if given is not None and not missing.any():
-        text = [_text(level) for level in given]
-        if len(set(text)) == len(text) and not set(text) & set(_MISSING):
-            # Nothing to settle between categories: a million cells are not looked at one by one.
-            codes = values.cat.codes.to_numpy()
-            used = np.bincount(codes, minlength=len(text)) > 0
-            kept = pd.Index([level for level, is_used in zip(text, used, strict=True) if is_used])
-            return pd.Categorical.from_codes(
-                (np.cumsum(used) - 1)[codes], categories=kept.astype("str")
-            )
-    numeric = given is None and pd.api.types.is_numeric_dtype(values.dtype)
-    levels = list(given) if given is not None else list(pd.unique(values[~missing]))
-    if numeric:
-        levels = sorted(levels)
-    codes = pd.Index(levels).get_indexer(pd.Index(values.astype(object)))
-    text = [_text(level) for level in levels]
-    if given is None and not numeric:
-        order = sorted(dict.fromkeys(text), key=_natural)
+    # All is settled between the distinct values: a million cells are not looked at one by one.
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        codes, levels = values.cat.codes.to_numpy(), list(values.cat.categories)
+        text = in_order = [_text(level) for level in levels]
     else:
-        order = list(dict.fromkeys(text))
-    strings = np.asarray([*text, ""], dtype=object)[codes]
-    missing |= np.isin(strings, _MISSING)
-    if missing.any() and name != keys.LABEL:
+        codes, levels = pd.factorize(values)[0], list(pd.unique(values.dropna()))
+        text = [_text(level) for level in levels]
+        if pd.api.types.is_numeric_dtype(values.dtype):
+            in_order = [_text(level) for level in sorted(levels)]
+        else:
+            in_order = sorted(text, key=_natural)
+    used = np.bincount(codes[codes >= 0], minlength=len(text)) > 0
+    present = {level for level, is_used in zip(text, used, strict=True) if is_used} - {*_MISSING}
+    categories = pd.Index([t for t in dict.fromkeys(in_order) if t in present], dtype="str")
+    # The last is what has the code -1.
+    codes = np.append(categories.get_indexer(pd.Index(text, dtype="str")), -1)[codes]
+    missing = int((codes < 0).sum())
+    if missing and name != keys.LABEL:
         msg = (
-            f"`obs['{source}']` ({name}) is empty for {int(missing.sum())} of {len(values)} cells. "
+            f"`obs['{source}']` ({name}) is empty for {missing} of {len(values)} cells. "
             "Fill it in or leave those cells out."
         )
         raise InputError(msg)
-    present = set(strings[~missing])
-    categories = pd.Index([level for level in order if level in present], dtype="str")
-    return pd.Categorical.from_codes(
-        np.where(missing, -1, categories.get_indexer(pd.Index(strings))), categories=categories
-    )
+    return pd.Categorical.from_codes(codes, categories=categories)
 
 
 def _weights(values: pd.Series, *, source: str) -> pd.Series:
-    weights = pd.to_numeric(
-        values.astype(object) if isinstance(values.dtype, pd.CategoricalDtype) else values,
-        errors="coerce",
-    ).astype("float64")
+    is_category = isinstance(values.dtype, pd.CategoricalDtype)
+    plain = values.astype(object) if is_category else values
+    weights = pd.to_numeric(plain, errors="coerce").astype("float64")
     wrong = int((~np.isfinite(weights) | (weights <= 0)).sum())
     if wrong:
         msg = (
@@ -122,12 +110,6 @@ def _weights(values: pd.Series, *, source: str) -> pd.Series:
     return weights
 
 
-def _free(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name = f"{name}_original"
-    return name
-
-
 def canonical_obs(
     obs: pd.DataFrame, mapping: Mapping[str, str | None], *, default_sample: pd.Series
 ) -> pd.DataFrame:
@@ -135,13 +117,6 @@ def canonical_obs(
 
     `mapping` is that of `read`; `default_sample` is the sample of each cell if no column says. A
     user's column that has a name which the package writes itself is kept as `<name>_original`.
-
-    Raises
-    ------
-    MissingKeyError
-        If a mapped column is not there.
-    InputError
-        If a mapped column has missing values, or a sample cannot be the name of a file.
     """
     sources = {name: mapping.get(name, name if name in obs.columns else None) for name in CANONICAL}
     canonical: dict[str, Any] = {}
@@ -151,19 +126,18 @@ def canonical_obs(
         if source not in obs.columns:
             msg = f"`obs` has no column '{source}' ({name}). Columns: {listing(obs.columns)}."
             raise MissingKeyError(msg)
+        values = obs[source]
         if name == keys.SAMPLING_WEIGHT:
-            canonical[name] = _weights(obs[source], source=source)
-        else:
-            values = obs[source]
-            if name == keys.SAMPLE and name not in mapping and values.isna().any():
-                # Some files of a list have a column `sample`, and others do not.
-                values = values.astype(object).where(values.notna(), default_sample)
-            canonical[name] = _categorical(values, name=name, source=source)
+            canonical[name] = _weights(values, source=source)
+            continue
+        if name == keys.SAMPLE and name not in mapping and values.isna().any():
+            # Some files of a list have a column `sample`, and others do not.
+            values = values.astype(object).where(values.notna(), default_sample)
+        canonical[name] = _categorical(values, name=name, source=source)
     if keys.SAMPLE not in canonical:
         canonical[keys.SAMPLE] = _categorical(default_sample, name=keys.SAMPLE, source=keys.SAMPLE)
     canonical.setdefault(keys.SUBJECT, canonical[keys.SAMPLE].copy())
-    if keys.CONDITION not in canonical:
-        canonical[keys.CONDITION] = pd.Categorical(["all"] * len(obs))
+    canonical.setdefault(keys.CONDITION, pd.Categorical(["all"] * len(obs)))
     slashed = [name for name in canonical[keys.SAMPLE].categories if "/" in name]
     if slashed:
         msg = (
@@ -180,7 +154,9 @@ def canonical_obs(
             continue
         name = str(column)
         if name in _RESERVED or "/" in name:
-            name = _free(name.replace("/", "_") + ("_original" * (name in _RESERVED)), taken)
+            name = name.replace("/", "_") + "_original" * (name in _RESERVED)
+            while name in taken:
+                name = f"{name}_original"
         taken.add(name)
         result[name] = obs[column]
     return result

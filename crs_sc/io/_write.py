@@ -40,7 +40,6 @@ __all__ = [
 ]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_PARTS = ("obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns")
 # What a run has open beside its samples: libraries, pipes to other processes, tables.
 _OTHERS = 256
 
@@ -52,17 +51,6 @@ def full_disk_error(path: Path, error: OSError) -> InputError:
         f"No space left for '{path}' ({error.strerror}; {free / 1e9:.2f} GB free on the disk). "
         "Nothing was left under that name. Make room, or write to another disk."
     )
-
-
-def _check_space(path: Path, *, needed: float) -> None:
-    """Raise if the disk of `path` has less than `needed` bytes free."""
-    free = shutil.disk_usage(path.parent).free
-    if needed > free:
-        msg = (
-            f"'{path}' needs about {needed / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB "
-            "free. Make room, or write to another disk."
-        )
-        raise InputError(msg)
 
 
 def _sync(path: Path) -> None:
@@ -182,7 +170,7 @@ def write_json(value: Any, path: str | os.PathLike[str]) -> None:
     write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", path)
 
 
-class GuardedFile(io.RawIOBase):
+class GuardedFile(io.FileIO):
     """A file for h5py that survives a full disk.
 
     HDF5 cannot close a file whose writes fail and crashes the whole process at exit. So the first
@@ -191,69 +179,57 @@ class GuardedFile(io.RawIOBase):
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("w+b", buffering=0)
+        super().__init__(path, "w+")
         self._late: list[tuple[int, bytes]] = []
-        self._position = 0
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
         """Write at the current position, or pretend to after a failure."""
         view = memoryview(data).cast("B")
-        if self.error is None:
-            try:
-                self._file.seek(self._position)
-                done = 0
-                while done < len(view):
-                    done += self._file.write(view[done:])
-            except OSError as error:
-                self.error = error
-        if self.error is not None and len(view) <= 1 << 20:
-            self._late.append((self._position, bytes(view)))
-        self._position += len(view)
+        start = self.tell()
+        try:
+            done = 0
+            while self.error is None and done < len(view):
+                done += super().write(view[done:])
+        except OSError as error:
+            self.error = error
+        if self.error is not None:
+            if len(view) <= 1 << 20:
+                self._late.append((start, bytes(view)))
+            self.seek(start + len(view))
         return len(view)
 
     def readinto(self, buffer: Any) -> int:
         """Fill the buffer from the file and from what came after a failure."""
         view = memoryview(buffer).cast("B")
-        start, stop = self._position, self._position + len(view)
-        self._file.seek(start)
-        got = self._file.readinto(view) or 0
+        start = self.tell()
+        stop = start + len(view)
+        got = super().readinto(view) or 0
         view[got:] = bytes(len(view) - got)
         for position, data in self._late:
             low, high = max(start, position), min(stop, position + len(data))
             if low < high:
                 view[low - start : high - start] = data[low - position : high - position]
-        self._position = stop
+        self.seek(stop)
         return len(view)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Move to a position."""
+        """Move to a position; the end is that of what came after a failure too."""
         if whence == os.SEEK_END:
             ends = [position + len(data) for position, data in self._late]
-            offset += max([os.fstat(self._file.fileno()).st_size, *ends])
-        elif whence == os.SEEK_CUR:
-            offset += self._position
-        self._position = offset
-        return offset
-
-    def tell(self) -> int:
-        """Return the current position."""
-        return self._position
+            offset += max([os.fstat(self.fileno()).st_size, *ends])
+            whence = os.SEEK_SET
+        return super().seek(offset, whence)
 
     def truncate(self, size: int | None = None, /) -> int:
         """Set the size of the file, or pretend to after a failure."""
-        size = self._position if size is None else size
-        if self.error is None:
-            try:
-                self._file.truncate(size)
-            except OSError as error:
-                self.error = error
+        size = self.tell() if size is None else size
+        try:
+            if self.error is None:
+                super().truncate(size)
+        except OSError as error:
+            self.error = error
         return size
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-        super().close()
 
 
 def _plain_strings(values: Any) -> pd.Index:
@@ -267,10 +243,9 @@ def _plain_strings(values: Any) -> pd.Index:
 
 
 def _categorical(values: pd.Series) -> pd.Categorical:
-    category = values.array if isinstance(values.array, pd.Categorical) else None
-    if category is None:
-        present = values.astype("object").where(values.notna(), None)
-        category = pd.Categorical([None if v is None else str(v) for v in present])
+    category = values.array
+    if not isinstance(category, pd.Categorical):
+        category = pd.Categorical(values.astype(object).map(str, na_action="ignore"))
     # A value of another type than str cannot be a category in every reader.
     return pd.Categorical.from_codes(
         category.codes,
@@ -303,21 +278,17 @@ def _plain_frame(frame: pd.DataFrame, *, where: str, categorical: bool) -> pd.Da
         twice = sorted({name for name in names if names.count(name) > 1})
         msg = f"{where} has two columns named '{twice[0]}'. Rename one."
         raise InputError(msg)
-    columns: dict[str, Any] = {}
+    index = _plain_strings(frame.index)
+    if frame.index.name is not None and str(frame.index.name) not in names:
+        index.name = str(frame.index.name)
+    plain = pd.DataFrame(index=index)
     for position, name in enumerate(names):
         _check_name(name, where=where)
         values = frame.iloc[:, position]
         column = _plain_column(values)
-        strings = isinstance(column, np.ndarray) and column.dtype == object
-        if categorical and strings and values.nunique() < len(values):
-            column = _categorical(values)
-        columns[name] = column
-    index = _plain_strings(frame.index)
-    if frame.index.name is not None and str(frame.index.name) not in columns:
-        index.name = str(frame.index.name)
-    plain = pd.DataFrame(index=index)
-    for name, column in columns.items():
         is_text = isinstance(column, np.ndarray) and column.dtype == object
+        if categorical and is_text and values.nunique() < len(values):
+            column, is_text = _categorical(values), False
         plain[name] = pd.Series(column, index=index, dtype=object if is_text else None)
     return plain
 
@@ -366,17 +337,13 @@ def _size(value: Any) -> int:
 
 
 def _contents(adata: AnnData) -> dict[str, Any]:
-    parts: dict[str, Any] = {}
-    if adata.X is not None:
-        parts["X"] = _plain(adata.X, where="`X`")
-    for name in _PARTS:
-        part = getattr(adata, name)
-        if name in ("obs", "var"):
-            parts[name] = _plain_frame(part, where=f"`{name}`", categorical=True)
-        else:
-            # anndata 0.13 shows X among the layers under the name None.
-            named: Mapping[str, Any] = {k: v for k, v in part.items() if k is not None}
-            parts[name] = _plain(named, where=f"`{name}`")
+    parts = {} if adata.X is None else {"X": _plain(adata.X, where="`X`")}
+    for name in ("obs", "var"):
+        parts[name] = _plain_frame(getattr(adata, name), where=f"`{name}`", categorical=True)
+    for name in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
+        # anndata 0.13 shows X among the layers under the name None.
+        named = {k: v for k, v in getattr(adata, name).items() if k is not None}
+        parts[name] = _plain(named, where=f"`{name}`")
     return parts
 
 
@@ -401,11 +368,9 @@ def _is_by_rows(value: Any) -> bool:
 
 def _pointers(matrix: Any) -> NDArray[np.integer]:
     """Row pointers of a CSR matrix."""
-    if sparse.issparse(matrix):
-        in_memory: NDArray[np.integer] = matrix.indptr
-        return in_memory
-    on_disk: NDArray[np.integer] = matrix.group["indptr"][...]
-    return on_disk
+    pointers: NDArray[np.integer]
+    pointers = matrix.group["indptr"][...] if is_on_disk(matrix) else matrix.indptr
+    return pointers
 
 
 def _write_csr(
@@ -421,9 +386,7 @@ def _write_csr(
     of the counts in the file: any reader finds both, and nothing is stored twice.
     """
     indptr = _pointers(matrix)
-    groups = [
-        file.require_group(name) for name in ((place,) if normalised is None else (place, "X"))
-    ]
+    groups = [file.require_group(name) for name in (place, *(["X"] if normalised else []))]
     for group, dtype in zip(groups, (matrix.dtype, np.float32), strict=False):
         group.attrs["encoding-type"] = "csr_matrix"
         group.attrs["encoding-version"] = "0.1.0"
@@ -446,10 +409,7 @@ def _verify(path: Path, shape: tuple[int, int], parts: dict[str, Any]) -> None:
     import h5py
 
     with h5py.File(path, "r") as file:
-        lengths = []
-        for name in ("obs", "var"):
-            group = file[name]
-            lengths.append(len(group[group.attrs["_index"]]))
+        lengths = [len(file[name][file[name].attrs["_index"]]) for name in ("obs", "var")]
         if tuple(lengths) != shape or set(file) != set(parts):
             msg = f"'{path}' read back as {lengths} instead of {list(shape)}; it was not kept."
             raise InputError(msg)
@@ -558,9 +518,15 @@ def _write(
     held, by_rows = _apart(parts)
     if normalised is not None:
         del by_rows["X"]
+    options = {} if compression is None else {"compression": compression}
     with atomic_path(path) as temporary:
-        _check_space(path, needed=needed)
-        options = {} if compression is None else {"compression": compression}
+        free = shutil.disk_usage(path.parent).free
+        if needed > free:
+            msg = (
+                f"'{path}' needs about {needed / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB "
+                "free. Make room, or write to another disk."
+            )
+            raise InputError(msg)
         with GuardedFile(temporary) as guard:
             with h5py.File(guard, "w") as file:
                 file.attrs["encoding-type"] = "anndata"

@@ -11,8 +11,6 @@ import yaml
 from crs_sc.errors import InputError, listing
 from crs_sc.genesets import target_cytokines
 from crs_sc.io import describe_file, write_text
-from crs_sc.io._files import open_file
-from crs_sc.io._matrix import Reading
 from crs_sc.run.config import SETTINGS_OF, sections_of
 
 if TYPE_CHECKING:
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from crs_sc.io import FileDescription
 
 __all__ = ["guess_columns", "guess_contrasts", "write_guessed_config"]
 
@@ -76,7 +73,7 @@ def write_guessed_config(files: Sequence[Path], out: Path, *, overwrite: bool) -
     first = found[0]
     obs = pd.concat([item.obs for item in found], ignore_index=True)
     columns = guess_columns(obs)
-    fractional = next(filter(None, map(_corrected_counts, found)), None)
+    fractional = next((item.corrected_counts for item in found if item.corrected_counts), None)
     organism = first.organism or "human"
     where = first.counts or fractional or "none of its matrices"
     folder = out.resolve().parent
@@ -117,17 +114,6 @@ def write_guessed_config(files: Sequence[Path], out: Path, *, overwrite: bool) -
     ]
     write_text("\n".join(lines) + "\n", out)
     return out
-
-
-def _corrected_counts(found: FileDescription) -> str | None:
-    """Where the counts are if they have fractions, as a correction for ambient RNA leaves them."""
-    if found.counts is not None:
-        return None
-    try:
-        return open_file(found.path, Reading(corrected=True)).where
-    except InputError:
-        # Nor can they be read as such: `crs-sc check` will say why.
-        return None
 
 
 def guess_columns(obs: pd.DataFrame) -> dict[str, str]:
