@@ -23,12 +23,12 @@ from crs_sc.io._sheet import resolve_source
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from anndata import AnnData
     from numpy.typing import NDArray
 
     from crs_sc.io._files import RawFile
-    from crs_sc.io._genes import Genes
     from crs_sc.io._sheet import Entry
 
 __all__ = ["CohortFiles", "read"]
@@ -116,17 +116,21 @@ def read(
 
 @dataclass(frozen=True)
 class _Part:
-    """One file of the cohort: as it is, its cells with the sheet's columns, its genes labelled."""
+    """One file of the cohort: as it is, its cells with the sheet's columns, its genes labelled.
+
+    `gene` has the row of `var` for each gene of the file.
+    """
 
     entry: Entry
     obs: pd.DataFrame
-    genes: Genes
+    var: pd.DataFrame
+    gene: NDArray[np.intp]
     raw: RawFile
 
     @property
-    def var(self) -> pd.DataFrame:
-        """Genes as the cohort has them."""
-        return self.genes.var
+    def path(self) -> Path:
+        """Where the file is."""
+        return self.entry.path
 
 
 class CohortFiles:
@@ -180,14 +184,13 @@ class CohortFiles:
         ]
         self._keep, self._organism, self._corrected = keep, organism, corrected
         _check_default_samples(self._parts, mapping)
-        check_in_all_files(mapping, {part.entry.path: part.obs.columns for part in self._parts})
+        check_in_all_files(mapping, {part.path: part.obs.columns for part in self._parts})
         genes = _common_genes(self._parts, remarks)
-        names = [part.entry.name for part in self._parts]
-        sizes = [len(part.obs) for part in self._parts]
+        names, tables = zip(*((part.entry.name, part.obs) for part in self._parts), strict=True)
         self.obs = canonical_obs(
-            pd.concat([part.obs for part in self._parts], ignore_index=True),
+            pd.concat(tables, ignore_index=True),
             mapping,
-            default_sample=pd.Series(np.repeat(names, sizes), dtype="str"),
+            default_sample=pd.Series(np.repeat(names, [*map(len, tables)]), dtype="str"),
         )
         self.obs.index = _cell_names(self._parts, self.obs[keys.SAMPLE])
         self.var = self._parts[0].var.loc[genes].copy()
@@ -197,7 +200,7 @@ class CohortFiles:
 
     def sample_sizes(self) -> dict[str, int]:
         """Cells of each sample, sorted by name."""
-        sizes = self.obs[keys.SAMPLE].astype(str).value_counts()
+        sizes = self.obs[keys.SAMPLE].value_counts()
         return {str(name): int(sizes[name]) for name in sorted(sizes.index)}
 
     def header(self) -> AnnData:
@@ -229,15 +232,12 @@ class CohortFiles:
             rows = np.flatnonzero(wanted[start : start + len(part.obs)])
             start += len(part.obs)
             if len(rows):
-                counts = self._counts(part, rows)
-                if not part.var.index.equals(self.var.index):
-                    counts = settle(counts[:, part.var.index.get_indexer(self.var.index)])
-                blocks.append(counts)
+                blocks.append(self._counts(part, rows))
         counts = blocks[0] if len(blocks) == 1 else settle(sparse.vstack(blocks, format="csr"))
         if wanted.all():
             return self._cohort(self.obs, counts)
         obs = self.obs[wanted].copy()
-        for name in obs.columns[[isinstance(kind, pd.CategoricalDtype) for kind in obs.dtypes]]:
+        for name in obs.select_dtypes("category"):
             obs[name] = obs[name].cat.remove_unused_categories()
         return self._cohort(obs, counts)
 
@@ -269,7 +269,7 @@ class CohortFiles:
             place = where.replace("layers['", "layers/").replace("']", "").replace(".", "/")
             matrix = by_cell(file[place], raw.path, where)
             genes = np.full(matrix.shape[1], -1, dtype=np.int32)
-            genes[slice(None) if raw.columns is None else raw.columns] = self._parts[0].genes.codes
+            genes[slice(None) if raw.columns is None else raw.columns] = self._parts[0].gene
             if np.array_equal(genes, np.arange(adata.n_vars)):
                 adata.layers[keys.COUNTS] = matrix
             else:
@@ -280,21 +280,24 @@ class CohortFiles:
         return adata
 
     def _counts(self, part: _Part, rows: NDArray[np.intp]) -> sparse.csr_matrix:
-        """Read the counts of some cells on the genes of their file."""
+        """Read the counts of some cells on the genes of the cohort."""
         is_whole = len(rows) == len(part.obs)
         if self._keep:
-            held, _ = require_counts(part.raw)
-            return held if is_whole else held[rows]
-        path, where = part.entry.path, part.raw.where
-        reading = Reading(corrected=self._corrected, rows=None if is_whole else rows)
-        counts, now = require_counts(open_file(path, reading))
-        if now != where:
-            msg = (
-                f"'{path}' holds counts in {where} at its beginning, but for other cells in {now}. "
-                "Write one matrix of counts into layers['counts']."
-            )
-            raise InputError(msg)
-        return _fold(counts, part.genes)
+            counts, _ = require_counts(part.raw)
+            counts = counts if is_whole else counts[rows]
+        else:
+            reading = Reading(corrected=self._corrected, rows=None if is_whole else rows)
+            counts, now = require_counts(open_file(part.path, reading))
+            if now != part.raw.where:
+                msg = (
+                    f"'{part.path}' holds counts in {part.raw.where} at its beginning, but for "
+                    f"other cells in {now}. Write one matrix of counts into layers['counts']."
+                )
+                raise InputError(msg)
+            counts = _fold(counts, part.gene, len(part.var))
+        if part.var.index.equals(self.var.index):
+            return counts
+        return settle(counts[:, part.var.index.get_indexer(self.var.index)])
 
     def _cohort(self, obs: pd.DataFrame, counts: sparse.csr_matrix | None) -> AnnData:
         import anndata as ad
@@ -303,9 +306,9 @@ class CohortFiles:
         # The names are known to be unique; anndata would look at a million of them once more.
         with ad.settings.override(restrict_index_types=False):
             adata = ad.AnnData(obs=obs, var=self.var.copy(), layers=layers)
-        where = dict.fromkeys(str(part.raw.where) for part in self._parts)
-        named = [f"{part.entry.path.name}: {part.raw.where}" for part in self._parts]
-        store(adata, keys.MATRIX, next(iter(where)) if len(where) == 1 else "; ".join(named))
+        where = {str(part.raw.where) for part in self._parts}
+        named = (f"{part.path.name}: {part.raw.where}" for part in self._parts)
+        store(adata, keys.MATRIX, where.pop() if len(where) == 1 else "; ".join(named))
         store(adata, keys.ORGANISM, self._organism)
         store(adata, keys.NOTES, [])
         for note in self._notes:
@@ -332,7 +335,7 @@ def _load(entry: Entry, reading: Reading, *, organism: str, remarks: Remarks) ->
         )
         raise InputError(msg)
     check_orientation(raw.obs.index, raw.var.index, path=entry.path)
-    genes = label_genes(raw.var, organism=organism, path=entry.path.name, remarks=remarks)
+    var, gene = label_genes(raw.var, organism=organism, path=entry.path.name, remarks=remarks)
     obs = raw.obs.copy()
     for column, value in entry.columns.items():
         if column in obs.columns:
@@ -341,16 +344,15 @@ def _load(entry: Entry, reading: Reading, *, organism: str, remarks: Remarks) ->
                 "the file."
             )
         obs[column] = value
-    return _Part(entry, obs, genes, replace(raw, counts=_fold(counts, genes)))
+    return _Part(entry, obs, var, gene, replace(raw, counts=_fold(counts, gene, len(var))))
 
 
-def _fold(counts: sparse.csr_matrix, genes: Genes) -> sparse.csr_matrix:
+def _fold(counts: sparse.csr_matrix, gene: NDArray[np.intp], n_genes: int) -> sparse.csr_matrix:
     """Add up the columns that became one gene."""
-    shape = (len(genes.codes), len(genes.var))
-    if shape[0] == shape[1]:
+    if len(gene) == n_genes:
         return counts
-    ones, places = np.ones(shape[0], dtype=np.float32), np.arange(shape[0])
-    return settle(counts @ sparse.csr_matrix((ones, (places, genes.codes)), shape=shape))
+    ones, rows = np.ones(len(gene), dtype=np.float32), np.arange(len(gene) + 1)
+    return settle(counts @ sparse.csr_matrix((ones, gene, rows), shape=(len(gene), n_genes)))
 
 
 def _common_genes(parts: Sequence[_Part], remarks: Remarks) -> pd.Index:
@@ -361,7 +363,7 @@ def _common_genes(parts: Sequence[_Part], remarks: Remarks) -> pd.Index:
         if (keys.GENOME in part.var) != (keys.GENOME in first.var):
             one, two = (first, part) if keys.GENOME in part.var else (part, first)
             msg = (
-                f"'{two.entry.path}' has genes of two genomes and '{one.entry.path}' of one. "
+                f"'{two.path}' has genes of two genomes and '{one.path}' of one. "
                 "Align all samples to the same reference."
             )
             raise InputError(msg)
@@ -369,16 +371,15 @@ def _common_genes(parts: Sequence[_Part], remarks: Remarks) -> pd.Index:
         smaller = min(len(first.var), len(part.var))
         if both < 0.5 * smaller:
             msg = (
-                f"'{first.entry.path}' and '{part.entry.path}' share {both} of {smaller} genes: "
+                f"'{first.path}' and '{part.path}' share {both} of {smaller} genes: "
                 f"{listing(first.var.index[:3])} against {listing(part.var.index[:3])}. Are the "
                 "names of one kind (symbols or Ensembl ids) and of one organism?"
             )
             raise InputError(msg)
         common = common[common.isin(part.var.index)]
-    everything = dict.fromkeys(name for part in parts for name in part.var.index)
-    if len(common) < len(everything):
-        shared = set(common)
-        lost = [name for name in everything if name not in shared]
+    everything = pd.Index(pd.unique(np.concatenate([part.var.index for part in parts])))
+    lost = everything[~everything.isin(common)]
+    if len(lost):
         remarks.warn(
             f"{len(lost)} of {len(everything)} genes are not in every file and were left out: "
             f"{listing(lost)}."
@@ -391,9 +392,9 @@ def _common_genes(parts: Sequence[_Part], remarks: Remarks) -> pd.Index:
 
 def _check_default_samples(parts: Sequence[_Part], mapping: Mapping[str, str | None]) -> None:
     """Raise if two files would become one sample because their names are the same."""
+    column = mapping.get(keys.SAMPLE, keys.SAMPLE)
     if mapping.get(keys.SAMPLE) is not None:
         return
-    column = mapping.get(keys.SAMPLE, keys.SAMPLE)
     unnamed = [part.entry for part in parts if column is None or column not in part.obs.columns]
     names = [entry.name for entry in unnamed]
     twice = [entry for entry in unnamed if names.count(entry.name) > 1]
@@ -415,10 +416,10 @@ def _cell_names(parts: Sequence[_Part], samples: pd.Series) -> pd.Index:
         return names
     file = np.repeat(np.arange(len(parts)), [len(part.obs) for part in parts])
     of_file = [tuple(values) for values in samples.groupby(file, observed=True).unique()]
-    if all(len(values) == 1 for values in of_file) and len(set(of_file)) == len(of_file):
-        prefixed: pd.Index = pd.Index(samples.astype(str).to_numpy() + "_" + held, dtype="str")
-        if prefixed.is_unique:
-            return prefixed
+    prefixed: pd.Index = pd.Index(samples.astype(str).to_numpy() + "_" + held, dtype="str")
+    is_sample_each = {*map(len, of_file)} == {1} and len(set(of_file)) == len(of_file)
+    if is_sample_each and prefixed.is_unique:
+        return prefixed
     twice = names[names.duplicated()]
     msg = (
         f"{len(twice)} cell names are in more than one file, such as '{twice[0]}', and the files "

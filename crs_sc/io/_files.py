@@ -512,7 +512,7 @@ def gene_symbols(path: str | os.PathLike[str], *, organism: str = "human") -> li
     True
     """
     raw = _one_file(path)
-    var = label_genes(raw.var, organism=organism, path=raw.path.name, remarks=Remarks()).var
+    var, _ = label_genes(raw.var, organism=organism, path=raw.path.name, remarks=Remarks())
     if keys.GENOME not in var:
         return [str(name) for name in var.index]
     first = var[keys.GENOME].astype(str) == organism.split("+", maxsplit=1)[0]
@@ -555,7 +555,7 @@ def empty_droplet_profile(
     check_organism_name(organism)
     raw = open_file(Path(path).expanduser())
     counts, _ = require_counts(raw)
-    genes = label_genes(raw.var, organism=organism, path=raw.path.name, remarks=Remarks())
+    var, gene = label_genes(raw.var, organism=organism, path=raw.path.name, remarks=Remarks())
     totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
     empty = (totals > 0) & (totals <= max_umi)
     if not empty.any():
@@ -565,8 +565,8 @@ def empty_droplet_profile(
         )
         raise InputError(msg)
     sums = empty.astype(np.float64) @ counts
-    by_gene = np.bincount(genes.codes, weights=sums, minlength=len(genes.var))
-    return pd.Series(by_gene / by_gene.sum(), index=genes.var.index, name=raw.path.name)
+    by_gene = np.bincount(gene, weights=sums, minlength=len(var))
+    return pd.Series(by_gene / by_gene.sum(), index=var.index, name=raw.path.name)
 
 
 def open_h5ad(path: str | os.PathLike[str], *, layer: str = keys.COUNTS) -> AnnData:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "Genes",
     "Remarks",
     "check_organism_name",
     "check_orientation",
@@ -80,18 +79,6 @@ class Remarks:
         """Add a note that is also a warning."""
         self.notes.append(text)
         self.warned.append(text)
-
-
-@dataclass(frozen=True)
-class Genes:
-    """Genes as the cohort has them.
-
-    `var` is indexed by unique gene name, with `original_name` and, where known, `gene_id`; for two
-    genomes also `genome` and `symbol`. `codes` has the row of `var` for each gene of the file.
-    """
-
-    var: pd.DataFrame
-    codes: NDArray[np.intp]
 
 
 # No annotation has as many.
@@ -285,13 +272,19 @@ def _current(symbols: pd.Series, genomes: pd.Series) -> list[str]:
     return changed
 
 
-def label_genes(var: pd.DataFrame, *, organism: str, path: object, remarks: Remarks) -> Genes:
+def label_genes(
+    var: pd.DataFrame, *, organism: str, path: object, remarks: Remarks
+) -> tuple[pd.DataFrame, NDArray[np.intp]]:
     """Give each gene its genome, current symbol and Ensembl id.
 
     One genome: the gene names become current symbols without prefix. Two genomes: the names stay
     as in the file, because IL6 and Il6 are two genes, and `var["symbol"]` has the symbols. Genes
     with the same symbol in the same genome become one gene (their counts are to be added up). Of
     two organisms the first is the genome of genes without one.
+
+    Returns the genes as the cohort has them, indexed by unique gene name, with `original_name` and,
+    where known, `gene_id`, for two genomes also `genome` and `symbol`; and the row of that table
+    for each gene of the file.
     """
     empty = int((var.index == "").sum())
     if empty:
@@ -325,7 +318,7 @@ def _merge(
     *,
     path: object,
     remarks: Remarks,
-) -> Genes:
+) -> tuple[pd.DataFrame, NDArray[np.intp]]:
     """One row a gene, in the order of first appearance."""
     key = symbols if genomes is None else genomes + "\t" + symbols
     codes, _ = pd.factorize(key)
@@ -346,4 +339,4 @@ def _merge(
             f"{path}: {len(twice)} symbols stood for more than one gene of the file; their counts "
             f"were added up: {listing(twice)}."
         )
-    return Genes(var, codes)
+    return var, codes

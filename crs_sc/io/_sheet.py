@@ -61,10 +61,10 @@ def _name(path: Path) -> str:
 
 
 def _read_sheet(path: Path) -> list[Entry]:
+    sep = _SHEETS[path.suffix.lower()]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            sep = _SHEETS[path.suffix.lower()]
             # Else a tab too many at the end of each row moves all columns by one.
             table = read_text_table(path, "sample sheet", sep=sep, dtype=str, index_col=False)
     except pd.errors.ParserWarning as error:
@@ -84,41 +84,37 @@ def _read_sheet(path: Path) -> list[Entry]:
         found = f"{empty} rows without a path" if empty else "no rows"
         msg = f"The sample sheet '{path}' has {found}."
         raise InputError(msg)
-    others = [column for column in table.columns if column != "path"]
-    entries = []
-    for row in table.to_dict("records"):
-        file = path.parent / Path(row["path"]).expanduser()
-        entries.append(Entry(file, _name(file), {str(name): row[name] for name in others}))
-    return entries
+    files = [path.parent / Path(name).expanduser() for name in table.pop("path")]
+    rows = table.to_dict("records") if len(table.columns) else [{}] * len(files)
+    return [
+        Entry(file, _name(file), {str(name): value for name, value in row.items()})
+        for file, row in zip(files, rows, strict=True)
+    ]
+
+
+def _paths(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
+    named = [source] if isinstance(source, str | os.PathLike) else source
+    return [Path(item).expanduser() for item in named]
 
 
 def resolve_source(
     source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
 ) -> list[Entry]:
-    """List the files of a cohort: a file, folder or sample sheet, or a list of files and folders.
-
-    Raises
-    ------
-    InputError
-        If the list is empty, a file is named twice, or the sheet cannot be used.
-    """
-    if isinstance(source, str | os.PathLike):
-        path = Path(source).expanduser()
-        entries = _read_sheet(path) if is_sheet(path) else [Entry(path, _name(path))]
-    else:
-        paths = [Path(item).expanduser() for item in source]
-        if len(paths) > 1 and any(is_sheet(path) for path in paths):
-            msg = (
-                f"A list of files cannot hold a sample sheet: {listing(paths)}. Give the sheet "
-                "alone, or name its files."
-            )
-            raise InputError(msg)
-        if len(paths) == 1:
-            return resolve_source(paths[0])
-        entries = [Entry(path, _name(path)) for path in paths]
-    if not entries:
+    """List the files of a cohort: a file, folder or sheet, or a list of files and folders."""
+    paths = _paths(source)
+    if not paths:
         msg = "No input file was named."
         raise InputError(msg)
+    if len(paths) > 1 and any(is_sheet(path) for path in paths):
+        msg = (
+            f"A list of files cannot hold a sample sheet: {listing(paths)}. Give the sheet "
+            "alone, or name its files."
+        )
+        raise InputError(msg)
+    if is_sheet(paths[0]):
+        entries = _read_sheet(paths[0])
+    else:
+        entries = [Entry(path, _name(path)) for path in paths]
     resolved = [entry.path.resolve() for entry in entries]
     twice = [path for path in dict.fromkeys(resolved) if resolved.count(path) > 1]
     if twice:
@@ -155,8 +151,7 @@ def source_files(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str
     ['sheet.tsv', 'cells.h5ad']
     """
     entries = resolve_source(source)
-    given = [source] if isinstance(source, str | os.PathLike) else list(source)
-    files = [Path(item).expanduser() for item in given if is_sheet(Path(item))]
+    files = [path for path in _paths(source) if is_sheet(path)]
     folder = files[0].parent if files else Path()
     paths = [entry.path for entry in entries]
     raw = (entry.columns.get(keys.RAW_PATH, "") for entry in entries)

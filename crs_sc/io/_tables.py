@@ -27,14 +27,10 @@ def _check_columns(found: list[str], spec: keys.TableSpec, *, where: str) -> Non
         return
     lacking = [name for name in spec.names if name not in found]
     extra = [name for name in found if name not in spec.names]
-    parts = []
-    if lacking:
-        parts.append(f"lacks {listing(lacking)}")
-    if extra:
-        parts.append(f"has the unknown {listing(extra)}")
-    if not parts:
-        parts.append("has its columns in another order or twice")
-    msg = f"{where} {' and '.join(parts)}. Columns of '{spec.name}': {', '.join(spec.names)}."
+    parts = [f"lacks {listing(lacking)}"] if lacking else []
+    parts += [f"has the unknown {listing(extra)}"] if extra else []
+    wrong = " and ".join(parts) or "has its columns in another order or twice"
+    msg = f"{where} {wrong}. Columns of '{spec.name}': {', '.join(spec.names)}."
     raise InputError(msg)
 
 
@@ -94,17 +90,12 @@ def write_table(
     spec = keys.TABLES.get(path.stem)
     if spec is not None:
         _check_columns(list(frame.columns), spec, where=f"The table for '{path.name}'")
+        frame = frame.reset_index(drop=True)
         frame = pd.DataFrame(
-            {
-                column.name: _typed(
-                    frame[column.name].reset_index(drop=True), column, table=spec.name
-                )
-                for column in spec.columns
-            }
+            {one.name: _typed(frame[one.name], one, table=spec.name) for one in spec.columns}
         )
-    parts = [frame.iloc[i : i + _ROWS] for i in range(0, max(len(frame), 1), _ROWS)]
+    calls = [(frame.iloc[i : i + _ROWS], i == 0) for i in range(0, max(len(frame), 1), _ROWS)]
     # Not over a cluster, where the table would travel for less than its way takes.
-    calls = [(part, i == 0) for i, part in enumerate(parts)]
     texts = (
         parallel_map(_text, calls, n_jobs=n_jobs) if n_jobs > 1 else [_text(*one) for one in calls]
     )
@@ -159,11 +150,10 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     columns = {}
     for column in spec.columns:
         try:
-            values = _parsed(frame[column.name], column, table=spec.name)
+            columns[column.name] = _parsed(frame[column.name], column, table=spec.name)
         except (TypeError, ValueError) as error:
             msg = f"'{path}', column '{column.name}' must hold {column.dtype}: {error}"
             raise InputError(msg) from error
-        columns[column.name] = values
     return pd.DataFrame(columns)
 
 
