@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import genesets, keys
-from crs_sc.clustering.embedding import components_of
+from crs_sc.clustering.embedding import components_of, random_cells, selected_genes
 from crs_sc.clustering.leiden import Graph, agreement
 from crs_sc.core.blocks import rows_of
 from crs_sc.core.checks import check_obs
@@ -83,31 +83,36 @@ def circularity(
     'All'
     """
     check_obs(adata, population_key=population_key)
-    columns, n_base, targets = _columns(adata, genes)
+    is_base = selected_genes(adata).copy()
+    if adata.X is None:
+        msg = "`X` is empty. Run crs_sc.pp.normalize first."
+        raise MissingKeyError(msg)
+    names = genesets.match_genes(list(genes), adata.var_names)
+    targets = np.flatnonzero(adata.var_names.isin(list(names.values())))
+    is_base[targets] = False
+    base = np.flatnonzero(is_base)
     if not len(targets):
         return pd.DataFrame(columns=keys.CIRCULARITY_TABLE.names)
     if adata.n_obs < 3:
         msg = f"{adata.n_obs} cells are too few to cluster; at least 3 are needed."
         raise InputError(msg)
-    rng = np.random.default_rng(random_state)
-    size = min(max_cells, adata.n_obs)
-    cells = np.sort(rng.choice(adata.n_obs, size, replace=False))
+    cells = random_cells(adata.n_obs, max_cells, random_state=random_state)
     expression = rows_of(adata.X, cells)
     means = np.asarray(expression.mean(axis=0)).ravel()
-    free = means > 0
-    free[columns] = False
-    controls = like_columns(means, targets, free, n_sets=n_controls)
-    base = columns[:n_base]
-    resolution = _resolution(adata)
+    controls = like_columns(means, targets, (means > 0) & ~is_base, n_sets=n_controls)
+    table = adata.uns.get(keys.UNS, {}).get(keys.CLUSTERING)
+    if table is None:
+        msg = f"`uns['{keys.UNS}']` has no '{keys.CLUSTERING}'. Run crs_sc.tl.cluster first."
+        raise MissingKeyError(msg)
     without, *others = (
         _partition(
-            expression[:, np.concatenate([base, *more])],
-            n_comps=min(n_comps, n_base - 1),
-            n_neighbors=min(n_neighbors, size - 1),
-            resolution=resolution,
+            expression[:, np.concatenate([base, more])],
+            n_comps=min(n_comps, len(base) - 1),
+            n_neighbors=min(n_neighbors, len(cells) - 1),
+            resolution=float(table.loc[table["chosen"].astype(bool), "resolution"].iloc[0]),
             random_state=random_state,
         )
-        for more in ([], [targets], *([genes_like] for genes_like in controls))
+        for more in (targets[:0], targets, *controls)
     )
     return _compared(without, others, adata.obs[population_key].astype(str).to_numpy()[cells])
 
@@ -126,47 +131,20 @@ def _partition(
     return graph.leiden(resolution, random_state=random_state)
 
 
-def _columns(
-    adata: AnnData, genes: Sequence[str]
-) -> tuple[NDArray[np.intp], int, NDArray[np.intp]]:
-    """Columns of the selected genes and then of the targets; how many are selected; the targets."""
-    if keys.HIGHLY_VARIABLE not in adata.var.columns:
-        msg = f"`var` has no column '{keys.HIGHLY_VARIABLE}'. Run crs_sc.pp.select_genes first."
-        raise MissingKeyError(msg)
-    if adata.X is None:
-        msg = "`X` is empty. Run crs_sc.pp.normalize first."
-        raise MissingKeyError(msg)
-    names = genesets.match_genes(list(genes), adata.var_names)
-    targets = np.flatnonzero(adata.var_names.isin(list(names.values())))
-    is_base = adata.var[keys.HIGHLY_VARIABLE].to_numpy(dtype=bool).copy()
-    is_base[targets] = False
-    base = np.flatnonzero(is_base)
-    return np.concatenate([base, targets]), len(base), targets
-
-
-def _resolution(adata: AnnData) -> float:
-    """Resolution at which the cells were clustered."""
-    table = adata.uns.get(keys.UNS, {}).get(keys.CLUSTERING)
-    if table is None:
-        msg = f"`uns['{keys.UNS}']` has no '{keys.CLUSTERING}'. Run crs_sc.tl.cluster first."
-        raise MissingKeyError(msg)
-    return float(table.loc[table["chosen"].astype(bool), "resolution"].iloc[0])
-
-
 def _compared(
     without: NDArray[np.int64], others: Sequence[NDArray[np.int64]], population: NDArray[np.object_]
 ) -> pd.DataFrame:
     """Table from the clusters without the targets and those with them, then with the controls."""
-    by_cell = [element_agreement(without, found) for found in others]
-    rand = [agreement(without, found) for found in others]
+    by_cell = [element_agreement(without, labels) for labels in others]
+    rand = [agreement(without, labels) for labels in others]
     rows = []
     for name in (*sorted(set(population)), keys.ALL_POPULATIONS):
         is_all = name == keys.ALL_POPULATIONS
-        own = np.full(len(population), fill_value=True) if is_all else population == name
-        with_targets, *controls = (float(values[own].mean()) for values in by_cell)
+        cells = (population == name) | is_all
+        with_targets, *controls = (float(values[cells].mean()) for values in by_cell)
         of_all = (rand[0], _mean(rand[1:])) if is_all else (np.nan, np.nan)
         low = min(controls, default=np.nan)
-        rows.append((name, own.sum(), with_targets, _mean(controls), *of_all, low))
+        rows.append((name, cells.sum(), with_targets, _mean(controls), *of_all, low))
     return pd.DataFrame(rows, columns=keys.CIRCULARITY_TABLE.names)
 
 
@@ -214,10 +192,7 @@ def gene_overlap(
     >>> table["marker_of"].to_list()
     ['Monocyte']
     """
-    if keys.HIGHLY_VARIABLE not in adata.var.columns:
-        msg = f"`var` has no column '{keys.HIGHLY_VARIABLE}'. Run crs_sc.pp.select_genes first."
-        raise MissingKeyError(msg)
-    selected = set(adata.var_names[adata.var[keys.HIGHLY_VARIABLE].to_numpy(dtype=bool)])
+    selected = set(adata.var_names[selected_genes(adata)])
     sets = {**signatures, keys.TARGET_GENES: list(genes)}
     wanted = dict.fromkeys(gene for group in (*sets.values(), *markers.values()) for gene in group)
     names = genesets.match_genes(list(wanted), adata.var_names)

@@ -81,16 +81,13 @@ def embed(
     >>> adata.obsm["X_pca"].shape[1]
     10
     """
-    if keys.HIGHLY_VARIABLE not in adata.var.columns:
-        msg = f"`var` has no column '{keys.HIGHLY_VARIABLE}'. Run crs_sc.pp.select_genes first."
-        raise MissingKeyError(msg)
+    selected = np.flatnonzero(selected_genes(adata))
     if adata.n_obs < 3:
         msg = f"{adata.n_obs} cells are too few to embed; at least 3 are needed."
         raise InputError(msg)
     if n_neighbors < 2:
         msg = f"n_neighbors must be at least 2 (a cell is among its own), got {n_neighbors!r}."
         raise InputError(msg)
-    selected = np.flatnonzero(adata.var[keys.HIGHLY_VARIABLE].to_numpy(dtype=bool))
     if len(selected) < 2:
         msg = f"{len(selected)} selected genes are too few to embed; at least 2 are needed."
         raise InputError(msg)
@@ -110,25 +107,39 @@ def embed(
         condition_key=condition_key,
         random_state=random_state,
     )
-    k = min(n_neighbors, adata.n_obs)
-    indices, distances = neighbours_of(np.asarray(adata.obsm[representation]), k - 1)
-    adata.obsp["distances"] = distance_matrix(indices, distances)
-    adata.obsp["connectivities"] = fuzzy_graph(indices, distances)
-    adata.uns["neighbors"] = {
-        "connectivities_key": "connectivities",
-        "distances_key": "distances",
-        # Scanpy counts the cell itself among its neighbours.
-        "params": {
-            "n_neighbors": k,
-            "method": "umap",
-            "metric": "euclidean",
-            "use_rep": representation,
-        },
-    }
+    neighbour_graph(adata, representation, n_neighbors=n_neighbors)
     # An earlier map is not that of this graph.
     adata.obsm.pop(keys.UMAP, None)
     if with_layout:
         layout(adata, random_state=random_state)
+
+
+def selected_genes(adata: AnnData) -> NDArray[np.bool_]:
+    """Which genes were selected, shape `(n_genes,)`; MissingKeyError if none were."""
+    if keys.HIGHLY_VARIABLE not in adata.var.columns:
+        msg = f"`var` has no column '{keys.HIGHLY_VARIABLE}'. Run crs_sc.pp.select_genes first."
+        raise MissingKeyError(msg)
+    return adata.var[keys.HIGHLY_VARIABLE].to_numpy(dtype=bool)
+
+
+def random_cells(n_cells: int, most: int, *, random_state: int) -> NDArray[np.int64]:
+    """Random cells, ascending; all where there are no more than `most`."""
+    rng = np.random.default_rng(random_state)
+    return np.sort(rng.choice(n_cells, min(most, n_cells), replace=False))
+
+
+def neighbour_graph(adata: AnnData, representation: str, *, n_neighbors: int) -> None:
+    """Write the graph and its settings as `scanpy.pp.neighbors` would.
+
+    `n_neighbors` counts the cell itself, as scanpy does; there are fewer in a small cohort.
+    """
+    k = min(n_neighbors, adata.n_obs)
+    indices, distances = neighbours_of(np.asarray(adata.obsm[representation]), k - 1)
+    adata.obsp["distances"] = distance_matrix(indices, distances)
+    adata.obsp["connectivities"] = fuzzy_graph(indices, distances)
+    params = {"n_neighbors": k, "method": "umap", "metric": "euclidean", "use_rep": representation}
+    names = {"connectivities_key": "connectivities", "distances_key": "distances"}
+    adata.uns["neighbors"] = {**names, "params": params}
 
 
 def components_of(expression: sparse.csr_matrix, *, n_comps: int, random_state: int = 0) -> AnnData:
@@ -152,12 +163,7 @@ def components_of(expression: sparse.csr_matrix, *, n_comps: int, random_state: 
 
 
 def represent(
-    adata: AnnData,
-    *,
-    integrate: bool | None,
-    batch_key: str,
-    condition_key: str,
-    random_state: int,
+    adata: AnnData, *, integrate: bool | None, batch_key: str, condition_key: str, random_state: int
 ) -> str:
     """Integrate the principal components where that is asked for or sound; key of the result.
 
@@ -287,8 +293,7 @@ def umap_positions(
     n_cells = len(points)
     if n_cells <= max_cells:
         return _umap(graph, points, random_state=random_state)
-    rng = np.random.default_rng(random_state)
-    drawn = np.sort(rng.choice(n_cells, max_cells, replace=False))
+    drawn = random_cells(n_cells, max_cells, random_state=random_state)
     others = np.setdiff1d(np.arange(n_cells), drawn)
     placed = np.zeros((n_cells, 2), dtype=np.float32)
     placed[drawn] = _umap(graph[drawn][:, drawn], points[drawn], random_state=random_state)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import keys
-from crs_sc.clustering.embedding import is_aliased
+from crs_sc.clustering.embedding import is_aliased, random_cells
 from crs_sc.clustering.leiden import Graph
 from crs_sc.core.checks import check_obs
 from crs_sc.core.neighbours import fuzzy_graph, neighbours_of
@@ -80,30 +80,28 @@ def integration_table(
     if batch_key not in adata.obs.columns:
         return pd.DataFrame(columns=keys.INTEGRATION_TABLE.names)
     check_obs(adata, batch_key=batch_key)
-    rng = np.random.default_rng(random_state)
-    size = min(max_cells, adata.n_obs)
-    cells = np.sort(rng.choice(adata.n_obs, size, replace=False))
+    cells = random_cells(adata.n_obs, max_cells, random_state=random_state)
     batch, names = pd.factorize(adata.obs[batch_key].astype(str).to_numpy()[cells], sort=True)
-    labels = None
-    if label_key is not None:
-        check_obs(adata, label_key=label_key)
-        labels = pd.factorize(adata.obs[label_key].astype(str).to_numpy()[cells], sort=True)[0]
     embeddings = {"before": np.asarray(adata.obsm[keys.PCA])[cells]}
     if keys.HARMONY in adata.obsm:
         embeddings["after"] = np.asarray(adata.obsm[keys.HARMONY])[cells]
-    k = min(n_neighbors, size - 1)
-    own = np.bincount(batch, minlength=len(names))
-    table = pd.DataFrame({"batch": [*names, keys.ALL_BATCHES], "n_cells": [*own, size]})
-    own_labels = _labels_by_batch(embeddings["before"], batch, labels, random_state=random_state)
+    if label_key is not None:
+        check_obs(adata, label_key=label_key)
+        labels, _ = pd.factorize(adata.obs[label_key].astype(str).to_numpy()[cells], sort=True)
+    else:
+        labels = _clusters_by_batch(embeddings["before"], batch, random_state=random_state)
+    k = min(n_neighbors, len(cells) - 1)
+    sizes = np.bincount(batch, minlength=len(names))
+    table = pd.DataFrame({"batch": [*names, keys.ALL_BATCHES], "n_cells": [*sizes, len(cells)]})
     for when in ("before", "after"):
         mixing = conserved = np.full(len(names), np.nan)
         if when in embeddings:
             points = embeddings[when]
             mixing = foreign_share(neighbours_of(points, k)[0], batch, len(names))
-            conserved = _conservation(points, batch, own_labels, len(names), n_neighbors=k)
+            conserved = _conservation(points, batch, labels, len(names), n_neighbors=k)
         for name, values in (("mixing", mixing), ("conservation", conserved)):
             known = np.isfinite(values)
-            mean = np.average(values[known], weights=own[known]) if known.any() else np.nan
+            mean = np.average(values[known], weights=sizes[known]) if known.any() else np.nan
             table[f"{name}_{when}"] = [*values, mean]
     aliased = is_aliased(adata, batch_key=batch_key, condition_key=condition_key)
     table["status"] = keys.CONFOUNDED if aliased else keys.OK
@@ -116,23 +114,17 @@ def integration_table(
     return chosen
 
 
-def _labels_by_batch(
-    points: NDArray[np.floating],
-    batch: NDArray[np.integer],
-    labels: NDArray[np.integer] | None,
-    *,
-    random_state: int,
-) -> NDArray[np.integer]:
-    """Return the labels, or without them the Leiden clusters of each batch alone."""
-    if labels is not None:
-        return labels
-    found = np.zeros(len(batch), dtype=np.int64)
+def _clusters_by_batch(
+    points: NDArray[np.floating], batch: NDArray[np.integer], *, random_state: int
+) -> NDArray[np.int64]:
+    """Leiden clusters of each batch alone; one cluster where it has too few cells."""
+    labels = np.zeros(len(batch), dtype=np.int64)
     for code in range(int(batch.max()) + 1):
         cells = np.flatnonzero(batch == code)
         if len(cells) >= _MIN_BATCH_CELLS:
             graph = Graph.of(fuzzy_graph(*neighbours_of(points[cells], 15)))
-            found[cells] = graph.leiden(1.0, random_state=random_state)
-    return found
+            labels[cells] = graph.leiden(1.0, random_state=random_state)
+    return labels
 
 
 def _conservation(

@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import sparse
 
 from crs_sc import keys
+from crs_sc.clustering.embedding import random_cells
 from crs_sc.core.arrays import as_csr
 from crs_sc.core.checks import add_note, check_fraction, check_obs, store
 from crs_sc.core.neighbours import fuzzy_graph, neighbours_of
@@ -22,10 +23,12 @@ from crs_sc.core.parallel import parallel_map
 from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
+
+    Partitions = dict[float, NDArray[np.int64]]
 
 __all__ = ["cluster", "cluster_table"]
 
@@ -119,18 +122,25 @@ def cluster(
     if "connectivities" not in adata.obsp:
         msg = "`obsp` has no 'connectivities'. Run crs_sc.tl.embed first."
         raise MissingKeyError(msg)
-    _check_settings(resolutions, n_subsamples, subsample, max_cells)
+    if not resolutions or min(resolutions) <= 0 or n_subsamples < 2 or not 0 < subsample < 1:
+        msg = (
+            "cluster needs resolutions > 0, at least two subsamples and a share of cells inside "
+            f"(0, 1), got resolutions={list(resolutions)}, n_subsamples={n_subsamples}, "
+            f"subsample={subsample}."
+        )
+        raise InputError(msg)
+    if max_cells < 100:
+        msg = f"max_cells must be at least 100, got {max_cells!r}."
+        raise InputError(msg)
     if flavor not in get_args(Flavor):
         msg = f"flavor must be igraph or leidenalg, got {flavor!r}."
         raise InputError(msg)
     check_fraction("min_stability", min_stability)
     whole = as_csr(adata.obsp["connectivities"])
-    drawn, adjacency = np.arange(adata.n_obs), whole
+    drawn, adjacency = random_cells(adata.n_obs, max_cells, random_state=random_state), whole
     if adata.n_obs > max_cells:
-        rng = np.random.default_rng(random_state)
-        drawn = np.sort(rng.choice(adata.n_obs, max_cells, replace=False))
         adjacency = _graph_among(adata, drawn)
-    trials = run_subsamples(
+    in_drawn, subsamples = run_subsamples(
         adjacency,
         resolutions=sorted(resolutions),
         sizes=[max(1, round(subsample * len(drawn)))] * n_subsamples,
@@ -138,18 +148,47 @@ def cluster(
         random_state=random_state,
         n_jobs=n_jobs,
     )
+    rows = []
+    for resolution, labels in in_drawn.items():
+        agreed = [agreement(labels[cells], found[resolution]) for cells, found in subsamples]
+        rows.append((resolution, labels.max() + 1, np.mean(agreed), min(agreed), len(labels)))
+    columns = ["resolution", "n_clusters", "stability", "stability_low", "n_cells"]
+    table = pd.DataFrame(rows, columns=columns).assign(stability_whole=np.nan)
+    # From the finest one that holds in the drawn cells on, until one holds in all of them too.
+    candidates = table.index[table["stability"] >= min_stability][::-1]
+    if not len(candidates):
+        candidates = table.index[[int(table["stability"].to_numpy().argmax())]]
     graph = Graph.of(whole, flavor)
-    labels, table = _choose(
-        trials, drawn, lambda r: graph.leiden(r, random_state=random_state), min_stability
-    )
+    tried: dict[int, NDArray[np.int64]] = {}
+    for row in candidates:
+        resolution = float(table["resolution"][row])
+        tried[row] = graph.leiden(resolution, random_state=random_state)
+        table.loc[row, "n_clusters"] = tried[row].max() + 1
+        table.loc[row, "stability_whole"] = np.mean(
+            [agreement(tried[row][drawn[cells]], found[resolution]) for cells, found in subsamples]
+        )
+        if table["stability_whole"][row] >= min_stability:
+            break
+    chosen = max(tried, key=lambda row: float(table["stability_whole"][row]))
+    table["chosen"] = table.index == chosen
+    store(adata, keys.CLUSTERING, table[keys.CLUSTERING_TABLE.names])
+    labels, resolution = tried[chosen], float(table["resolution"][chosen])
     names = [str(i) for i in range(int(labels.max()) + 1)]
     adata.obs[key_added] = pd.Categorical.from_codes(labels, categories=pd.Index(names))
-    store(adata, keys.CLUSTERING, table[keys.CLUSTERING_TABLE.names])
-    resolution = float(table.loc[table["chosen"], "resolution"].iloc[0])
-    found = [(drawn[cells], partitions[resolution]) for cells, partitions in trials.subsamples]
-    stability = _by_cluster(labels, found, names)
+    again = [(drawn[cells], found[resolution]) for cells, found in subsamples]
+    stability = _by_cluster(labels, again, names)
     store(adata, keys.CLUSTERS, stability)
-    _note_unstable(adata, stability, n_subsamples=n_subsamples)
+    unstable = stability.loc[stability["state"] == keys.UNSTABLE, ["cluster", "stability", "joins"]]
+    if len(unstable):
+        named = listing(
+            f"{name} ({value:.2f}{f', found with {joins}' if joins else ''})"
+            for name, value, joins in unstable.itertuples(index=False)
+        )
+        add_note(
+            adata,
+            f"Clusters that {n_subsamples} subsamples of the cells do not find again (mean Jaccard "
+            f"coefficient below {_DOUBTFUL}): {named}.",
+        )
 
 
 def cluster_table(
@@ -190,30 +229,26 @@ def cluster_table(
         msg = f"`uns['{keys.UNS}']` has no '{keys.CLUSTERS}'. Run crs_sc.tl.cluster first."
         raise MissingKeyError(msg)
     table: pd.DataFrame = adata.uns[keys.UNS][keys.CLUSTERS].reset_index(drop=True)
-    cells = pd.crosstab(
-        adata.obs[cluster_key].astype(str), adata.obs[population_key].astype(str)
-    ).reindex(table["cluster"].astype(str))
-    name = cells.idxmax(axis=1)
-    table["population"] = name.to_numpy()
-    table["population_share"] = (cells.max(axis=1) / cells.sum(axis=1)).to_numpy()
-    table["joins_population"] = table["joins"].map(name).fillna("")
+    add_majority(table, adata, cluster_key, name="population", column=population_key)
+    named = table.set_index("cluster")["population"]
+    table["joins_population"] = table["joins"].map(named).fillna("")
     chosen: pd.DataFrame = table[keys.CLUSTERS_TABLE.names]
     return chosen
 
 
-def _check_settings(
-    resolutions: Sequence[float], n_subsamples: int, subsample: float, max_cells: int
-) -> None:
-    if not resolutions or min(resolutions) <= 0 or n_subsamples < 2 or not 0 < subsample < 1:
-        msg = (
-            "cluster needs resolutions > 0, at least two subsamples and a share of cells inside "
-            f"(0, 1), got resolutions={list(resolutions)}, n_subsamples={n_subsamples}, "
-            f"subsample={subsample}."
-        )
-        raise InputError(msg)
-    if max_cells < 100:
-        msg = f"max_cells must be at least 100, got {max_cells!r}."
-        raise InputError(msg)
+def add_majority(
+    table: pd.DataFrame, adata: AnnData, cluster_key: str, *, name: str, column: str
+) -> pd.DataFrame:
+    """Give each cluster of the table the value that most of its cells have, and their share.
+
+    A missing value is an empty string. Returns cells by cluster and value.
+    """
+    values = adata.obs[column].astype(object).where(adata.obs[column].notna(), "").astype(str)
+    cells = pd.crosstab(adata.obs[cluster_key].astype(str), values)
+    cells = cells.reindex(table["cluster"].astype(str))
+    table[name] = cells.idxmax(axis=1).to_numpy()
+    table[f"{name}_share"] = (cells.max(axis=1) / cells.sum(axis=1)).to_numpy()
+    return cells
 
 
 def _graph_among(adata: AnnData, cells: NDArray[np.integer]) -> sparse.csr_matrix:
@@ -230,39 +265,6 @@ def _graph_among(adata: AnnData, cells: NDArray[np.integer]) -> sparse.csr_matri
     n_neighbors = int(settings["n_neighbors"])
     # Scanpy counts the cell itself.
     return fuzzy_graph(*neighbours_of(points[cells], n_neighbors - 1))
-
-
-def _choose(
-    trials: Trials,
-    drawn: NDArray[np.integer],
-    cluster_all: Callable[[float], NDArray[np.int64]],
-    min_stability: float,
-) -> tuple[NDArray[np.int64], pd.DataFrame]:
-    """Choose the resolution; clusters of all cells and the table of the resolutions.
-
-    The trials are of the `drawn` cells; `cluster_all` gives the clusters of all at a resolution.
-    """
-    table = trials.table()
-    finest_first = table.index[::-1]
-    candidates = finest_first[table.loc[finest_first, "stability"] >= min_stability]
-    if not len(candidates):
-        candidates = table.index[[int(table["stability"].to_numpy().argmax())]]
-    tried: dict[int, NDArray[np.int64]] = {}
-    for row in candidates:
-        resolution = float(table["resolution"][row])
-        tried[row] = cluster_all(resolution)
-        table.loc[row, "n_clusters"] = tried[row].max() + 1
-        table.loc[row, "stability_whole"] = np.mean(
-            [
-                agreement(tried[row][drawn[cells]], partitions[resolution])
-                for cells, partitions in trials.subsamples
-            ]
-        )
-        if table["stability_whole"][row] >= min_stability:
-            break
-    chosen = max(tried, key=lambda row: float(table["stability_whole"][row]))
-    table["chosen"] = table.index == chosen
-    return tried[chosen], table
 
 
 def _by_cluster(
@@ -300,35 +302,11 @@ def _by_cluster(
     )
 
 
-def _note_unstable(adata: AnnData, stability: pd.DataFrame, *, n_subsamples: int) -> None:
-    """Name the clusters that the subsamples do not find again."""
-    rows = stability[stability["state"] == keys.UNSTABLE]
-    if len(rows):
-        named = listing(
-            f"{cluster} ({value:.2f}{f', found with {joins}' if joins else ''})"
-            for cluster, value, joins in zip(
-                rows["cluster"], rows["stability"], rows["joins"], strict=True
-            )
-        )
-        add_note(
-            adata,
-            f"Clusters that {n_subsamples} subsamples of the cells do not find again (mean Jaccard "
-            f"coefficient below {_DOUBTFUL}): {named}.",
-        )
-
-
 @dataclass(frozen=True)
 class Graph:
-    """An undirected weighted graph, built once for all resolutions.
+    """An undirected weighted graph of igraph, built once for all resolutions.
 
-    Attributes
-    ----------
-    graph
-        Of igraph.
-    weights
-        One an edge.
-    flavor
-        Whose Leiden cuts it.
+    `weights` has one an edge; `flavor` says whose Leiden cuts it.
     """
 
     graph: Any
@@ -384,31 +362,6 @@ def by_size(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     return rank[labels]
 
 
-@dataclass(frozen=True)
-class Trials:
-    """Partitions of some cells, and of random subsamples of them, at several resolutions.
-
-    Attributes
-    ----------
-    labels
-        Clusters of all these cells by resolution.
-    subsamples
-        For each subsample its cells, sorted, and their clusters by resolution.
-    """
-
-    labels: dict[float, NDArray[np.int64]]
-    subsamples: list[tuple[NDArray[np.intp], dict[float, NDArray[np.int64]]]]
-
-    def table(self) -> pd.DataFrame:
-        """One row a resolution: how many clusters, and how well the subsamples agree with them."""
-        rows = []
-        for resolution, labels in self.labels.items():
-            found = [agreement(labels[cells], own[resolution]) for cells, own in self.subsamples]
-            rows.append((resolution, labels.max() + 1, np.mean(found), min(found), len(labels)))
-        columns = ["resolution", "n_clusters", "stability", "stability_low", "n_cells"]
-        return pd.DataFrame(rows, columns=columns).assign(stability_whole=np.nan)
-
-
 def run_subsamples(
     adjacency: sparse.csr_matrix,
     *,
@@ -417,8 +370,10 @@ def run_subsamples(
     flavor: Flavor,
     random_state: int,
     n_jobs: int,
-) -> Trials:
+) -> tuple[Partitions, list[tuple[NDArray[np.intp], Partitions]]]:
     """Leiden at every resolution, in all cells and in random subsamples, each with another seed.
+
+    Clusters of all cells by resolution; for each subsample its cells, sorted, and their clusters.
 
     The graph is restricted to the drawn cells, not made anew: the modularity of a partition is, in
     expectation, that of all cells (every weight and every product of degrees over the total
@@ -430,12 +385,12 @@ def run_subsamples(
     parts = [adjacency, *(sparse.csr_matrix(adjacency[cells][:, cells]) for cells in drawn)]
     calls = [(part, tuple(resolutions), flavor, random_state + i) for i, part in enumerate(parts)]
     labels, *found = parallel_map(_at_resolutions, calls, n_jobs=n_jobs)
-    return Trials(labels, list(zip(drawn, found, strict=True)))
+    return labels, list(zip(drawn, found, strict=True))
 
 
 def _at_resolutions(
     adjacency: sparse.csr_matrix, resolutions: Sequence[float], flavor: Flavor, seed: int
-) -> dict[float, NDArray[np.int64]]:
+) -> Partitions:
     """Leiden clusters at each resolution."""
     graph = Graph.of(adjacency, flavor)
     return {r: graph.leiden(r, random_state=seed) for r in resolutions}

@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 
 from crs_sc import genesets, keys
-from crs_sc.clustering.embedding import components_of
-from crs_sc.clustering.leiden import Flavor, cluster
+from crs_sc.clustering.embedding import components_of, neighbour_graph
+from crs_sc.clustering.leiden import Flavor, add_majority, cluster
 from crs_sc.core.arrays import log_scaled
 from crs_sc.core.blocks import columns_of, layer_of
 from crs_sc.core.checks import add_note, check_obs, gene_positions, store
-from crs_sc.core.neighbours import fuzzy_graph, neighbours_of
 from crs_sc.core.variable_genes import variable_genes
 from crs_sc.errors import InputError, MissingKeyError
 
@@ -135,11 +134,8 @@ def subcluster(
             # As `X`: log1p of counts per 10,000.
             expression.data = log_scaled(expression, 1e4 / np.maximum(depth, 1))
         points = components_of(expression, n_comps=n_comps).obsm["X_pca"]
-        k = min(n_neighbors, len(cells))
         part = ad.AnnData(obs=pd.DataFrame(index=adata.obs_names[cells]), obsm={keys.PCA: points})
-        part.obsp["connectivities"] = fuzzy_graph(*neighbours_of(points, k - 1))
-        part.uns["neighbors"] = {"params": {"n_neighbors": k}}
-        part.uns["neighbors"]["params"]["use_rep"] = keys.PCA
+        neighbour_graph(part, keys.PCA, n_neighbors=n_neighbors)
         cluster(
             part, resolutions=resolutions, flavor=flavor, random_state=random_state, n_jobs=n_jobs
         )
@@ -214,10 +210,7 @@ def subcluster_table(
     ['Classical monocyte', 'Non-classical monocyte', 'cDC2']
     """
     check_obs(
-        adata,
-        population_key=population_key,
-        subject_key=subject_key,
-        condition_key=condition_key,
+        adata, population_key=population_key, subject_key=subject_key, condition_key=condition_key
     )
     stored = adata.uns.get(keys.UNS, {}).get(keys.SUBCLUSTERS)
     if stored is None:
@@ -229,11 +222,8 @@ def subcluster_table(
         "condition": condition_key,
         "subject": subject_key,
     }
-    for name, key in sources.items():
-        of_cell = adata.obs[key].astype(object).where(adata.obs[key].notna(), "")
-        cells = pd.crosstab(adata.obs[cluster_key], of_cell).reindex(table["cluster"])
-        table[name] = cells.idxmax(axis=1).to_numpy()
-        table[f"{name}_share"] = (cells.max(axis=1) / cells.sum(axis=1)).to_numpy()
+    for name, column in sources.items():
+        cells = add_majority(table, adata, cluster_key, name=name, column=column)
     table["n_subjects"] = (cells > 0).sum(axis=1).to_numpy()
     joined = table.set_index("cluster")
     table["joins_population"] = table["joins"].map(joined["population"]).fillna("")

@@ -38,22 +38,11 @@ def nearest_neighbours(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Find the nearest neighbours of each point, itself among them.
 
-    Parameters
-    ----------
-    points
-        Shape `(n_points, n_dimensions)`; euclidean distance in float32.
-    k
-        Neighbours, the point itself included; at most `n_points`.
-    max_exact
-        Up to this many points the search is exact: all distances are computed.
-    min_recall
-        Above it, an inverted file searches as many of its lists as it takes for this share of the
-        exact neighbours of `n_checked` points to be found.
-    n_checked
-        Points for which the exact neighbours are computed, evenly spread.
+    Euclidean distance in float32; `points` are of shape `(n_points, n_dimensions)`, and `k` counts
+    the point itself. Up to `max_exact` points all distances are computed. Above, an inverted file
+    searches as many of its lists as it takes to give `min_recall` of the exact neighbours of
+    `n_checked` points, evenly spread.
 
-    Returns
-    -------
     Indices and distances, each `(n_points, k)`, nearest first.
     """
     import faiss
@@ -109,8 +98,7 @@ def _inverted_file(
     index.add(data)
     index.nprobe = 8
     while index.nprobe < n_lists:
-        found = index.search(checked, known.shape[1])[1]
-        if shared(found, known) >= min_recall:
+        if shared(index.search(checked, known.shape[1])[1], known) >= min_recall:
             break
         index.nprobe = min(round(1.5 * index.nprobe), n_lists)
     return index
@@ -156,21 +144,10 @@ def fuzzy_graph(
 
     The nearest neighbour has weight 1; the others fall off exponentially, at a rate by which the
     weights of a cell add up to `log2(k + 1)`. The two directions are joined by `a + b - a b`.
-
-    Parameters
-    ----------
-    indices, distances
-        From `neighbours_of`, shape `(n_cells, k)`.
-    size
-        Cells at a time.
-
-    Returns
-    -------
-    Symmetric CSR of float32, `(n_cells, n_cells)`.
-
-    References
-    ----------
     McInnes et al. 2018, arXiv:1802.03426.
+
+    `indices` and `distances` are those of `neighbours_of`, `(n_cells, k)`; `size` cells are worked
+    on at a time. Symmetric CSR of float32, `(n_cells, n_cells)`.
     """
     mean = float(distances.mean(dtype=np.float64)) * distances.shape[1] / (distances.shape[1] + 1)
     weights = np.empty(distances.shape, dtype=np.float32)
@@ -206,8 +183,8 @@ def _directed_weights(distances: NDArray[np.float64], mean: float) -> NDArray[np
             np.isinf(high[active]), 2 * scale[active], (low[active] + high[active]) / 2
         )
     # A cell whose neighbours are all copies of it is compared with the whole cohort.
-    own = distances.sum(axis=1) / (k + 1)
-    scale = np.maximum(scale, _MIN_SCALE * np.where(nearest > 0, own, mean))
+    reference = np.where(nearest > 0, distances.sum(axis=1) / (k + 1), mean)
+    scale = np.maximum(scale, _MIN_SCALE * reference)
     fall = np.divide(beyond, scale[:, None], out=np.zeros_like(beyond), where=scale[:, None] > 0)
     weights: NDArray[np.float64] = np.exp(-fall)
     return weights

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,19 +23,8 @@ _MIN_CELLS_OF_GENE = 3
 _MAX_CELLS = 50_000
 
 
-@dataclass(frozen=True)
-class VariableGenes:
-    """Genes that were chosen, and how.
-
-    Attributes
-    ----------
-    marked
-        Shape `(n_genes,)`.
-    method
-        In words.
-    small_batches
-        Batches with too few cells to have a say.
-    """
+class VariableGenes(NamedTuple):
+    """Genes that were chosen, how in words, and batches with too few cells to have a say."""
 
     marked: NDArray[np.bool_]
     method: str
@@ -106,8 +94,7 @@ def variable_genes(
     import anndata as ad
 
     data = ad.AnnData(
-        found[:, seen],
-        obs=pd.DataFrame({"batch": pd.Categorical(names)}, index=cells.astype(str)),
+        found[:, seen], obs=pd.DataFrame({"batch": pd.Categorical(names)}, index=cells.astype(str))
     )
     chosen, method = _by_scanpy(data, n_genes)
     marked[columns[seen][chosen]] = True

@@ -13,9 +13,8 @@ q_l / p_l` with the pooled profile, so the mean of the panels weighted by `p_l` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy import optimize, special
@@ -25,31 +24,25 @@ from crs_sc.core.arrays import compiled
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Floats = NDArray[np.float64]
+    Mask = NDArray[np.bool_]
+
 _ALPHA = 0.05
 # Below this there is too little ambient RNA to say whose it is.
 _NO_AMBIENT = 0.01
 # Limits of Poisson counts that are worked out at least, of so many counts.
 _FIRST = 64
 
-
 # Estimate, lower and upper 95 % bound.
 Interval = tuple[float, float, float]
 
 
-@dataclass(frozen=True)
-class Rate:
-    """Contamination as one panel reads it.
+class Rate(NamedTuple):
+    """Contamination as one panel reads it: maximum likelihood and exact 95 % interval.
 
-    Attributes
-    ----------
-    estimate, low, high
-        Maximum likelihood and exact 95 % interval.
-    count, exposure
-        Panel UMI seen, and expected at a contamination of 1, in the cells that were used.
-    n_cells
-        Cells that were used.
-    refused
-        Share of the candidate cells with a count that ambient RNA cannot give.
+    `count` and `exposure` are the panel UMI seen, and expected at a contamination of 1, in the
+    `n_cells` that were used; `refused` is the share of the candidate cells with a count that
+    ambient RNA cannot give.
     """
 
     estimate: float
@@ -61,14 +54,7 @@ class Rate:
     refused: float
 
 
-def largest_ambient_count(mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Largest count that ambient RNA could still give: `P(Poisson(mean) >= count) > 0.05`."""
-    return largest_count(mean, _ALPHA)
-
-
-def panel_rate(
-    counts: NDArray[np.float64], exposure: NDArray[np.float64], *, max_fraction: float
-) -> Rate:
+def panel_rate(counts: Floats, exposure: Floats, *, max_fraction: float) -> Rate:
     """Contamination from one panel in cells that should not express it.
 
     The cut is drawn in to twice the estimate, which removes doublets with few panel counts;
@@ -80,11 +66,11 @@ def panel_rate(
     """
     bound = _bound(_middle(counts, exposure, max_fraction), max_fraction)
     for _ in range(4):
-        cut = largest_ambient_count(bound * exposure)
+        cut = largest_count(bound * exposure)
         informative = cut > 0
         kept = (counts <= cut) & informative
-        total, mine, limits = counts[kept].sum(), exposure[kept], cut[kept]
-        estimate = _solve(total, mine, limits, max_fraction)
+        total, used, limits = counts[kept].sum(), exposure[kept], cut[kept]
+        estimate = _solve(total, used, limits, max_fraction)
         tighter = _bound(estimate, max_fraction)
         if tighter >= 0.9 * bound:
             break
@@ -92,15 +78,9 @@ def panel_rate(
     # Garwood's exact bounds of a Poisson mean.
     low = float(special.gammaincinv(total, 0.025)) if total else 0.0
     high = float(special.gammaincinv(total + 1, 0.975))
-    return Rate(
-        estimate,
-        _solve(low, mine, limits, max_fraction),
-        _solve(high, mine, limits, max_fraction),
-        int(total),
-        float(mine.sum()),
-        int(kept.sum()),
-        float(1 - kept.sum() / informative.sum()) if informative.any() else 0.0,
-    )
+    bounds = (_solve(bound_of, used, limits, max_fraction) for bound_of in (low, high))
+    refused = float(1 - kept.sum() / informative.sum()) if informative.any() else 0.0
+    return Rate(estimate, *bounds, int(total), float(used.sum()), int(kept.sum()), refused)
 
 
 def _bound(estimate: float, most: float) -> float:
@@ -108,7 +88,7 @@ def _bound(estimate: float, most: float) -> float:
     return min(most, max(2 * estimate, 0.03))
 
 
-def _middle(counts: NDArray[np.float64], exposure: NDArray[np.float64], most: float) -> float:
+def _middle(counts: Floats, exposure: Floats, most: float) -> float:
     """Contamination at which the counts rank in the middle of what Poisson would give.
 
     The rank of a count is `P(Y < y) + P(Y = y) / 2`, with mean 1/2 in honest cells. It is at most
@@ -125,9 +105,7 @@ def _middle(counts: NDArray[np.float64], exposure: NDArray[np.float64], most: fl
     return float(optimize.brentq(excess, 0.0, most, xtol=1e-4))
 
 
-def _solve(
-    total: float, exposure: NDArray[np.float64], cut: NDArray[np.float64], most: float
-) -> float:
+def _solve(total: float, exposure: Floats, cut: Floats, most: float) -> float:
     """Contamination at which the truncated Poisson counts sum to `total`; `most` if none does."""
 
     def excess(rho: float) -> float:
@@ -142,14 +120,14 @@ def _solve(
 
 def combine_rates(
     rates: dict[str, Rate], weights: dict[str, float], *, max_ratio: float
-) -> tuple[float, float, float, list[str]]:
+) -> tuple[Interval, list[str]]:
     """Weighted mean of the panels, leaving out one that is grossly above the others.
 
     Ambient RNA reaches all panels; real expression only one. So the highest panel is left out if
     even its lower bound is more than `max_ratio` times the upper bound of the others' mean, unless
     it weighs more than the others together.
 
-    Estimate, lower and upper 95 % bound (of the weighted mean, panels independent), panels used.
+    Estimate and bounds (of the weighted mean, panels independent), and the panels used.
     """
     used = sorted(rates, key=lambda name: (rates[name].estimate, name))
     while len(used) > 1:
@@ -158,17 +136,12 @@ def combine_rates(
         if rates[used[-1]].low <= max_ratio * upper or not minority:
             break
         used.pop()
-    return *_weighted(rates, weights, used), sorted(used)
+    return _weighted(rates, weights, used), sorted(used)
 
 
 def agreeing_cells(
-    counts: NDArray[np.float64],
-    exposure: NDArray[np.float64],
-    groups: list[NDArray[np.bool_]],
-    *,
-    max_fraction: float,
-    max_ratio: float,
-) -> NDArray[np.bool_]:
+    counts: Floats, exposure: Floats, groups: list[Mask], *, max_fraction: float, max_ratio: float
+) -> Mask:
     """Cells of the groups that read one contamination; a group that makes the panel is left out.
 
     Ambient RNA brings the same share of a panel into all cells, and expression only adds to it. So
@@ -184,10 +157,10 @@ def agreeing_cells(
     believed = np.zeros(len(counts), dtype=bool)
     refused = np.zeros(len(counts), dtype=bool)
     upper = max_fraction
-    for own, group in rated:
-        both = own
+    for rate, group in rated:
+        both = rate
         if believed.any():
-            if own.low > max_ratio * upper:
+            if rate.low > max_ratio * upper:
                 refused |= group
                 continue
             cells = believed | group
@@ -234,15 +207,11 @@ def relative_lysis(rate: Rate, mean: float, *, most: float) -> float:
     return float(np.clip(1 + shrunk / mean, 1 / most, most))
 
 
-def _weighted(
-    rates: dict[str, Rate], weights: dict[str, float], names: list[str]
-) -> tuple[float, float, float]:
+def _weighted(rates: dict[str, Rate], weights: dict[str, float], names: list[str]) -> Interval:
     """Weighted mean and its bounds from the panels' own bounds, added in squares."""
     w = np.array([weights[name] for name in names])
     w = w / w.sum() if w.sum() > 0 else np.full(len(names), 1 / len(names))
-    estimate, low, high = np.array(
-        [(rates[name].estimate, rates[name].low, rates[name].high) for name in names]
-    ).T
+    estimate, low, high = np.array([rates[name][:3] for name in names]).T
     mean = float(w @ estimate)
     below, above = (
         float(np.sqrt(np.sum((w * side) ** 2))) for side in (estimate - low, high - estimate)
@@ -250,10 +219,10 @@ def _weighted(
     return mean, mean - below, mean + above
 
 
-def largest_count(mean: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
+def largest_count(mean: Floats, alpha: float = _ALPHA) -> Floats:
     """Smallest count that is exceeded with a probability of at most `alpha`.
 
-    `scipy.stats.poisson.isf(alpha, mean)`.
+    `scipy.stats.poisson.isf(alpha, mean)`: the largest count that ambient RNA could still give.
     """
     highest = float(mean.max(initial=0.0))
     n = _FIRST
@@ -263,29 +232,29 @@ def largest_count(mean: NDArray[np.float64], alpha: float) -> NDArray[np.float64
 
 
 @lru_cache(maxsize=32)
-def _largest_means(alpha: float, n: int) -> NDArray[np.float64]:
+def _largest_means(alpha: float, n: int) -> Floats:
     """Largest means at which the counts 0, 1, ..., `n - 1` are exceeded that seldom, ascending."""
-    limits: NDArray[np.float64] = special.pdtri(np.arange(n), 1 - alpha)
+    limits: Floats = special.pdtri(np.arange(n), 1 - alpha)
     limits.flags.writeable = False
     return limits
 
 
-def mid_ranks(counts: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+def mid_ranks(counts: Floats, mean: Floats) -> Floats:
     """Rank of each count among those that Poisson would give: `P(Y < y) + P(Y = y) / 2`."""
     # Most are zero.
-    rank: NDArray[np.float64] = 0.5 * np.exp(-mean)
+    rank: Floats = 0.5 * np.exp(-mean)
     some = np.flatnonzero(counts > 0)
     y, m = counts[some], mean[some]
     rank[some] = 0.5 * (special.pdtr(y - 1, m) + special.pdtr(y, m))
     return rank
 
 
-def truncated_sum(mean: NDArray[np.float64], cut: NDArray[np.float64]) -> float:
+def truncated_sum(mean: Floats, cut: Floats) -> float:
     """Sum of the expected values of Poisson counts of which none is above its cut."""
     return float(compiled(_truncated_sum)(mean, cut))
 
 
-def _truncated_sum(mean: NDArray[np.float64], cut: NDArray[np.float64]) -> float:
+def _truncated_sum(mean: Floats, cut: Floats) -> float:
     """Add up `m * P(Y < c) / P(Y <= c)`.
 
     That is `m * (1 - b)` with `b = P(Y = c) / P(Y <= c)`, Erlang's formula, of which the inverse

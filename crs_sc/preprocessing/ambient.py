@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -15,25 +14,23 @@ from crs_sc.core.blocks import pass_over
 from crs_sc.core.checks import add_note, check_fraction, check_obs, store
 from crs_sc.errors import InputError, listing
 from crs_sc.preprocessing._contamination import (
-    Interval,
-    Rate,
     agreeing_cells,
     combine_evidence,
     combine_rates,
-    largest_ambient_count,
+    largest_count,
     panel_rate,
     relative_lysis,
 )
 from crs_sc.preprocessing.qc import CONTAMINATION_COLUMNS
-from crs_sc.preprocessing.species import analysed_species
+from crs_sc.preprocessing.species import SpeciesAmbient, ambient_columns, analysed_species
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from anndata import AnnData
     from numpy.typing import NDArray
-    from scipy import sparse
 
+    from crs_sc.preprocessing._contamination import Floats, Interval, Mask, Rate
     from crs_sc.preprocessing.species import Species
 
 __all__ = ["estimate_ambient"]
@@ -197,48 +194,55 @@ def estimate_ambient(
         check_fraction(name, value)
     check_obs(adata, sample_key=sample_key)
     organism = analysed_species(organism)
-    own = _own_species(adata, organism)
-    clean = own & _usable(adata)
+    # Barcodes too poor to call are ambient RNA: they belong to the pool.
+    in_pool = np.ones(adata.n_obs, dtype=bool)
+    if keys.SPECIES in adata.obs.columns:
+        called = adata.obs[keys.SPECIES].astype(object)
+        in_pool = np.asarray((called == organism) | called.isna(), dtype=bool)
+    # Evidence comes from the cells that passed so far, or all before quality control.
+    usable = in_pool
+    if keys.QC_STATUS in adata.obs.columns:
+        usable = in_pool & np.asarray(adata.obs[keys.QC_STATUS].astype(str) == keys.PASS)
     codes, samples = string_codes(adata.obs[sample_key])
-    sets = _gene_sets(adata, organism)
-    pool = GroupSums(np.where(own, codes, -1), len(samples), adata.n_vars)
+    sets = _gene_sets(tuple(adata.var_names.tolist()), organism)
+    pool = GroupSums(np.where(in_pool, codes, -1), len(samples), adata.n_vars)
     union = np.unique(np.concatenate(list(sets.values())))
     panels = FewColumns(union, adata.n_obs, adata.n_vars)
     pass_over(adata, pool, panels)
     profiles = _shares(pool.sums)
-    totals = pool.row_sums
-    set_counts = _set_counts(panels.result()[0], union, sets)
+    # UMI of each set per cell, from the counts of the genes that are in any.
+    indicator = np.stack([np.isin(union, columns) for columns in sets.values()], axis=1)
+    set_counts = np.asarray(panels.result()[0] @ indicator.astype(np.float64), dtype=np.float64)
+    by_species = adata.uns.get(keys.UNS, {}).get(keys.SPECIES_AMBIENT, pd.DataFrame())
     rows, weighted = [], np.full(adata.n_obs, -1)
-    weights = own.astype(np.float64)
+    weights = in_pool.astype(np.float64)
     for code, sample in enumerate(samples):
         given = (empty_profiles or {}).get(sample)
+        source = "pooled_cells" if given is None else "empty_droplets"
         if given is not None:
-            profiles[code] = _given_profile(given, _names_of(given, adata), sample)
-        cells = np.flatnonzero(clean & (codes == code))
+            profiles[code] = _given_profile(given, adata, sample)
+        cells = np.flatnonzero(usable & (codes == code))
+        other_species = None
+        if sample in by_species.index:
+            measured = by_species.loc[sample, ambient_columns(organism)]
+            other_species = from_species(SpeciesAmbient(*measured.astype(float)))
         ambient = sample_ambient(
-            {name: values[cells] for name, values in set_counts.items()},
-            totals[cells],
-            {name: float(profiles[code, index].sum()) for name, index in sets.items()},
+            dict(zip(sets, set_counts[cells].T, strict=True)),
+            pool.row_sums[cells],
+            {name: float(profiles[code, columns].sum()) for name, columns in sets.items()},
             pooled=given is None,
             max_fraction=max_fraction,
             min_exposure=min_exposure,
-            species=_species_evidence(adata, sample, organism),
+            species=other_species,
         )
-        source = "pooled_cells" if given is None else "empty_droplets"
         if ambient is None:
             rows.append((assumed_fraction, max_fraction, f"{source}; {ASSUMED}", 0.0))
             continue
-        rows.append(
-            (
-                ambient.fraction,
-                ambient.upper,
-                f"{source}; {', '.join(ambient.panels)}",
-                ambient.lower,
-            )
-        )
+        (fraction, lower, upper), used, lysis = ambient
+        rows.append((fraction, upper, f"{source}; {', '.join(used)}", lower))
         if given is None:
-            weights[cells] = ambient.weights
-            weighted[own & (codes == code)] = code
+            weights[cells] = lysis
+            weighted[in_pool & (codes == code)] = code
     if (weighted >= 0).any():
         pool = GroupSums(weighted, len(samples), adata.n_vars, weights=weights)
         pass_over(adata, pool)
@@ -255,47 +259,19 @@ def estimate_ambient(
         add_note(adata, note)
 
 
-def _species_evidence(
-    adata: AnnData, sample: str, organism: str
-) -> tuple[float, float, float] | None:
-    """Contamination from the cells of the other species, where these were counted."""
-    ambients = adata.uns.get(keys.UNS, {}).get(keys.SPECIES_AMBIENT)
-    if ambients is None or sample not in ambients.index:
-        return None
-    other = "mouse" if organism == "human" else "human"
-    row = ambients.loc[sample]
-    return from_species(
-        own_in_other=float(row[f"{organism}_in_{other}"]),
-        other_in_own=float(row[f"{other}_in_{organism}"]),
-        n_other=int(row[f"n_{other}"]),
-        umi_own=float(row[f"umi_{organism}"]),
-        umi_other=float(row[f"umi_{other}"]),
-        scaling=float(row["scaling"]),
-        scaling_error=float(row["scaling_error"]),
-    )
-
-
-def _gene_sets(adata: AnnData, organism: Species) -> dict[str, NDArray[np.intp]]:
-    """Columns of each panel and marker set, under the names that the data give the genes."""
-    return dict(_columns_of_sets(tuple(adata.var_names.tolist()), organism))
-
-
 # The samples of a cohort have the same genes and come one after the other.
 @lru_cache(maxsize=2)
-def _columns_of_sets(
-    var_names: tuple[str, ...], organism: Species
-) -> Mapping[str, NDArray[np.intp]]:
+def _gene_sets(var_names: tuple[str, ...], organism: Species) -> Mapping[str, NDArray[np.intp]]:
+    """Columns of each panel and marker set, under the names that the data give the genes."""
     sets: dict[str, NDArray[np.intp]] = {}
     index = pd.Index(var_names, dtype=str)
     for name, genes in (PANELS | MARKERS).items():
         wanted = list(genes)
         if organism == "mouse":
-            pairs = genesets.orthologs()
-            wanted = pairs.loc[
-                pairs["human"].isin(genes) & (pairs["mouse"] != ""), "mouse"
-            ].tolist()
-        found = genesets.match_genes(wanted, var_names, organism=organism)
-        sets[name] = np.sort(index.get_indexer(pd.Index(list(found.values()), dtype=str)))
+            pairs = genesets.orthologs().query("human in @genes and mouse != ''")
+            wanted = pairs["mouse"].tolist()
+        matched = genesets.match_genes(wanted, var_names, organism=organism)
+        sets[name] = np.sort(index.get_indexer(pd.Index(list(matched.values()), dtype=str)))
     sets["immunoglobulin"] = np.flatnonzero(genesets.immunoglobulin_genes(var_names))
     sets["haemoglobin"] = np.flatnonzero(genesets.haemoglobin_genes(var_names))
     for columns in sets.values():
@@ -303,34 +279,20 @@ def _columns_of_sets(
     return sets
 
 
-def _set_counts(
-    counts: sparse.csr_matrix, columns: NDArray[np.intp], sets: dict[str, NDArray[np.intp]]
-) -> dict[str, NDArray[np.float64]]:
-    """UMI of each set per cell, from the counts of the genes that are in any."""
-    indicator = np.zeros((len(columns), len(sets)))
-    for column, index in enumerate(sets.values()):
-        indicator[np.searchsorted(columns, index), column] = 1.0
-    summed = np.asarray(counts @ indicator, dtype=np.float64)
-    return {name: summed[:, column] for column, name in enumerate(sets)}
-
-
-def _shares(pooled: NDArray[np.float64]) -> NDArray[np.float64]:
+def _shares(pooled: Floats) -> Floats:
     """Rows that sum to 1; a sample without a count gets a flat row."""
     total = pooled.sum(axis=1, keepdims=True)
     flat = np.full_like(pooled, 1 / pooled.shape[1])
     return np.divide(pooled, total, out=flat, where=total > 0)
 
 
-def _names_of(profile: pd.Series, adata: AnnData) -> list[str]:
-    """Names of the genes as the profile has them: of two genomes, those of the file."""
-    if keys.ORIGINAL_NAME in adata.var.columns and not adata.var_names.isin(profile.index).any():
-        return [str(name) for name in adata.var[keys.ORIGINAL_NAME]]
-    return [str(name) for name in adata.var_names]
-
-
-def _given_profile(profile: pd.Series, genes: Sequence[str], sample: str) -> NDArray[np.float64]:
+def _given_profile(profile: pd.Series, adata: AnnData, sample: str) -> Floats:
     """Shares of a profile from empty droplets, in the order of the genes of the data."""
-    values = profile.groupby(level=0).sum().reindex(pd.Index(genes)).fillna(0.0).to_numpy(float)
+    names = adata.var_names
+    if keys.ORIGINAL_NAME in adata.var.columns and not names.isin(profile.index).any():
+        # Of a file with two genomes, as it names them.
+        names = pd.Index(adata.var[keys.ORIGINAL_NAME].astype(str))
+    values = profile.groupby(level=0).sum().reindex(names).fillna(0.0).to_numpy(float)
     if profile.isna().any() or (values < 0).any() or not np.isfinite(values).all():
         msg = f"The empty-droplet profile of sample '{sample}' has missing or negative values."
         raise InputError(msg)
@@ -340,62 +302,27 @@ def _given_profile(profile: pd.Series, genes: Sequence[str], sample: str) -> NDA
             f"(its index: {listing(profile.index, most=3)}). Index it by gene name."
         )
         raise InputError(msg)
-    shares: NDArray[np.float64] = values / values.sum()
-    return shares
-
-
-def _own_species(adata: AnnData, organism: str) -> NDArray[np.bool_]:
-    """Barcodes of the analysed species, or all where species were not called."""
-    if keys.SPECIES not in adata.obs.columns:
-        return np.ones(adata.n_obs, dtype=bool)
-    species = adata.obs[keys.SPECIES].astype(object)
-    # Barcodes too poor to call are ambient RNA: they belong to the pool.
-    return np.asarray((species == organism) | species.isna(), dtype=bool)
-
-
-def _usable(adata: AnnData) -> NDArray[np.bool_]:
-    """Cells that may bear evidence: those that passed so far, or all before quality control."""
-    if keys.QC_STATUS not in adata.obs.columns:
-        return np.ones(adata.n_obs, dtype=bool)
-    return np.asarray(adata.obs[keys.QC_STATUS].astype(str) == keys.PASS, dtype=bool)
-
-
-@dataclass(frozen=True)
-class SampleAmbient:
-    """Contamination of one sample.
-
-    Attributes
-    ----------
-    fraction, lower, upper
-        Estimate and 95 % interval.
-    panels
-        Those that were used.
-    weights
-        How much each cell's lineage adds to ambient RNA, shape `(n_cells,)`.
-    """
-
-    fraction: float
-    lower: float
-    upper: float
-    panels: list[str]
-    weights: NDArray[np.float64]
+    return np.asarray(values / values.sum())
 
 
 def sample_ambient(
-    counts: dict[str, NDArray[np.float64]],
-    totals: NDArray[np.float64],
+    counts: dict[str, Floats],
+    totals: Floats,
     shares: dict[str, float],
     *,
     pooled: bool,
     max_fraction: float,
     min_exposure: float,
     species: Interval | None = None,
-) -> SampleAmbient | None:
+) -> tuple[Interval, list[str], Floats] | None:
     """Contamination of one sample from its panels and the other species; None without evidence.
 
     `counts` are UMI of each panel and marker set by cell, `totals` all UMI of the cells, `shares`
     the share of each set in ambient RNA; `pooled` says whether the profile is that of the pooled
     cells, `species` is what the cells of the other species tell, where there are any.
+
+    Estimate and bounds, the panels that were used, and how much each cell's lineage adds to ambient
+    RNA, shape `(n_cells,)`.
     """
     lineages = _lineages(counts, totals, shares, max_fraction)
     rates = _panel_rates(
@@ -410,9 +337,9 @@ def sample_ambient(
             rates = {}
     lysis = np.ones(len(totals))
     if not rates:
-        return None if species is None else SampleAmbient(*species, [SPECIES], lysis)
+        return None if species is None else (species, [SPECIES], lysis)
     ratio = _MAX_RATIO_POOLED if pooled else _MAX_RATIO_DROPLETS
-    estimate, lower, upper, used = combine_rates(rates, weights, max_ratio=ratio)
+    (estimate, lower, upper), used = combine_rates(rates, weights, max_ratio=ratio)
     beyond = _DROPLET_ERROR * estimate
     if pooled:
         unseen = 1 - sum(weights[name] for name in used) / totals.sum()
@@ -429,14 +356,14 @@ def sample_ambient(
     # The pool holds ambient RNA besides the cells: a lineage with `w` times its share of the pool
     # in ambient RNA has `w / (1 - fraction * w)` times its share of what is not ambient RNA.
     lysis = lysis / (1 - np.minimum(estimate * lysis, _MAX_LINEAGE_AMBIENT))
-    return SampleAmbient(estimate, lower, upper, used, lysis)
+    return (estimate, lower, upper), used, lysis
 
 
 def _panel_rates(
-    counts: dict[str, NDArray[np.float64]],
-    totals: NDArray[np.float64],
+    counts: dict[str, Floats],
+    totals: Floats,
     shares: dict[str, float],
-    lineages: dict[str, NDArray[np.bool_]],
+    lineages: dict[str, Mask],
     *,
     pooled: bool,
     max_fraction: float,
@@ -467,31 +394,25 @@ def _panel_rates(
 
 
 def _lineages(
-    counts: dict[str, NDArray[np.float64]],
-    totals: NDArray[np.float64],
-    shares: dict[str, float],
-    max_fraction: float,
-) -> dict[str, NDArray[np.bool_]]:
+    counts: dict[str, Floats], totals: Floats, shares: dict[str, float], max_fraction: float
+) -> dict[str, Mask]:
     """Cells of each lineage: more of its genes than ambient RNA could give at `max_fraction`."""
 
-    def beyond(name: str, least: NDArray[np.float64]) -> NDArray[np.bool_]:
-        limit = largest_ambient_count(max_fraction * totals * shares[name])
-        found: NDArray[np.bool_] = (counts[name] > limit) & (counts[name] >= least)
-        return found
+    def beyond(name: str, min_share: float) -> Mask:
+        limit = largest_count(max_fraction * totals * shares[name])
+        least = np.maximum(min_share * totals, _MIN_UMI)
+        return np.asarray((counts[name] > limit) & (counts[name] >= least))
 
-    own = np.maximum(_MIN_SHARE * totals, _MIN_UMI)
-    few = np.maximum(_MIN_CORE_SHARE * totals, _MIN_UMI)
     return {
-        "M": beyond("myeloid", own),
-        "E": beyond("haemoglobin", np.maximum(_MIN_ERYTHROID_SHARE * totals, _MIN_UMI)),
-        "T": beyond("T", few),
-        "NK": beyond("NK", few),
-        "B": beyond("B", few)
-        | beyond("immunoglobulin", np.maximum(_MIN_B_SHARE * totals, _MIN_UMI)),
+        "M": beyond("myeloid", _MIN_SHARE),
+        "E": beyond("haemoglobin", _MIN_ERYTHROID_SHARE),
+        "T": beyond("T", _MIN_CORE_SHARE),
+        "NK": beyond("NK", _MIN_CORE_SHARE),
+        "B": beyond("B", _MIN_CORE_SHARE) | beyond("immunoglobulin", _MIN_B_SHARE),
     }
 
 
-def _panel_cells(lineages: dict[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.bool_]]:
+def _panel_cells(lineages: dict[str, Mask]) -> dict[str, Mask]:
     """Cells whose lineage each panel stands for, each cell once; the rest goes with T cells."""
     erythroid = lineages["E"]
     myeloid = lineages["M"] & ~erythroid
@@ -504,36 +425,25 @@ def _panel_cells(lineages: dict[str, NDArray[np.bool_]]) -> dict[str, NDArray[np
     }
 
 
-def from_species(
-    *,
-    own_in_other: float,
-    other_in_own: float,
-    n_other: int,
-    umi_own: float,
-    umi_other: float,
-    scaling: float,
-    scaling_error: float,
-) -> tuple[float, float, float] | None:
-    """Contamination of one species' cells from what ambient RNA brings into those of the other.
+def from_species(ambient: SpeciesAmbient) -> Interval | None:
+    """Contamination of the main species' cells from what ambient RNA brings into the other's.
 
     Ambient RNA of a droplet is somewhere between the same in all of them and in proportion to the
     cell. How it grows with the cells of the sample carries it over to cells of another size.
-    `own_in_other` is the share of the UMI of a cell of the other species that is ambient RNA of
-    this genome; the mean UMI of the cells are over both genomes; `scaling` is the power of a cell's
-    UMI with which its ambient RNA grows, with its standard error.
 
-    Estimate, lower and upper bound, as share of the own genome's UMI in a cell of its species;
+    Estimate, lower and upper bound, as share of the main genome's UMI in a cell of its species;
     None with fewer than ten cells of the other species.
     """
-    if n_other < _MIN_OTHER_CELLS or not umi_own > 0:
+    if ambient.n_other < _MIN_OTHER_CELLS or not ambient.umi_main > 0:
         return None
+    scaling, error = ambient.scaling, ambient.scaling_error
 
     def at(power: float) -> float:
-        same_size = own_in_other / (1 - other_in_own)
-        larger = (umi_own / umi_other) ** (min(max(power, 0.0), 1.0) - 1)
+        same_size = ambient.main_in_other / (1 - ambient.other_in_main)
+        larger = (ambient.umi_main / ambient.umi_other) ** (min(max(power, 0.0), 1.0) - 1)
         return float(min(same_size * larger, 1.0))
 
-    low, high = sorted([at(scaling - 2 * scaling_error), at(scaling + 2 * scaling_error)])
+    low, high = sorted([at(scaling - 2 * error), at(scaling + 2 * error)])
     low = max(0.0, (1 - _SPECIES_ERROR) * low - _MISMAPPED)
     return at(scaling), low, min(1.0, (1 + _SPECIES_ERROR) * high)
 
@@ -554,15 +464,10 @@ def from_cohort(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     fraction = float(known["ambient_fraction"].quantile(_QUARTILE))
     upper = float(known["ambient_upper"].max())
     changed = table.copy()
-    changed.loc[assumed, ["ambient_fraction", "ambient_upper", "ambient_lower"]] = [
-        fraction,
-        upper,
-        0.0,
-    ]
-    why = f"upper quartile of {len(known)} samples, {ASSUMED}"
-    changed.loc[assumed, "ambient_source"] = [
-        f"{text.split(';')[0]}; {why}" for text in source[assumed]
-    ]
+    columns = ["ambient_fraction", "ambient_upper", "ambient_lower"]
+    changed.loc[assumed, columns] = [fraction, upper, 0.0]
+    why = f"; upper quartile of {len(known)} samples, {ASSUMED}"
+    changed.loc[assumed, "ambient_source"] = source[assumed].str.split(";").str[0] + why
     note = (
         f"{int(assumed.sum())} samples had too few cells or genes to measure their contamination: "
         f"{fraction:.3f} was assumed, the upper quartile of the {len(known)} measured ones."
@@ -582,6 +487,6 @@ def declared_corrected(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         f"cells cannot express still make up a contamination of {value:.3f}. It was left in."
         for name, value in left.items()
     ]
-    changed = table.assign(ambient_fraction=0.0, ambient_lower=0.0, ambient_source=CORRECTED)
-    changed["ambient_upper"] = np.asarray(table["ambient_upper"], dtype=np.float64)
-    return changed, notes
+    upper = table["ambient_upper"].astype(float)
+    changed = {"ambient_fraction": 0.0, "ambient_lower": 0.0, "ambient_source": CORRECTED}
+    return table.assign(**changed, ambient_upper=upper), notes

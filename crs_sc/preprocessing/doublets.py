@@ -20,12 +20,17 @@ from crs_sc.core.blocks import counts_matrix
 from crs_sc.core.checks import check_obs
 from crs_sc.core.neighbours import nearest_neighbours
 from crs_sc.errors import InputError
+from crs_sc.preprocessing.genes import factors_to
 from crs_sc.preprocessing.qc import join_notes, refresh_table, stored_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
     from scipy import sparse
+
+    from crs_sc.preprocessing._contamination import Floats, Mask
+
+    Indices = NDArray[np.integer]
 
 __all__ = ["call_doublets"]
 
@@ -107,84 +112,69 @@ def call_doublets(
     table = stored_table(adata)
     counts = counts_matrix(adata)
     sample = adata.obs[sample_key].astype(str).to_numpy()
-    status = adata.obs[keys.QC_STATUS].astype(str).to_numpy()
+    status = adata.obs[keys.QC_STATUS].astype(str).to_numpy(dtype=object)
     # A second call starts from the same cells as the first.
-    candidate = (status == keys.PASS) | (status == keys.DOUBLET)
-    status = np.where(candidate, keys.PASS, status).astype(object)
+    candidate = np.isin(status, (keys.PASS, keys.DOUBLET))
+    status[candidate] = keys.PASS
     scores = np.full(adata.n_obs, np.nan)
     table["max_doublet_score"] = np.nan
     for name in table.index:
         rows = np.flatnonzero((sample == name) & candidate)
-        if len(rows) < min_cells:
-            note = f"doublets not called: {len(rows)} cells, fewer than {min_cells}"
-        else:
-            found, automatic, note = _scrublet(
+        scored: tuple[Floats, Floats] | str = f"{len(rows)} cells, fewer than {min_cells}"
+        if len(rows) >= min_cells:
+            scored = scrublet_scores(
                 counts[rows],
                 expected_rate=expected_rate,
-                n_comps=n_comps,
+                n_comps=min(n_comps, len(rows) - 1, adata.n_vars - 1),
                 random_state=random_state,
             )
-            if found is not None:
-                scores[rows] = found
-                limit, note = bounded_threshold(
-                    found, automatic, expected_rate=expected_rate, max_excess=max_excess
-                )
-                status[rows[found > limit]] = keys.DOUBLET
-                table.loc[name, "max_doublet_score"] = limit
-        table.loc[name, "note"] = _with_note(str(table.loc[name, "note"]), note)
+        if isinstance(scored, str):
+            note = f"doublets not called: {scored}"
+        else:
+            scores[rows] = scored[0]
+            limit, note = bounded_threshold(
+                *scored, expected_rate=expected_rate, max_excess=max_excess
+            )
+            status[rows[scored[0] > limit]] = keys.DOUBLET
+            table.loc[name, "max_doublet_score"] = limit
+        # An earlier note on doublets goes.
+        before = str(table.loc[name, "note"]).split("; ")
+        kept = [part for part in before if "doublets" not in part]
+        table.loc[name, "note"] = join_notes(*kept, note)
     adata.obs[keys.DOUBLET_SCORE] = scores
-    adata.obs[keys.QC_STATUS] = adata.obs[keys.QC_STATUS].cat.set_categories(list(keys.QC_REASONS))
-    adata.obs[keys.QC_STATUS] = adata.obs[keys.QC_STATUS].where(~candidate, keys.PASS)
-    adata.obs.loc[status == keys.DOUBLET, keys.QC_STATUS] = keys.DOUBLET
+    adata.obs[keys.QC_STATUS] = pd.Categorical(status, categories=list(keys.QC_REASONS))
     refresh_table(adata, table, sample_key=sample_key)
 
 
 def bounded_threshold(
-    scores: NDArray[np.float64],
-    automatic: float | None,
-    *,
-    expected_rate: float,
-    max_excess: float,
+    scores: Floats, simulated: Floats, *, expected_rate: float, max_excess: float
 ) -> tuple[float, str]:
     """Scrublet's threshold, or a quantile of the scores where it cannot be trusted.
 
-    Threshold (a cell above it is a doublet) and a note, empty if scrublet's own was used.
+    Scrublet's is the valley between the two modes of the scores of simulated doublets.
+
+    Threshold (a cell above it is a doublet) and a note, empty if scrublet's was used.
     """
+    from skimage.filters import threshold_minimum
+
     finite = scores[np.isfinite(scores)]
-    if automatic is not None and np.mean(finite > automatic) <= max_excess * expected_rate:
-        return float(automatic), ""
-    reason = (
-        "scrublet found no threshold"
-        if automatic is None
-        else f"scrublet's threshold would call {np.mean(finite > automatic):.0%} of the cells"
-    )
+    try:
+        automatic = float(threshold_minimum(simulated))
+    except RuntimeError:
+        # No two modes.
+        reason = "scrublet found no threshold"
+    else:
+        called = np.mean(finite > automatic)
+        if called <= max_excess * expected_rate:
+            return automatic, ""
+        reason = f"scrublet's threshold would call {called:.0%} of the cells"
     limit = float(np.quantile(finite, 1 - expected_rate))
     return limit, f"{reason}: the highest {expected_rate:.0%} of the scores are doublets instead"
 
 
-def _scrublet(
-    counts: sparse.csr_matrix, *, expected_rate: float, n_comps: int, random_state: int
-) -> tuple[NDArray[np.float64] | None, float | None, str]:
-    """Scores, threshold and note of one sample; no scores where scrublet cannot run on it."""
-    components = min(n_comps, counts.shape[0] - 1, counts.shape[1] - 1)
-    found = scrublet_scores(
-        counts, expected_rate=expected_rate, n_comps=components, random_state=random_state
-    )
-    if isinstance(found, str):
-        return None, None, f"doublets not called: {found}"
-    scores, simulated = found
-    return scores, automatic_threshold(simulated), ""
-
-
-def _with_note(before: str, note: str) -> str:
-    """Put the doublet note of a sample in the place of an earlier one."""
-    kept = [part for part in before.split("; ") if "doublets" not in part]
-    return join_notes(*kept, note)
-
-
 def scrublet_scores(
     counts: sparse.csr_matrix, *, expected_rate: float, n_comps: int, random_state: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | str:
+) -> tuple[Floats, Floats] | str:
     """Score the cells of a sample, and simulated doublets, by the doublets among their neighbours.
 
     Scores of the cells, `(n_cells,)`, missing for a cell with fewer than three genes, and of the
@@ -192,8 +182,11 @@ def scrublet_scores(
     """
     from sklearn.utils.random import sample_without_replacement
 
-    seen, n_genes, total = _of_cells(counts)
-    usable = n_genes >= _MIN_SEEN
+    # Genes that are in three cells or more, how many of them each cell has, and their sum.
+    n_with, n_genes = np.zeros(counts.shape[1], np.int64), np.zeros(counts.shape[0], np.int64)
+    total = np.zeros(counts.shape[0])
+    compiled(_seen_in_rows)(counts.data, counts.indices, counts.indptr, n_with, n_genes, total)
+    seen, usable = n_with >= _MIN_SEEN, n_genes >= _MIN_SEEN
     if not usable.all():
         counts, total = counts[usable], total[usable]
     n_cells = counts.shape[0]
@@ -219,15 +212,7 @@ def scrublet_scores(
     return scores, score[n_cells:]
 
 
-def variable_genes(
-    mean: NDArray[np.float64],
-    variance: NDArray[np.float64],
-    *,
-    n_bins: int = 20,
-    min_mean: float = 0.0125,
-    max_mean: float = 3.0,
-    min_dispersion: float = 0.5,
-) -> NDArray[np.bool_]:
+def variable_genes(mean: Floats, variance: Floats, *, n_bins: int = 20) -> Mask:
     """Mark the genes that scanpy's `highly_variable_genes` marks by default (flavour `seurat`).
 
     By mean and variance of the counts brought to the median total of the cells: dispersions are
@@ -239,50 +224,27 @@ def variable_genes(
     table = pd.DataFrame({"mean": np.log1p(mean), "dispersion": dispersion})
     table.loc[variance == 0, "dispersion"] = np.nan
     grouped = table.groupby(pd.cut(table["mean"], bins=n_bins, labels=False))["dispersion"]
-    centre, spread = grouped.transform("mean"), grouped.transform("std")
+    centre, deviation = grouped.transform("mean"), grouped.transform("std")
     # A gene that is alone in its bin counts as one standard deviation above it.
-    alone = spread.isna()
-    centre, spread = centre.mask(alone, 0), spread.mask(alone, centre)
-    score = ((table["dispersion"] - centre) / spread).fillna(0)
-    in_bounds = (table["mean"] > min_mean) & (table["mean"] < max_mean)
-    return np.asarray(in_bounds & (score > min_dispersion), dtype=bool)
+    alone = deviation.isna()
+    centre, deviation = centre.mask(alone, 0), deviation.mask(alone, centre)
+    score = ((table["dispersion"] - centre) / deviation).fillna(0)
+    in_bounds = table["mean"].between(0.0125, 3.0, inclusive="neither")
+    return np.asarray(in_bounds & (score > 0.5), dtype=bool)
 
 
-def moments(
-    counts: sparse.csr_matrix, *, total: NDArray[np.float64], target: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def moments(counts: sparse.csr_matrix, *, total: Floats, target: float) -> tuple[Floats, Floats]:
     """Mean and variance (n - 1) of each gene, the counts of each cell brought to `target`.
 
     `total` is the sum that each cell has; one without counts stays empty.
     """
     n_cells, n_genes = counts.shape
     sums, squares = np.zeros(n_genes), np.zeros(n_genes)
-    factor = _factor(total, target)
+    factor = factors_to(total, target)
     compiled(_column_sums)(counts.data, counts.indices, counts.indptr, factor, sums, squares)
     mean = sums / n_cells
     variance = (squares / n_cells - mean**2) * n_cells / max(n_cells - 1, 1)
     return mean, np.maximum(variance, 0)
-
-
-def automatic_threshold(simulated: NDArray[np.float64]) -> float | None:
-    """Valley between the two modes of the scores of simulated doublets, None if there is none."""
-    from skimage.filters import threshold_minimum
-
-    try:
-        return float(threshold_minimum(simulated))
-    except RuntimeError:
-        # No two modes.
-        return None
-
-
-def _of_cells(
-    counts: sparse.csr_matrix,
-) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.float64]]:
-    """Genes that are in three cells or more, how many of them each cell has, and their sum."""
-    n_cells, n_genes = counts.shape
-    stored, own, total = np.zeros(n_genes, np.int64), np.zeros(n_cells, np.int64), np.zeros(n_cells)
-    compiled(_seen_in_rows)(counts.data, counts.indices, counts.indptr, stored, own, total)
-    return stored >= _MIN_SEEN, own, total
 
 
 def _components(
@@ -291,7 +253,7 @@ def _components(
     *,
     n_comps: int,
     random_state: int,
-) -> NDArray[np.float64]:
+) -> Floats:
     """Principal components of the standardised cells, and the places of sums of two of them.
 
     Shape `(n_cells + n_pairs, n_comps)`.
@@ -302,15 +264,15 @@ def _components(
     total = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
     mean, variance = moments(counts, total=total, target=_TARGET)
     scale = np.divide(1, np.sqrt(variance), out=np.zeros(n_genes), where=variance > 0)
-    factor, centre = _factor(total, _TARGET), mean * scale
+    factor, centre = factors_to(total, _TARGET), mean * scale
     values = counts.data * np.repeat(factor, np.diff(counts.indptr)) * scale[counts.indices]
 
-    def product(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-        found = np.zeros(n_genes)
+    def product(vector: Floats) -> Floats:
+        result = np.zeros(n_genes)
         compiled(_scatter_times)(
-            values, counts.indices, counts.indptr, centre, vector.ravel(), found
+            values, counts.indices, counts.indptr, centre, vector.ravel(), result
         )
-        return found
+        return result
 
     start = np.random.default_rng(random_state).uniform(-1, 1, n_genes)
     scatter = LinearOperator((n_genes, n_genes), matvec=product, dtype=np.float64)
@@ -319,40 +281,35 @@ def _components(
     raw = counts @ (axes * scale[:, None])
     first, second = pairs
     raw = np.vstack([raw, raw[first] + raw[second]])
-    factor = _factor(np.concatenate([total, total[first] + total[second]]), _TARGET)
+    factor = factors_to(np.concatenate([total, total[first] + total[second]]), _TARGET)
     return np.asarray(raw * factor[:, None] - centre @ axes)
-
-
-def _factor(total: NDArray[np.float64], target: float) -> NDArray[np.float64]:
-    """By how much cells are multiplied to bring them to a sum; 0 for an empty one."""
-    return np.divide(target, total, out=np.zeros_like(total), where=total > 0)
 
 
 def _seen_in_rows(
     data: NDArray[Any],
-    indices: NDArray[np.integer],
-    indptr: NDArray[np.integer],
-    stored: NDArray[np.int64],
-    own: NDArray[np.int64],
-    total: NDArray[np.float64],
+    indices: Indices,
+    indptr: Indices,
+    n_with: NDArray[np.int64],
+    n_columns: NDArray[np.int64],
+    total: Floats,
 ) -> None:
     """Count the values of each column, and of each row those in columns with enough of them."""
     for j in range(len(indices)):
-        stored[np.uint64(indices[j])] += 1
-    for i in range(len(own)):
+        n_with[np.uint64(indices[j])] += 1
+    for i in range(len(n_columns)):
         for j in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
-            if stored[np.uint64(indices[j])] >= _MIN_SEEN:
-                own[i] += 1
+            if n_with[np.uint64(indices[j])] >= _MIN_SEEN:
+                n_columns[i] += 1
                 total[i] += data[j]
 
 
 def _column_sums(
     data: NDArray[Any],
-    indices: NDArray[np.integer],
-    indptr: NDArray[np.integer],
-    factor: NDArray[np.float64],
-    sums: NDArray[np.float64],
-    squares: NDArray[np.float64],
+    indices: Indices,
+    indptr: Indices,
+    factor: Floats,
+    sums: Floats,
+    squares: Floats,
 ) -> None:
     """Add the rows of a CSR matrix, each multiplied by its factor, and their squares."""
     for i in range(len(factor)):
@@ -363,12 +320,7 @@ def _column_sums(
 
 
 def _scatter_times(
-    data: NDArray[np.float64],
-    indices: NDArray[np.integer],
-    indptr: NDArray[np.integer],
-    centre: NDArray[np.float64],
-    vector: NDArray[np.float64],
-    found: NDArray[np.float64],
+    data: Floats, indices: Indices, indptr: Indices, centre: Floats, vector: Floats, result: Floats
 ) -> None:
     """Multiply a vector by a CSR matrix whose columns are centred, and by its transpose."""
     shift, total = 0.0, 0.0
@@ -382,12 +334,12 @@ def _scatter_times(
             product += data[j] * vector[np.uint64(indices[j])]
         total += product
         for j in range(first, last):
-            found[np.uint64(indices[j])] += data[j] * product
+            result[np.uint64(indices[j])] += data[j] * product
     for k in range(len(centre)):
-        found[k] -= centre[k] * total
+        result[k] -= centre[k] * total
 
 
-def _posterior(n_doublets: NDArray[np.int64], k: int, expected_rate: float) -> NDArray[np.float64]:
+def _posterior(n_doublets: NDArray[np.int64], k: int, expected_rate: float) -> Floats:
     """Probability of a doublet given how many of the `k` neighbours are simulated ones."""
     share = (n_doublets + 1) / (k + 2)
     odds = expected_rate / _RATIO

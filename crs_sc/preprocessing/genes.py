@@ -70,13 +70,13 @@ def normalize(adata: AnnData, *, target_sum: float = 1e4) -> None:
     # The formula of scanpy's `normalize_total` and `log1p`, which compile for about ten seconds in
     # every process before they take a fraction of one.
     cells = as_csr(counts)
-    factor = _factor(np.asarray(cells.sum(axis=1), dtype=np.float64).ravel(), target_sum)
+    factor = factors_to(np.asarray(cells.sum(axis=1), dtype=np.float64).ravel(), target_sum)
     adata.X = sparse.csr_matrix(
         (log_scaled(cells, factor), cells.indices.copy(), cells.indptr.copy()), shape=cells.shape
     )
 
 
-def _factor(total: NDArray[np.float64], target_sum: float) -> NDArray[np.float64]:
+def factors_to(total: NDArray[np.float64], target_sum: float) -> NDArray[np.float64]:
     """By how much the counts of each cell are multiplied; 0 where it has none."""
     return np.divide(target_sum, total, out=np.zeros_like(total), where=total > 0)
 

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import sparse
 
 from crs_sc import keys
-from crs_sc.core.arrays import as_csr
+from crs_sc.core.arrays import as_csr, is_on_disk
 from crs_sc.core.blocks import count_chunks
 from crs_sc.core.checks import add_note, store
 from crs_sc.errors import InputError, listing
@@ -74,23 +74,20 @@ def merge_samples(parts: Sequence[AnnData]) -> AnnData:
         cohort.layers[keys.COUNTS] = _stacked(filled, genes)
     profiles = [part.varm[keys.AMBIENT_PROFILE] for part in parts]
     cohort.varm[keys.AMBIENT_PROFILE] = pd.concat(profiles, axis=1)
-    own = [part.uns[keys.UNS] for part in parts]
-    store(cohort, keys.QC, pd.concat([entry[keys.QC] for entry in own]))
-    contamination, notes = from_cohort(pd.concat([entry[keys.CONTAMINATION] for entry in own]))
+    entries = [part.uns[keys.UNS] for part in parts]
+    store(cohort, keys.QC, pd.concat([entry[keys.QC] for entry in entries]))
+    contamination, notes = from_cohort(pd.concat([entry[keys.CONTAMINATION] for entry in entries]))
     store(cohort, keys.CONTAMINATION, contamination)
     for name in (keys.SPECIES_AMBIENT, keys.DROPLETS):
-        tables = [entry[name] for entry in own if name in entry]
+        tables = [entry[name] for entry in entries if name in entry]
         if tables:
             together = pd.concat(tables)
             # Samples that were called together each carry the table of all.
             store(cohort, name, together.loc[~together.index.duplicated()])
     for name in (keys.MATRIX, keys.ORGANISM):
-        if name in own[0]:
-            store(cohort, name, own[0][name])
-    for entry in own:
-        for note in entry.get(keys.NOTES, []):
-            add_note(cohort, str(note))
-    for note in notes:
+        if name in entries[0]:
+            store(cohort, name, entries[0][name])
+    for note in (*(str(line) for entry in entries for line in entry.get(keys.NOTES, [])), *notes):
         add_note(cohort, note)
     return cohort
 
@@ -98,7 +95,7 @@ def merge_samples(parts: Sequence[AnnData]) -> AnnData:
 def _stacked(parts: Sequence[AnnData], genes: pd.Index) -> Any:
     """Put the counts of all parts into one matrix without a second copy of any."""
     matrices = [part.layers[keys.COUNTS] for part in parts]
-    sizes = [m.group["data"].shape[0] if hasattr(m, "group") else as_csr(m).nnz for m in matrices]
+    sizes = [m.group["data"].shape[0] if is_on_disk(m) else as_csr(m).nnz for m in matrices]
     n_values, n_rows = sum(sizes), sum(part.n_obs for part in parts)
     index = np.int32 if max(n_values, n_rows, len(genes)) < np.iinfo(np.int32).max else np.int64
     data, indices = np.empty(n_values, dtype=np.float32), np.empty(n_values, dtype=index)

@@ -26,7 +26,7 @@ _WHOLE_TRANSCRIPTOME = 2000
 _MAD_TO_SD = 1.4826
 # Counts of cells of a single kind still differ by about this much (natural log). Without it a
 # sample of one cell type gets a narrow limit that cuts every cell type with less RNA.
-_MIN_LOG_SPREAD = 0.35
+_MIN_LOG_DEVIATION = 0.35
 # Fewer cells do not give a spread worth using.
 _MIN_CELLS = 20
 
@@ -125,34 +125,27 @@ def quality_control(
     table[[*limits, "max_doublet_score"]] = np.nan
     for name in table.index:
         rows = np.flatnonzero(sample == name)
-        own = rows[species[rows] == keys.PASS]
-        low_umi = lower_limit(umi[own], floor=scale * min_umi, n_mads=n_mads)
-        low_genes = lower_limit(genes[own], floor=scale * min_genes, n_mads=n_mads)
-        whole = own[(umi[own] >= low_umi) & (genes[own] >= low_genes)]
+        single = rows[species[rows] == keys.PASS]
+        low_umi = lower_limit(umi[single], floor=scale * min_umi, n_mads=n_mads)
+        low_genes = lower_limit(genes[single], floor=scale * min_genes, n_mads=n_mads)
+        whole = single[(umi[single] >= low_umi) & (genes[single] >= low_genes)]
         high_mt = np.nan
         if has_mt:
             high_mt = upper_limit(
                 mt[whole], lowest=mt_floor, highest=max_mt_fraction, n_mads=n_mads
             )
             status[whole[mt[whole] > high_mt]] = keys.HIGH_MT
-        status[own[genes[own] < low_genes]] = keys.LOW_GENES
-        status[own[umi[own] < low_umi]] = keys.LOW_COUNTS
+        status[single[genes[single] < low_genes]] = keys.LOW_GENES
+        status[single[umi[single] < low_umi]] = keys.LOW_COUNTS
         table.loc[name, limits] = [low_umi, low_genes, high_mt]
     adata.obs[keys.QC_STATUS] = pd.Categorical(status, categories=list(keys.QC_REASONS))
     table["note"] = "" if has_mt else "no mitochondrial gene in the file: filter off"
     if not has_mt:
         add_note(adata, "No mitochondrial gene in the file: the mitochondrial filter is off.")
-    _note_empty(adata, table, sample_key)
-    refresh_table(adata, table, sample_key=sample_key)
-
-
-def _note_empty(adata: AnnData, table: pd.DataFrame, sample_key: str) -> None:
-    """Say which samples lost every cell."""
-    passed = adata.obs[keys.QC_STATUS] == keys.PASS
-    left = set(adata.obs.loc[passed, sample_key].astype(str))
-    for name in table.index[~table.index.isin(left)]:
+    for name in table.index[~table.index.isin(sample[status == keys.PASS])]:
         table.loc[name, "note"] = join_notes(str(table.loc[name, "note"]), "no cell passed")
         add_note(adata, f"Sample '{name}': no cell passed quality control.")
+    refresh_table(adata, table, sample_key=sample_key)
 
 
 def _measure(adata: AnnData) -> bool:
@@ -162,25 +155,17 @@ def _measure(adata: AnnData) -> bool:
 
     mask = _mitochondrial(tuple(adata.var_names.tolist()))
     var = pd.DataFrame({"mt": mask}, index=adata.var_names)
-    parts = []
+    measured = np.zeros((adata.n_obs, 3))
     for rows, counts in count_chunks(adata):
         # scanpy takes stored zeros out of the matrix that it is given.
-        own = counts if counts.data.all() else counts.copy()
-        cells = ad.AnnData(own, obs=pd.DataFrame(index=adata.obs_names[rows]), var=var)
-        parts.append(
-            sc.pp.calculate_qc_metrics(
-                cells, qc_vars=["mt"], percent_top=None, log1p=False, inplace=False
-            )[0]
+        cells = ad.AnnData(counts if counts.data.all() else counts.copy(), var=var)
+        metrics, _ = sc.pp.calculate_qc_metrics(
+            cells, qc_vars=["mt"], percent_top=None, log1p=False, inplace=False
         )
-    if parts:
-        measured = pd.concat(parts)
-        umi = measured["total_counts"].to_numpy(dtype=np.float64)
-        mt = measured["total_counts_mt"].to_numpy(dtype=np.float64)
-        n_genes = measured["n_genes_by_counts"].to_numpy(dtype=np.int64)
-    else:
-        umi, mt, n_genes = np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64)
+        measured[rows] = metrics[["total_counts", "total_counts_mt", "n_genes_by_counts"]]
+    umi, mt, n_genes = measured.T
     adata.obs[keys.N_UMI] = np.rint(umi).astype(np.int64)
-    adata.obs[keys.N_GENES] = n_genes
+    adata.obs[keys.N_GENES] = n_genes.astype(np.int64)
     share = np.divide(mt, umi, out=np.zeros(adata.n_obs), where=umi > 0)
     adata.obs[keys.MT_FRACTION] = share if mask.any() else np.full(adata.n_obs, np.nan)
     return bool(mask.any())
@@ -308,15 +293,14 @@ def refresh_table(adata: AnnData, table: pd.DataFrame, *, sample_key: str) -> No
     counts = counts.reindex(index=table.index, columns=list(keys.QC_REASONS), fill_value=0)
     table["n_cells_in"] = counts.sum(axis=1)
     table["n_cells_out"] = counts[keys.PASS]
-    for column, reason in REASON_COLUMNS.items():
-        table[column] = counts[reason]
+    table[list(REASON_COLUMNS)] = counts[list(REASON_COLUMNS.values())]
     # A sample too small for the doublet test has no count of doublets, which is not none.
     table["n_doublets"] = table["n_doublets"].astype(float)
     table.loc[table["max_doublet_score"].isna(), "n_doublets"] = np.nan
     passed = adata.obs.loc[np.asarray(status == keys.PASS)]
     grouped = passed.groupby(passed[sample_key].astype(str).to_numpy())
-    for column, name in _MEDIAN_COLUMNS.items():
-        table[column] = grouped[name].median().reindex(table.index)
+    medians = grouped[list(_MEDIAN_COLUMNS.values())].median()
+    table[list(_MEDIAN_COLUMNS)] = medians.reindex(table.index)
     table.index.name = keys.SAMPLE
     store(adata, keys.QC, table)
 
@@ -332,8 +316,8 @@ def lower_limit(values: NDArray[np.float64], *, floor: float, n_mads: float) -> 
         return float(floor)
     logs = np.log(kept)
     centre = np.median(logs)
-    spread = max(_MAD_TO_SD * float(np.median(np.abs(logs - centre))), _MIN_LOG_SPREAD)
-    return float(max(floor, np.exp(centre - n_mads * spread)))
+    deviation = max(_MAD_TO_SD * float(np.median(np.abs(logs - centre))), _MIN_LOG_DEVIATION)
+    return float(max(floor, np.exp(centre - n_mads * deviation)))
 
 
 def upper_limit(
@@ -346,5 +330,5 @@ def upper_limit(
     if len(values) < _MIN_CELLS:
         return float(highest)
     centre = np.median(values)
-    spread = _MAD_TO_SD * np.median(np.abs(values - centre))
-    return float(min(highest, max(lowest, centre + n_mads * spread)))
+    deviation = _MAD_TO_SD * np.median(np.abs(values - centre))
+    return float(min(highest, max(lowest, centre + n_mads * deviation)))

@@ -7,8 +7,7 @@ all cells of one species in a sample and is read from those that are clearly one
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,6 +23,8 @@ from crs_sc.preprocessing._contamination import largest_count
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
+
+    from crs_sc.preprocessing._contamination import Floats, Mask
 
 __all__ = ["analysed_species", "call_species", "select_species"]
 
@@ -119,16 +120,16 @@ def call_species(
         mask = _genome_mask(adata, analysed)
         kernel = RowTotals(adata.n_obs, mask)
         pass_over(adata, kernel)
-        total, own = kernel.total, kernel.masked
-        fraction = np.divide(own, total, out=np.full(adata.n_obs, np.nan), where=total > 0)
+        total, main = kernel.total, kernel.masked
+        fraction = np.divide(main, total, out=np.full(adata.n_obs, np.nan), where=total > 0)
         sample = adata.obs[sample_key].astype(str).to_numpy()
         called = (total >= min_umi) & (total > 0)
-        species, ambient = _species(own, total - own, sample, called, analysed, min_fraction)
+        species, ambient = _species(main, total - main, sample, called, analysed, min_fraction)
         store(adata, keys.SPECIES_AMBIENT, ambient)
         columns = {
             keys.SAMPLE: sample[called],
-            "umi_analysed": np.rint(own[called]).astype(np.int64),
-            "umi_other": np.rint((total - own)[called]).astype(np.int64),
+            "umi_analysed": np.rint(main[called]).astype(np.int64),
+            "umi_other": np.rint((total - main)[called]).astype(np.int64),
             keys.SPECIES: species[called].astype(str),
         }
         store(adata, keys.DROPLETS, pd.DataFrame(columns, index=adata.obs_names[called]))
@@ -180,7 +181,10 @@ def select_species(adata: AnnData, *, organism: str = "human") -> AnnData:
         msg = "`obs` has no 'species'. Call crs_sc.pp.call_species before select_species."
         raise MissingKeyError(msg)
     selected = adata[:, _genome_mask(adata, analysed)].copy()
-    symbols = _symbols(selected)
+    # The column where there is one, else the name without the prefix of the genome.
+    has_symbol = "symbol" in selected.var.columns
+    names = selected.var["symbol"] if has_symbol else selected.var_names.to_series()
+    symbols = names.astype(str).str.replace(_PREFIX, "", regex=True)
     repeated = sorted(set(symbols[symbols.duplicated()]))
     selected.var_names = pd.Index(symbols.astype(str))
     if repeated:
@@ -202,7 +206,7 @@ def analysed_species(organism: str) -> Species:
     return "human" if names[0] == HUMAN else "mouse"
 
 
-def _genome_mask(adata: AnnData, analysed: str) -> NDArray[np.bool_]:
+def _genome_mask(adata: AnnData, analysed: str) -> Mask:
     """Genes of the analysed genome, shape `(n_genes,)`."""
     genome = adata.var[keys.GENOME].astype(str)
     mask = np.asarray(genome == analysed, dtype=bool)
@@ -216,82 +220,58 @@ def _genome_mask(adata: AnnData, analysed: str) -> NDArray[np.bool_]:
 
 
 def _species(
-    own: NDArray[np.float64],
-    other: NDArray[np.float64],
+    main: Floats,
+    other: Floats,
     sample: NDArray[np.str_],
-    called: NDArray[np.bool_],
-    analysed: str,
+    called: Mask,
+    analysed: Species,
     min_fraction: float,
 ) -> tuple[NDArray[np.object_], pd.DataFrame]:
     """Species of each barcode (None where it is not called), and ambient RNA of each sample."""
     second = MOUSE if analysed == HUMAN else HUMAN
-    species = np.full(len(own), None, dtype=object)
+    species = np.full(len(main), None, dtype=object)
     rows = {}
     for name in np.unique(sample):
         cells = np.flatnonzero(called & (sample == name))
-        ambient = species_soup(own[cells], other[cells])
-        mostly_own, single = one_species(
-            own[cells],
-            other[cells],
-            other_in_own=ambient.other_in_own,
-            own_in_other=ambient.own_in_other,
-            min_fraction=min_fraction,
+        ambient = species_ambient(main[cells], other[cells])
+        mostly_main, single = one_species(
+            main[cells], other[cells], ambient, min_fraction=min_fraction
         )
-        species[cells] = np.where(single, np.where(mostly_own, analysed, second), MIXED)
-        rows[str(name)] = {
-            f"{second}_in_{analysed}": ambient.other_in_own,
-            f"{analysed}_in_{second}": ambient.own_in_other,
-            f"n_{analysed}": ambient.n_own,
-            f"n_{second}": ambient.n_other,
-            f"umi_{analysed}": ambient.umi_own,
-            f"umi_{second}": ambient.umi_other,
-            "scaling": ambient.scaling,
-            "scaling_error": ambient.scaling_error,
-        }
-    columns = ["mouse_in_human", "human_in_mouse", "n_human", "n_mouse", "umi_human", "umi_mouse"]
-    columns += ["scaling", "scaling_error"]
-    table = pd.DataFrame.from_dict(rows, orient="index")[columns]
+        species[cells] = np.where(single, np.where(mostly_main, analysed, second), MIXED)
+        rows[str(name)] = ambient
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=ambient_columns(analysed))
     table.index.name = keys.SAMPLE
-    return species, table
+    return species, table[ambient_columns("human")]
 
 
-def _symbols(adata: AnnData) -> pd.Series:
-    """Plain symbol of each gene: the column where there is one, else the name without prefix."""
-    names = adata.var["symbol"] if "symbol" in adata.var.columns else adata.var_names.to_series()
-    plain: pd.Series = names.astype(str).str.replace(_PREFIX, "", regex=True)
-    return plain
-
-
-@dataclass(frozen=True)
-class SpeciesAmbient:
+class SpeciesAmbient(NamedTuple):
     """Ambient RNA of the other genome in the cells of each of two species, in one sample.
 
-    Attributes
-    ----------
-    other_in_own, own_in_other
-        Share of the UMI of a cell of one species that ambient RNA brings from the other genome.
-    n_own, n_other
-        Cells that are clearly of one species.
-    umi_own, umi_other
-        Their mean UMI over both genomes; missing without a cell.
-    scaling, scaling_error
-        Power of a cell's UMI with which its ambient RNA grows (0: the same ambient RNA in every
-        droplet, 1: in proportion), and its standard error. See `ambient_scaling`.
+    Shares of the UMI of a cell of one species that ambient RNA brings from the other genome; cells
+    that are clearly of one species, and their mean UMI over both genomes (missing without a cell);
+    power of a cell's UMI with which its ambient RNA grows (0: the same ambient RNA in every
+    droplet, 1: in proportion), and its standard error: see `ambient_scaling`.
     """
 
-    other_in_own: float
-    own_in_other: float
-    n_own: int
+    other_in_main: float
+    main_in_other: float
+    n_main: int
     n_other: int
-    umi_own: float
+    umi_main: float
     umi_other: float
     scaling: float
     scaling_error: float
 
 
-def minor_rate(
-    minor: NDArray[np.float64], total: NDArray[np.float64]
-) -> tuple[float, NDArray[np.bool_]]:
+def ambient_columns(analysed: str) -> list[str]:
+    """Names of the fields of `SpeciesAmbient` in the table of the samples."""
+    second = MOUSE if analysed == HUMAN else HUMAN
+    shares = [f"{second}_in_{analysed}", f"{analysed}_in_{second}"]
+    by_species = [f"{what}_{name}" for what in ("n", "umi") for name in (analysed, second)]
+    return [*shares, *by_species, "scaling", "scaling_error"]
+
+
+def minor_rate(minor: Floats, total: Floats) -> tuple[float, Mask]:
     """Share of the other genome in cells of one species, without droplets that hold two cells.
 
     Starts from the lower quartile of the cells and takes in those that counting noise around the
@@ -316,9 +296,7 @@ def minor_rate(
     return rate, kept
 
 
-def ambient_scaling(
-    groups: list[tuple[NDArray[np.float64], NDArray[np.float64]]],
-) -> tuple[float, float]:
+def ambient_scaling(groups: list[tuple[Floats, Floats]]) -> tuple[float, float]:
     """Power of a cell's UMI with which its ambient RNA grows, by Poisson likelihood.
 
     A cell of `n` UMI of its own genome holds `a * n**b` UMI of the other one; `a` differs between
@@ -328,7 +306,7 @@ def ambient_scaling(
     """
     known = [(minor, np.log(major)) for minor, major in groups if minor.sum() > 0]
 
-    def moments(b: float, size: NDArray[np.float64]) -> tuple[float, float]:
+    def moments(b: float, size: Floats) -> tuple[float, float]:
         weight = np.exp(b * (size - size.max()))
         mean = float(np.average(size, weights=weight))
         return mean, float(np.average((size - mean) ** 2, weights=weight))
@@ -344,7 +322,7 @@ def ambient_scaling(
     return float(optimize.brentq(score, 0.0, 1.0, xtol=1e-6)), information**-0.5
 
 
-def species_soup(own: NDArray[np.float64], other: NDArray[np.float64]) -> SpeciesAmbient:
+def species_ambient(main: Floats, other: Floats) -> SpeciesAmbient:
     """Cross-species ambient RNA of one sample.
 
     The species with more cells is measured. That of the other is measured too, within twice
@@ -352,37 +330,35 @@ def species_soup(own: NDArray[np.float64], other: NDArray[np.float64]) -> Specie
     cells it is the prediction. Where a sample holds no single cell of the rarer species, its
     two-cell droplets may pass for such cells from a contamination of about 0.2.
     """
-    total = own + other
+    total = main + other
     if not len(total):
         return SpeciesAmbient(0.0, 0.0, 0, 0, np.nan, np.nan, 0.5, np.inf)
     # The median UMI lies in a droplet of usual size, however many poor barcodes there are.
     order = np.sort(total)
     usual = order[np.searchsorted(np.cumsum(order), 0.5 * order.sum())]
     whole = total >= _WHOLE_CELL * usual
-    own, other, total = own[whole], other[whole], total[whole]
-    is_own = own >= other
-    rate_own, kept_own = minor_rate(other[is_own], total[is_own])
-    rate_other, kept_other = minor_rate(own[~is_own], total[~is_own])
-    n_own, n_other = int(kept_own.sum()), int(kept_other.sum())
-    scaling = ambient_scaling(
-        [
-            (other[is_own][kept_own], own[is_own][kept_own]),
-            (own[~is_own][kept_other], other[~is_own][kept_other]),
-        ]
-    )
+    main, other, total = main[whole], other[whole], total[whole]
+    is_main = main >= other
+    # Of each species the UMI of the other genome and of its own, in cells that hold no second one.
+    rates, groups, umi = [], [], []
+    for cells, minor, major in ((is_main, other, main), (~is_main, main, other)):
+        rate, kept = minor_rate(minor[cells], total[cells])
+        rates.append(rate)
+        groups.append((minor[cells][kept], major[cells][kept]))
+        umi.append(float(total[cells].mean()) if cells.any() else np.nan)
+    n_main, n_other = (len(minor) for minor, _ in groups)
     share = float(other.sum() / total.sum())
-    if max(n_own, n_other) < _MIN_CELLS:
-        rate_own = rate_other = 0.0
-    elif n_own >= n_other:
-        predicted = rate_own * (1 - share) / share if share > 0 else 0.0
-        rate_other = _bounded(rate_other, n_other, predicted)
+    if max(n_main, n_other) < _MIN_CELLS:
+        rates = [0.0, 0.0]
+    elif n_main >= n_other:
+        predicted = rates[0] * (1 - share) / share if share > 0 else 0.0
+        rates[1] = _bounded(rates[1], n_other, predicted)
     else:
-        predicted = rate_other * share / (1 - share) if share < 1 else 0.0
-        rate_own = _bounded(rate_own, n_own, predicted)
-    scale = min(1.0, _MAX_AMBIENT / max(rate_own + rate_other, 1e-12))
-    means = [float(total[m].mean()) if m.any() else np.nan for m in (is_own, ~is_own)]
-    rates = (rate_own * scale, rate_other * scale)
-    return SpeciesAmbient(*rates, n_own, n_other, means[0], means[1], *scaling)
+        predicted = rates[1] * share / (1 - share) if share < 1 else 0.0
+        rates[0] = _bounded(rates[0], n_main, predicted)
+    scale = min(1.0, _MAX_AMBIENT / max(sum(rates), 1e-12))
+    in_main, in_other = (rate * scale for rate in rates)
+    return SpeciesAmbient(in_main, in_other, n_main, n_other, *umi, *ambient_scaling(groups))
 
 
 def _bounded(rate: float, n_cells: int, predicted: float) -> float:
@@ -391,26 +367,19 @@ def _bounded(rate: float, n_cells: int, predicted: float) -> float:
 
 
 def one_species(
-    own: NDArray[np.float64],
-    other: NDArray[np.float64],
-    *,
-    other_in_own: float,
-    own_in_other: float,
-    min_fraction: float,
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which species the larger part of a barcode is, and whether it is all of it.
+    main: Floats, other: Floats, ambient: SpeciesAmbient, *, min_fraction: float
+) -> tuple[Mask, Mask]:
+    """Whether the larger part of a barcode is the main species, and whether it is one species.
 
     The minor genome is taken as a second cell if it is more than `1 - min_fraction` of the UMI
     without ambient RNA and more than counting noise (one in a thousand) around ambient RNA.
-
-    Whether it is mostly the own species, and whether it is one species, `(n_barcodes,)` each.
     """
-    total = own + other
-    from_other, from_own = other_in_own * total, own_in_other * total
-    mostly_own = own - from_own >= other - from_other
-    minor = np.where(mostly_own, other, own)
-    ambient = np.where(mostly_own, from_other, from_own)
-    native = total * (1 - other_in_own - own_in_other)
+    total = main + other
+    from_other, from_main = ambient.other_in_main * total, ambient.main_in_other * total
+    mostly_main = main - from_main >= other - from_other
+    minor = np.where(mostly_main, other, main)
+    expected = np.where(mostly_main, from_other, from_main)
+    native = total * (1 - ambient.other_in_main - ambient.main_in_other)
     # The tolerance keeps 0.1 <= 1 - 0.9 true in floating point.
-    small = minor - ambient <= (1 - min_fraction) * native + 1e-9 * total
-    return mostly_own, small | (minor <= largest_count(ambient, _ALPHA))
+    small = minor - expected <= (1 - min_fraction) * native + 1e-9 * total
+    return mostly_main, small | (minor <= largest_count(expected, _ALPHA))

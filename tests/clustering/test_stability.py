@@ -126,16 +126,16 @@ def test_a_graph_without_edges_has_a_cluster_for_each_cell() -> None:
 def test_subsamples_see_only_their_own_cells() -> None:
     adjacency = blobs((100, 50)).obsp["connectivities"]
     settings = {"resolutions": (0.05,), "sizes": [120] * 3, "flavor": "igraph", "random_state": 0}
-    trials = run_subsamples(adjacency, **settings, n_jobs=1)
-    spread = run_subsamples(adjacency, **settings, n_jobs=2)
-    np.testing.assert_array_equal(trials.labels[0.05], spread.labels[0.05])
-    for one, other in zip(trials.subsamples, spread.subsamples, strict=True):
+    labels, subsamples = run_subsamples(adjacency, **settings, n_jobs=1)
+    labels_of_two, subsamples_of_two = run_subsamples(adjacency, **settings, n_jobs=2)
+    np.testing.assert_array_equal(labels[0.05], labels_of_two[0.05])
+    for one, other in zip(subsamples, subsamples_of_two, strict=True):
         np.testing.assert_array_equal(one[0], other[0])
         np.testing.assert_array_equal(one[1][0.05], other[1][0.05])
-    for cells, labels in trials.subsamples:
-        assert len(cells) == len(labels[0.05]) == 120
+    for cells, partitions in subsamples:
+        assert len(cells) == len(partitions[0.05]) == 120
         assert (np.diff(cells) > 0).all()
-    assert len({tuple(cells) for cells, _ in trials.subsamples}) == 3
+    assert len({tuple(cells) for cells, _ in subsamples}) == 3
 
 
 def test_best_match_is_the_largest_jaccard_of_sklearn() -> None:

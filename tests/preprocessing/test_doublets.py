@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
+from skimage.filters import threshold_minimum
 from sklearn.metrics import roc_auc_score
 
 from crs_sc import keys
@@ -14,7 +15,6 @@ from crs_sc.errors import InputError, MissingKeyError
 from crs_sc.preprocessing import call_doublets, qc_table, quality_control
 from crs_sc.preprocessing.doublets import (
     _components,
-    automatic_threshold,
     bounded_threshold,
     moments,
     scrublet_scores,
@@ -91,12 +91,19 @@ def test_sample_without_variable_genes_is_skipped_with_a_note() -> None:
 
 def test_threshold_is_bounded() -> None:
     scores = np.linspace(0, 1, 101)
-    limit, note = bounded_threshold(scores, 0.9, expected_rate=0.05, max_excess=3)
-    assert (limit, note) == (0.9, "")
-    limit, note = bounded_threshold(scores, 0.5, expected_rate=0.05, max_excess=3)
+
+    def two_modes(valley: float) -> np.ndarray:
+        ramp = np.concatenate([np.full(300, valley + by) for by in (-0.1, 0.1)])
+        return ramp + np.random.default_rng(0).normal(0, 0.02, len(ramp))
+
+    rates = {"expected_rate": 0.05, "max_excess": 3}
+    limit, note = bounded_threshold(scores, two_modes(0.9), **rates)
+    assert (limit, note) == (pytest.approx(threshold_minimum(two_modes(0.9))), "")
+    limit, note = bounded_threshold(scores, two_modes(0.5), **rates)
     assert limit == pytest.approx(0.95)
-    assert "50% of the cells" in note
-    limit, note = bounded_threshold(scores, None, expected_rate=0.05, max_excess=3)
+    called = np.mean(scores > threshold_minimum(two_modes(0.5)))
+    assert f"{called:.0%} of the cells" in note
+    limit, note = bounded_threshold(scores, np.arange(600) / 600, **rates)
     assert limit == pytest.approx(0.95)
     assert "found no threshold" in note
 
@@ -127,8 +134,8 @@ def test_scores_and_calls_are_those_of_scanpy() -> None:
     assert abs(roc_auc_score(planted, scores) - roc_auc_score(planted, expected)) < 0.01
     limit = known.uns["scrublet"]["threshold"]
     assert np.mean((scores > limit) == (expected > limit)) > 0.99
-    own = automatic_threshold(simulated)
-    assert own is not None
+    own, note = bounded_threshold(scores, simulated, expected_rate=0.05, max_excess=10)
+    assert note == ""
     assert np.mean((scores > own) == (expected > limit)) > 0.99
 
 

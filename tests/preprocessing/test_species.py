@@ -16,7 +16,7 @@ from scipy import sparse
 from crs_sc import keys
 from crs_sc.errors import InputError, MissingKeyError
 from crs_sc.preprocessing import call_species, select_species
-from crs_sc.preprocessing.species import minor_rate, one_species, species_soup
+from crs_sc.preprocessing.species import SpeciesAmbient, minor_rate, one_species, species_ambient
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,14 +121,8 @@ def droplets(
 )
 def test_soup_makes_no_second_cell_and_hides_none(n: tuple[int, int, int], rho: float) -> None:
     human, mouse, kind = droplets(rho, n=n)
-    ambient = species_soup(human, mouse)
-    mostly_human, single = one_species(
-        human,
-        mouse,
-        other_in_own=ambient.other_in_own,
-        own_in_other=ambient.own_in_other,
-        min_fraction=0.9,
-    )
+    ambient = species_ambient(human, mouse)
+    mostly_human, single = one_species(human, mouse, ambient, min_fraction=0.9)
     called = np.where(single, np.where(mostly_human, 0, 1), 2)
     assert (called == kind).mean() > 0.99
     assert (called[kind == 2] == 2).mean() > 0.9
@@ -138,12 +132,12 @@ def test_soup_makes_no_second_cell_and_hides_none(n: tuple[int, int, int], rho: 
 @pytest.mark.parametrize("rho", [0.05, 0.3])
 def test_soup_of_each_species_is_measured(rho: float) -> None:
     human, mouse, kind = droplets(rho)
-    ambient = species_soup(human, mouse)
+    ambient = species_ambient(human, mouse)
     total = human + mouse
-    for found, minor, own in ((ambient.other_in_own, mouse, 0), (ambient.own_in_other, human, 1)):
+    for found, minor, own in ((ambient.other_in_main, mouse, 0), (ambient.main_in_other, human, 1)):
         truth = minor[kind == own].sum() / total[kind == own].sum()
         assert found == pytest.approx(truth, rel=0.05, abs=5e-4)
-    assert ambient.umi_own == pytest.approx(total[human >= mouse].mean(), rel=0.02)
+    assert ambient.umi_main == pytest.approx(total[human >= mouse].mean(), rel=0.02)
 
 
 @given(
@@ -155,9 +149,8 @@ def test_without_soup_the_rule_is_the_share_of_umi(
 ) -> None:
     own, other = np.array(pairs, dtype=float).T
     own += 1
-    mostly_own, single = one_species(
-        own, other, other_in_own=0.0, own_in_other=0.0, min_fraction=min_fraction
-    )
+    none = SpeciesAmbient(0.0, 0.0, 0, 0, np.nan, np.nan, 0.5, np.inf)
+    mostly_own, single = one_species(own, other, none, min_fraction=min_fraction)
     share = own / (own + other)
     plain = np.maximum(share, 1 - share) >= min_fraction - 1e-9
     np.testing.assert_array_equal(single, plain)
