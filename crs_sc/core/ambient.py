@@ -17,7 +17,7 @@ from crs_sc.core.condense import FewGenes
 from crs_sc.errors import MissingKeyError, listing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
     from anndata import AnnData
@@ -113,20 +113,6 @@ class CellCounts:
             error = (self.upper - self.fraction) / self.fraction / stats.norm.ppf(0.975)
         return np.where(self.fraction > 0, np.where(error > 0, error, 0.5), 0.0)
 
-    def sums(
-        self, populations: pd.Series, design: pd.DataFrame, *, by_subject: bool = False
-    ) -> PopulationSums:
-        """Sum over the cells of each population in each sample, or each subject of a condition.
-
-        `design` is that of `sample_table`, a row for each of `samples`.
-        """
-        codes, names = string_codes(populations)
-        units = design.rename_axis(keys.SAMPLE).reset_index()
-        by = [keys.CONDITION, keys.SUBJECT] if by_subject else [keys.SAMPLE]
-        groups = units.groupby(by, sort=True)
-        units, of_sample = groups.first().reset_index(), groups.ngroup().to_numpy()
-        return PopulationSums(self, names, units, codes * len(units) + of_sample[self.sample_codes])
-
 
 @dataclass(frozen=True)
 class PopulationSums:
@@ -173,13 +159,20 @@ class PopulationSums:
         genes = map(self.cells.gene, range(len(self.cells.genes)))
         return np.array([[self.add_up(values) for values in gene] for gene in genes]).swapaxes(0, 1)
 
-    def rows(self) -> pd.DataFrame:
-        """Gene, population, sample, subject and condition, in the order of raveled `of_genes`."""
+    def table(self, columns: Mapping[str, ArrayLike]) -> pd.DataFrame:
+        """Gene, population, sample, subject and condition beside values of the shape of a gene's.
+
+        The values broadcast to `(n_genes, n_populations, n_units)`; units run fastest.
+        """
         n_genes, (n_populations, n_units) = len(self.cells.genes), self.shape
         table = self.units.iloc[np.tile(np.arange(n_units), n_genes * n_populations)]
         return table.reset_index(drop=True).assign(
             gene=np.repeat(self.cells.genes, n_populations * n_units),
             population=np.tile(np.repeat(self.populations, n_units), n_genes),
+            **{
+                name: np.broadcast_to(values, (n_genes, *self.shape)).ravel()
+                for name, values in columns.items()
+            },
         )
 
 
@@ -191,9 +184,10 @@ def sum_populations(
     layer: str,
     by_subject: bool = False,
 ) -> PopulationSums:
-    """Take the counts of `genes` (see `take_counts`) and sum them over populations and samples.
+    """Take the counts of `genes` (see `take_counts`) and sum them over populations and units.
 
-    `columns` of `obs` are those of population, sample, subject and condition.
+    A unit is a sample, or a subject in a condition. `columns` of `obs` are those of population,
+    sample, subject and condition.
     """
     population_key, sample_key, subject_key, condition_key = columns
     check_obs(adata, population_key=population_key)
@@ -201,7 +195,12 @@ def sum_populations(
         adata, sample_key=sample_key, subject_key=subject_key, condition_key=condition_key
     )
     cells = take_counts(adata, genes, sample_key=sample_key, layer=layer)
-    return cells.sums(adata.obs[population_key], design, by_subject=by_subject)
+    codes, names = string_codes(adata.obs[population_key])
+    units = design.rename_axis(keys.SAMPLE).reset_index()
+    by = [keys.CONDITION, keys.SUBJECT] if by_subject else [keys.SAMPLE]
+    groups = units.groupby(by, sort=True)
+    units, of_sample = groups.first().reset_index(), groups.ngroup().to_numpy()
+    return PopulationSums(cells, names, units, codes * len(units) + of_sample[cells.sample_codes])
 
 
 def to_exceed(expected: NDArray[np.float64], largest: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -228,7 +227,7 @@ def take_counts(adata: AnnData, genes: Sequence[str], *, sample_key: str, layer:
     codes, samples = string_codes(adata.obs[sample_key])
     fraction, profile = ambient_of(adata, samples)
     pass_over(adata, few, layer=layer)
-    counts, rest = few.counts()
+    counts, rest = few.result()
     present = list(few.positions)
     return CellCounts(
         genes=present,
@@ -280,31 +279,16 @@ def ambient_rejections(
     """Cells whose count of one gene ambient RNA cannot explain, at a false discovery rate.
 
     `p = P(Poisson(expected) >= count)`, Benjamini-Hochberg within each sample over all of its
-    cells; a cell without the gene has p = 1 and still counts as tested.
-
-    Parameters
-    ----------
-    counts
-        UMI of the gene, shape `(n_cells,)`.
-    expected
-        UMI that ambient RNA is expected to add, shape `(n_cells,)`.
-    samples
-        Sample code of each cell, shape `(n_cells,)`.
-    alpha
-        False discovery rate.
+    cells; a cell without the gene has p = 1 and still counts as tested. UMI, those that ambient RNA
+    is expected to add, and the code of the sample have the shape `(n_cells,)`.
     """
-    seen = np.flatnonzero(counts > 0)
-    pvalues = stats.poisson.sf(counts[seen] - 1, expected[seen])
-    n_tested = np.bincount(samples, minlength=int(samples.max(initial=0)) + 1)
+    is_seen, pvalues = counts > 0, np.ones(len(counts))
+    pvalues[is_seen] = stats.poisson.sf(counts[is_seen] - 1, expected[is_seen])
     rejected = np.zeros(len(counts), dtype=bool)
-    for sample in np.unique(samples[seen]):
-        mine = np.flatnonzero(samples[seen] == sample)
-        order = mine[np.argsort(pvalues[mine], kind="stable")]
-        # Those with p = 1 come last and leave the others as they are.
-        adjusted = pvalues[order] * (n_tested[sample] / np.arange(1, len(order) + 1))
-        adjusted = np.minimum.accumulate(adjusted[::-1])[::-1]
-        rejected[seen[order]] = np.minimum(adjusted, 1.0) <= alpha
-    return rejected
+    for sample in np.unique(samples[is_seen]):
+        mine = np.flatnonzero(samples == sample)
+        rejected[mine] = stats.false_discovery_control(pvalues[mine]) <= alpha
+    return rejected & is_seen
 
 
 def ambient_pvalues(

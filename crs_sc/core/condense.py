@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
-    from numpy.typing import NDArray
 
 __all__ = ["FewGenes", "condense"]
 
@@ -63,7 +62,7 @@ def condense(adata: AnnData, *, genes: Sequence[str], layer: str = keys.COUNTS) 
     return few.cohort()
 
 
-class FewGenes:
+class FewGenes(FewColumns):
     """Genes beside the rest, as a kernel of a pass over the counts that may feed others too.
 
     Attributes
@@ -82,22 +81,14 @@ class FewGenes:
             )
             raise InputError(msg)
         self._adata = adata
-        self._columns = np.array(list(self.positions.values()))
-        self._taken = FewColumns(self._columns, adata.n_obs, adata.n_vars)
-
-    def add(self, rows: slice, chunk: sparse.csr_matrix) -> None:
-        """Take in the counts of some cells."""
-        self._taken.add(rows, chunk)
-
-    def counts(self) -> tuple[sparse.csr_matrix, NDArray[np.float64]]:
-        """Return the genes, shape `(n_cells, n_genes)`, and the UMI of all others."""
-        return self._taken.result()
+        columns = np.array(list(self.positions.values()))
+        super().__init__(columns, adata.n_obs, adata.n_vars)
 
     def cohort(self) -> AnnData:
         """Return the small cohort."""
         import anndata as ad
 
-        counts, rest = self.counts()
+        counts, rest = self.result()
         last = sparse.csr_matrix(rest[:, None].astype(counts.dtype))
         counts = sparse.csr_matrix(sparse.hstack([counts, last], format="csr"))
         counts.eliminate_zeros()

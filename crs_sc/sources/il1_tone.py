@@ -93,29 +93,18 @@ def il1_tone(
     )
     if not (agonists and antagonists):
         return pd.DataFrame(columns=keys.IL1_TONE_TABLE.names)
-    sums = sum_populations(
-        adata,
-        [*agonists, *antagonists, *release],
-        (population_key, sample_key, subject_key, condition_key),
-        layer=layer,
-    )
+    columns = (population_key, sample_key, subject_key, condition_key)
+    sums = sum_populations(adata, [*agonists, *antagonists, *release], columns, layer=layer)
     cells, n_cells = sums.cells, sums.n_cells
-    umi = dict(zip(cells.genes, sums.of_genes[0], strict=True))
+    sides = np.cumsum([len(agonists), len(antagonists)])
+    umi = np.split(sums.of_genes[0], sides)
     # UMI that would be the gene's if all of the depth were ambient RNA.
-    ambient = {
-        gene: sums.depth * share for gene, share in zip(cells.genes, cells.share.T, strict=True)
-    }
-
-    def output(genes: list[str]) -> Output:
-        total = sum(ambient[gene] for gene in genes)
-        return corrected_output(
-            sum(umi[gene] for gene in genes),
-            cells.fraction * total,
-            cells.upper * total,
-            level=level,
-        )
-
-    agonist, antagonist = output(agonists), output(antagonists)
+    ambient = np.split(sums.depth * cells.share.T[:, None], sides)
+    totals = [(seen.sum(axis=0), most.sum(axis=0)) for seen, most in zip(umi, ambient, strict=True)]
+    agonist, antagonist = (
+        corrected_output(seen, cells.fraction * most, cells.upper * most, level=level)
+        for seen, most in totals[:2]
+    )
     has_agonist, has_antagonist = agonist.low > 0, antagonist.low > 0
     status = np.select(
         [n_cells < min_cells, has_agonist & has_antagonist, has_agonist, has_antagonist],
@@ -124,21 +113,26 @@ def il1_tone(
     )
     has_ratio = ~np.isin(status, [keys.TOO_FEW_CELLS, keys.NOT_DETECTED])
     native = sums.depth * (1 - cells.fraction)
-    log_cpm = [
-        np.log2(np.maximum(0.0, native_cpm(umi[g], cells.fraction * ambient[g], native)) + 1)
-        for g in release
-    ]
-    released = np.mean(log_cpm, axis=0) if release else np.full(sums.shape, np.nan)
-    table = sums.rows().iloc[: n_cells.size].reset_index(drop=True)
-    table["n_cells"] = n_cells.ravel().astype(np.int64)
-    table["agonist_umi"], table["antagonist_umi"] = agonist.value.ravel(), antagonist.value.ravel()
-    ratio = log2_ratio(agonist, antagonist)
-    for name, values in zip(("log2_ratio", "ci_low", "ci_high"), ratio, strict=True):
-        table[name] = np.where(has_ratio, values, np.nan).ravel()
-    table["release"] = np.where(n_cells >= min_cells, released, np.nan).ravel()
-    table["n_release"] = len(release)
-    table["status"] = status.ravel()
-    table = table[table["n_cells"] > 0]
+    cpm = np.maximum(0.0, native_cpm(umi[2], cells.fraction * ambient[2], native))
+    released = np.log2(cpm + 1).mean(axis=0) if release else np.full(sums.shape, np.nan)
+    ratio, low, high = (
+        np.where(has_ratio, values, np.nan) for values in log2_ratio(agonist, antagonist)
+    )
+    table = sums.table(
+        {
+            "n_cells": n_cells.astype(np.int64),
+            "agonist_umi": agonist.value,
+            "antagonist_umi": antagonist.value,
+            "log2_ratio": ratio,
+            "ci_low": low,
+            "ci_high": high,
+            "release": np.where(n_cells >= min_cells, released, np.nan),
+            "n_release": len(release),
+            "status": status,
+        }
+    )
+    # The rows of every gene are the same.
+    table = table.iloc[: n_cells.size].query("n_cells > 0")
     return table[keys.IL1_TONE_TABLE.names].reset_index(drop=True)
 
 

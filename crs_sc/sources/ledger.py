@@ -94,12 +94,8 @@ def ledger(
     """
     check_fraction("alpha", alpha)
     weight = _weights(adata, weight_key)
-    sums = sum_populations(
-        adata,
-        genes,
-        (population_key, sample_key, subject_key, condition_key),
-        layer=layer,
-    )
+    columns = (population_key, sample_key, subject_key, condition_key)
+    sums = sum_populations(adata, genes, columns, layer=layer)
     arms = sums.units[keys.CONDITION].to_numpy(dtype=str)
     made = _made(sums, arms, alpha=alpha)
     umi, expected, _ = sums.of_genes
@@ -110,7 +106,8 @@ def ledger(
     for g in range(len(umi)):
         of_cell = sums.cells.gene(g)
         output = sums.add_up(weight * (of_cell.umi - of_cell.expected))
-        share[g] = source_shares(np.maximum(0.0, output) * made[g])
+        output = np.maximum(0.0, output) * made[g]
+        share[g] = ratio(output, output.sum(axis=0))
         squares = sums.add_up(of_cell.umi**2)
         for s, arm in enumerate(arms):
             alike = arms == arm
@@ -130,15 +127,21 @@ def ledger(
                 n_samples=int(alike.sum()),
             )
             ends[:, g, :, s] = share_intervals(sample, n_draws=n_draws, level=0.95, rng=rng)
-    table = sums.rows()
-    table["n_cells"] = np.tile(sums.n_cells.ravel(), len(umi)).astype(np.int64)
-    table["umi"] = umi.ravel().astype(np.int64)
-    table["ambient_umi"] = np.where(made, expected, umi).ravel()
-    table["corrected_umi"] = np.maximum(0.0, table["umi"] - table["ambient_umi"])
-    table["share"] = share.ravel()
-    table["cell_share"] = np.tile((weighted / weighted.sum(axis=0)).ravel(), len(umi))
-    table["enrichment"] = _ratio(table["share"].to_numpy(), table["cell_share"].to_numpy())
-    table["ci_low"], table["ci_high"] = ends.reshape(2, -1)
+    cell_share = weighted / weighted.sum(axis=0)
+    ambient_umi = np.where(made, expected, umi)
+    table = sums.table(
+        {
+            "n_cells": sums.n_cells.astype(np.int64),
+            "umi": umi.astype(np.int64),
+            "ambient_umi": ambient_umi,
+            "corrected_umi": np.maximum(0.0, umi - ambient_umi),
+            "share": share,
+            "cell_share": cell_share,
+            "enrichment": ratio(share, cell_share),
+            "ci_low": ends[0],
+            "ci_high": ends[1],
+        }
+    )
     return table[keys.LEDGER_TABLE.names]
 
 
@@ -166,15 +169,7 @@ def _made(sums: PopulationSums, arms: NDArray[np.str_], *, alpha: float) -> NDAr
     return np.asarray(((adjusted <= alpha) & (umi > 0))[..., codes])
 
 
-def source_shares(corrected: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of each population in a sample's corrected UMI, shape `(n_populations, n_samples)`.
-
-    Missing where a sample has no corrected UMI.
-    """
-    return _ratio(corrected, corrected.sum(axis=0))
-
-
-def _ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:
+def ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:
     """Quotient, missing where the denominator is zero."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(denominator > 0, numerator / denominator, np.nan)
@@ -182,29 +177,17 @@ def _ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> 
 
 @dataclass(frozen=True)
 class SampleSources:
-    """One cytokine in one sample, by population; every array has shape `(n_populations,)`.
+    """One cytokine in one sample, by population; every array has shape `(n_populations,)`."""
 
-    Attributes
-    ----------
-    umi, ambient
-        UMI, and those that ambient RNA is expected to add.
-    made
-        Whether the population makes more than ambient RNA explains, over the samples of the arm.
-    burst
-        UMI of a producer, see :func:`burst_sizes`.
-    weight
-        Cells of the specimen for each sequenced cell.
-    ambient_error
-        Relative standard error of the contamination.
-    n_samples
-        Samples of the arm.
-    """
-
+    # UMI, and those that ambient RNA is expected to add.
     umi: NDArray[np.float64]
     ambient: NDArray[np.float64]
+    # Whether the population makes more than ambient RNA explains, over the samples of the arm.
     made: NDArray[np.bool_]
+    # UMI of a producer, see `burst_sizes`; cells of the specimen for each sequenced cell.
     burst: NDArray[np.float64]
     weight: NDArray[np.float64]
+    # Relative standard error of the contamination; samples of the arm.
     ambient_error: float
     n_samples: int
 
@@ -367,7 +350,7 @@ def ledger_by_condition(
             }
             rows.append(pd.DataFrame(of_arm))
     result = pd.concat(rows, ignore_index=True)
-    result["enrichment"] = _ratio(result["share"].to_numpy(), result["cell_share"].to_numpy())
+    result["enrichment"] = ratio(result["share"].to_numpy(), result["cell_share"].to_numpy())
     return result[keys.LEDGER_BY_CONDITION_TABLE.names]
 
 

@@ -192,12 +192,8 @@ def producers(
         raise MissingKeyError(msg)
     states = adata.obsm[keys.PRODUCER_STATE]
     calls = adata.uns[keys.UNS][keys.PRODUCER_CALLS]
-    sums = sum_populations(
-        adata,
-        list(states.columns),
-        (population_key, sample_key, subject_key, condition_key),
-        layer=layer,
-    )
+    columns = (population_key, sample_key, subject_key, condition_key)
+    sums = sum_populations(adata, list(states.columns), columns, layer=layer)
     cells = sums.cells
     # Cells of one sample and one depth have the same power, which takes long to work out.
     span = int(cells.depth.max(initial=0)) + 1
@@ -216,21 +212,28 @@ def producers(
         needed = needed_umi(ambient, cut[level_sample])
         making = ambient + float(calls.loc[gene, "rate"]) * level_depth
         power.append(sums.add_up(stats.poisson.sf(needed - 1, making)[level_of_cell]))
-    n_called, n_compatible, n_undetermined = np.swapaxes(in_state, 0, 1).reshape(NEGATIVE, -1)
-    umi, expected, largest = (values.ravel() for values in sums.of_genes)
-    table = sums.rows()
-    n_cells = np.tile(sums.n_cells.ravel(), len(cells.genes))
-    table["n_cells"] = n_cells.astype(np.int64)
-    table["n_producers"] = n_called.astype(np.int64)
-    table["n_ambient_compatible"] = n_compatible.astype(np.int64)
-    table["n_undetermined"] = n_undetermined.astype(np.int64)
+    n_called, n_compatible, n_undetermined = np.swapaxes(in_state, 0, 1)
+    umi, expected, largest = sums.of_genes
+    n_cells = sums.n_cells
     with np.errstate(invalid="ignore"):
-        table["producer_fraction"] = n_called / n_cells
-        table["power"] = np.ravel(power) / n_cells
-    table["ci_low"], table["ci_high"] = wilson_interval(n_called, n_cells)
-    table["umi"] = umi.astype(np.int64)
-    table["expected_ambient_umi"], table["largest_ambient_umi"] = expected, largest
-    table["n_producers_upper"] = _producers_upper(n_called, n_cells, table["power"].to_numpy())
+        fraction, mean_power = n_called / n_cells, np.array(power) / n_cells
+    low, high = wilson_interval(n_called, n_cells)
+    table = sums.table(
+        {
+            "n_cells": n_cells.astype(np.int64),
+            "n_producers": n_called.astype(np.int64),
+            "n_ambient_compatible": n_compatible.astype(np.int64),
+            "n_undetermined": n_undetermined.astype(np.int64),
+            "producer_fraction": fraction,
+            "power": mean_power,
+            "ci_low": low,
+            "ci_high": high,
+            "umi": umi.astype(np.int64),
+            "expected_ambient_umi": expected,
+            "largest_ambient_umi": largest,
+            "n_producers_upper": _producers_upper(n_called, n_cells, mean_power),
+        }
+    )
     return table[keys.PRODUCERS_TABLE.names]
 
 
@@ -301,11 +304,13 @@ def production(table: pd.DataFrame, *, alpha: float = 0.05) -> pd.DataFrame:
     'Classical monocyte'
     """
     check_fraction("alpha", alpha)
+    # Populations and conditions are sorted, genes are in the order of the table.
     parts = table.assign(
+        gene=pd.Categorical(table["gene"], categories=table["gene"].unique()),
         seen=table["power"].fillna(0) * table["n_cells"],
         sampled=table["subject"].where(table["n_cells"] > 0),
     )
-    groups = parts.groupby(["gene", "population", "condition"], sort=False)
+    groups = parts.groupby(["gene", "population", "condition"], sort=True, observed=True)
     summed = ["n_cells", "n_producers", "umi", "expected_ambient_umi", "largest_ambient_umi"]
     result = groups[[*summed, "seen"]].sum().assign(n_subjects=groups["sampled"].nunique())
     result["power"] = result["seen"] / result["n_cells"].where(result["n_cells"] > 0)
@@ -317,12 +322,5 @@ def production(table: pd.DataFrame, *, alpha: float = 0.05) -> pd.DataFrame:
     state = np.where(result["umi"] > 0, keys.AMBIENT_COMPATIBLE, state)
     state = np.where((result["padj"] <= alpha) & (result["umi"] > 0), keys.PRODUCER, state)
     result["state"] = np.where(result["n_cells"] > 0, state, "")
-    # Populations and conditions are sorted, genes are in the order of the table.
-    result = (
-        result.sort_index()
-        .reset_index()
-        .set_index("gene")
-        .loc[table["gene"].unique()]
-        .reset_index()
-    )
+    result = result.reset_index().astype({"gene": table["gene"].dtype})
     return result[keys.PRODUCTION_TABLE.names]

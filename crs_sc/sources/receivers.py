@@ -95,13 +95,8 @@ def receivers(
     genes = list(dict.fromkeys(table["gene"]))
     if not gene_positions(adata, genes):
         return pd.DataFrame(columns=keys.RECEIVERS_TABLE.names)
-    sums = sum_populations(
-        adata,
-        genes,
-        (population_key, sample_key, subject_key, condition_key),
-        layer=layer,
-        by_subject=True,
-    )
+    columns = (population_key, sample_key, subject_key, condition_key)
+    sums = sum_populations(adata, genes, columns, layer=layer, by_subject=True)
     measured = _measured(sums, min_cells=min_cells, alpha=alpha)
     # A gene of two cytokines (IL1R1 of IL1A and IL1B) is one test.
     measured["padj"] = benjamini_hochberg(measured["pvalue"])
@@ -132,42 +127,40 @@ def _measured(sums: PopulationSums, *, min_cells: int, alpha: float) -> pd.DataF
     enough = n_cells >= min_cells
     umi, expected, largest = sums.of_genes
     level = np.where(enough, native_cpm(umi, expected, native), np.nan)
-    n_above = []
-    for column in range(len(umi)):
-        counts = cells.gene(column)
-        above = ambient_rejections(counts.umi, counts.expected, cells.sample_codes, alpha=alpha)
-        n_above.append(sums.add_up(above))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        fraction = np.where(enough, np.array(n_above) / n_cells, np.nan)
-    # Units are sorted by condition: those of one are neighbours.
-    arms = {
-        condition: slice(units[0], units[-1] + 1)
-        for condition, units in sums.units.groupby(keys.CONDITION, sort=True).indices.items()
-    }
-    index = pd.MultiIndex.from_product(
-        [cells.genes, sums.populations, arms], names=["gene", "population", "condition"]
+    above = (
+        ambient_rejections(gene.umi, gene.expected, cells.sample_codes, alpha=alpha)
+        for gene in map(cells.gene, range(len(umi)))
     )
-    columns: dict[str, list[NDArray[np.float64]]] = {}
-    for units in arms.values():
-        cpm, low, high = mean_over_subjects(level[..., units], level=0.95)
-        seen, ambient, most, n = (
-            values[..., units].sum(axis=-1) for values in (umi, expected, largest, n_cells)
-        )
-        of_arm = {
-            "n_subjects": enough[..., units].sum(axis=-1),
-            "n_cells": n.astype(np.int64),
-            "umi": seen.astype(np.int64),
-            "corrected_umi": np.maximum(0.0, seen - ambient),
-            "fraction": mean_over_subjects(fraction[..., units], level=0.95)[0],
-            "cpm": np.maximum(0.0, cpm),
-            "ci_low": np.maximum(0.0, low),
-            "ci_high": np.maximum(0.0, high),
-            "pvalue": ambient_pvalues(seen, most, n),
-        }
-        for name, values in of_arm.items():
-            columns.setdefault(name, []).append(np.broadcast_to(values, seen.shape))
-    table = {name: np.stack(arrays, axis=-1).ravel() for name, arrays in columns.items()}
-    return pd.DataFrame(table, index=index).reset_index()
+    n_above = np.array([sums.add_up(is_above) for is_above in above])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        fraction = np.where(enough, n_above / n_cells, np.nan)
+    # Units are sorted by condition: those of one are neighbours.
+    of_arm = sums.units.groupby(keys.CONDITION, sort=True).indices
+    arms = [slice(units[0], units[-1] + 1) for units in of_arm.values()]
+    index = pd.MultiIndex.from_product(
+        [cells.genes, sums.populations, of_arm], names=["gene", "population", "condition"]
+    )
+    seen, ambient, most, n, n_subjects = (
+        np.stack([values[..., units].sum(axis=-1) for units in arms], axis=-1)
+        for values in (umi, expected, largest, n_cells, enough)
+    )
+    (cpm, low, high), (mean_fraction, *_) = (
+        np.stack([mean_over_subjects(values[..., units], level=0.95) for units in arms], axis=-1)
+        for values in (level, fraction)
+    )
+    table = {
+        "n_subjects": n_subjects,
+        "n_cells": n.astype(np.int64),
+        "umi": seen.astype(np.int64),
+        "corrected_umi": np.maximum(0.0, seen - ambient),
+        "fraction": mean_fraction,
+        "cpm": np.maximum(0.0, cpm),
+        "ci_low": np.maximum(0.0, low),
+        "ci_high": np.maximum(0.0, high),
+        "pvalue": ambient_pvalues(seen, most, n),
+    }
+    columns = {name: np.broadcast_to(v, seen.shape).ravel() for name, v in table.items()}
+    return pd.DataFrame(columns, index=index).reset_index()
 
 
 def mean_over_subjects(

@@ -15,7 +15,7 @@ from crs_sc import keys
 from crs_sc.core.ambient import ambient_rejections
 from crs_sc.errors import InputError, MissingKeyError
 from crs_sc.sources import call_producers, ledger, ledger_by_condition, producers, production
-from crs_sc.sources.ledger import SampleSources, burst_sizes, share_intervals, source_shares
+from crs_sc.sources.ledger import SampleSources, burst_sizes, ratio, share_intervals
 from crs_sc.sources.producers import call_states, needed_umi, production_rate
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def test_typical_rate_is_learnt_from_enough_producers_only() -> None:
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=12))
 def test_shares_add_up_to_one_or_are_missing(values: list[float]) -> None:
-    shares = source_shares(np.array(values))
+    shares = ratio(np.array(values), np.sum(values))
     if sum(values) > 0:
         assert shares.sum() == pytest.approx(1)
         assert (shares >= 0).all()
