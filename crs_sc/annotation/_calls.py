@@ -296,16 +296,6 @@ def by_compartment(
 # --- 2. refine -----------------------------------------------------------------------------------
 
 
-def refine(cells: Cells, best: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Weigh each cell's own counts, then its whole expression too, against its neighbours' calls.
-
-    The counts of the markers that tell the types of its compartment apart can move a cell to
-    another of them, and its whole expression to any type. Returns the type of each cell, and the
-    share of its lineage then; 1 for cells of a type that has no cloud.
-    """
-    return _by_whole_expression(cells, by_counts(cells, best))
-
-
 def by_counts(cells: Cells, best: NDArray[np.intp]) -> NDArray[np.intp]:
     """Types within each compartment by the cells' counts of the defining markers.
 
@@ -331,16 +321,17 @@ def by_counts(cells: Cells, best: NDArray[np.intp]) -> NDArray[np.intp]:
     return best
 
 
-def _by_whole_expression(
-    cells: Cells, best: NDArray[np.intp]
-) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Types by each cell's whole expression as well, and the share of their lineage then.
+def refine(cells: Cells, best: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Weigh each cell's own counts, then its whole expression too, against its neighbours' calls.
 
-    The prior is the share of each type among the neighbours. The cell's place in the embedding
-    and its counts of the markers that define its siblings are the evidence; they share genes, so
-    that their mean counts. Types of too few cells have no cloud, and their cells keep them.
+    The counts of the markers that tell the types of its compartment apart can move a cell to
+    another of them (:func:`by_counts`), and its whole expression to any type. Then the prior is the
+    share of each type among the neighbours; the cell's place in the embedding and its counts of the
+    markers that define its siblings are the evidence; they share genes, so that their mean counts.
+    Returns the type of each cell, and the share of its lineage then. Types of too few cells have
+    no cloud: their cells keep them, with a share of 1.
     """
-    panels = cells.panels
+    best, panels = by_counts(cells, best), cells.panels
     types = np.flatnonzero(np.bincount(best, minlength=len(panels.types)) >= _MIN_CELLS)
     if len(types) < 2:
         return best, np.ones(len(best))
@@ -348,14 +339,14 @@ def _by_whole_expression(
     evidence = _cloud_likelihood(cells.components, code)
     for compartment in dict.fromkeys(panels.compartments[types]):
         siblings = np.flatnonzero(panels.compartments[types] == compartment)
-        by_counts = _sibling_evidence(
+        counted = _sibling_evidence(
             cells.markers.counts,
             cells.markers.depth,
             pd.Index(siblings).get_indexer(pd.Index(code)),
             [panels.of_type[i] for i in types[siblings]],
             stray=_stray(compartment),
         )
-        evidence[:, siblings] += by_counts - by_counts.max(axis=1, keepdims=True)
+        evidence[:, siblings] += counted - counted.max(axis=1, keepdims=True)
     prior = np.asarray(cells.around @ (code[:, None] == np.arange(len(types))).astype(np.float64))
     belief = _shares(evidence / 2 + np.log(np.maximum(prior, _SMALLEST_SHARE)), temperature=1.0)
     refined = np.where(code >= 0, types[belief.argmax(axis=1)], best)

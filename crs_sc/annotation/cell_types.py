@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -172,43 +171,44 @@ def annotate(
         best, belief, mixed = flag(
             cells, propagated, best, settled_share, min_confidence=min_confidence
         )
-        names, codes, best = _split(groups, best, panels.lineages)
-        parts = _Parts(names, codes, best, belief, mixed)
-        profile, top = markers.profile(parts.codes, len(parts.names)), propagated.top
+        names, codes, given = _split(groups, best, panels.lineages)
+        profile, top = markers.profile(codes, len(names)), propagated.top
         # The cells of a part were weighed against "none of them" one by one already.
         lowest_score = NONE_SHARE * min_score
     else:
-        parts = _whole(groups)
-        profile = markers.profile(parts.codes, len(parts.names))
+        # Nothing is split, so the type of a part is that of its profile.
+        names, codes, given = groups.cat.categories.astype(str), groups.cat.codes.to_numpy(), None
+        belief, mixed = np.ones(adata.n_obs), np.zeros(adata.n_obs, dtype=bool)
+        profile = markers.profile(codes, len(names))
         top = np.maximum(profile.max(axis=0, initial=0.0), min_expression)
         lowest_score = min_score
     relative = relative_to(profile, top)
     rng = np.random.default_rng(random_state)
-    judged = _judged(panels, relative, parts.best, n_resamples=n_resamples, rng=rng)
-    n_cells = np.bincount(parts.codes, minlength=len(judged))
-    mean_belief = np.bincount(parts.codes, weights=parts.belief, minlength=len(judged)) / n_cells
-    judged["confidence"] *= mean_belief
+    judged = _judged(panels, relative, given, n_resamples=n_resamples, rng=rng)
+    n_cells = np.bincount(codes, minlength=len(judged))
+    judged["confidence"] *= np.bincount(codes, weights=belief, minlength=len(judged)) / n_cells
     is_named = (judged["score"] >= lowest_score) & (judged["lineage_confidence"] >= min_confidence)
     is_named &= n_shown(relative, panels.of_type, judged["type"].tolist()) >= _MIN_SHOWN
-    if parts.best is not None:
-        is_named &= parts.best >= 0
+    if given is not None:
+        is_named &= given >= 0
     judged.loc[~is_named, ["population", "lineage"]] = keys.UNKNOWN
-    judged["cluster"] = parts.names
-    judged["n_cells"] = n_cells
+    judged["cluster"], judged["n_cells"] = names, n_cells
     judged["markers"] = marker_evidence(
         relative,
         panels.of_type,
         adata.var_names[panels.columns].tolist(),
         np.where(is_named, judged.pop("type"), -1).tolist(),
     )
-    _note_mixtures(adata, groups, parts.mixed)
-    evidence = _cell_evidence(adata, groups, parts)
-    judged[evidence.columns] = evidence
+    mixed_share = pd.Series(mixed, index=groups.index).groupby(groups, observed=True).mean()
+    _note_mixtures(adata, int(mixed.sum()), mixed_share)
+    judged["mixed_share"] = groups.map(mixed_share).astype(float).groupby(codes).first()
+    scores = _doublet_and_stress(adata).groupby(codes).mean()
+    judged[scores.columns] = scores
     if label_key is not None:
         judged["population"] = judged["cluster"]
     for key, column in ((keys.POPULATION, "population"), (keys.LINEAGE, "lineage")):
-        adata.obs[key] = pd.Categorical(judged[column].to_numpy()[parts.codes])
-    adata.obs[keys.CONFIDENCE] = judged["confidence"].to_numpy()[parts.codes]
+        adata.obs[key] = pd.Categorical(judged[column].to_numpy()[codes])
+    adata.obs[keys.CONFIDENCE] = judged["confidence"].to_numpy()[codes]
     store(adata, keys.POPULATIONS, judged[keys.POPULATIONS_TABLE.names])
 
 
@@ -236,35 +236,13 @@ def _doublet_weight(adata: AnnData) -> NDArray[np.float64]:
 # --- parts of clusters ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """Clusters or labels, or the parts of clusters that hold one type each."""
-
-    # Name of each part: that of its cluster, numbered where the cluster is split.
-    names: list[str]
-    # Part of each cell.
-    codes: NDArray[np.integer]
-    # Type of each part, -1 where its cells are unknown; None where nothing was split, so that the
-    # type is that of the profile.
-    best: NDArray[np.intp] | None
-    # Share of its type in the belief about each cell, and whether it shows two compartments.
-    belief: NDArray[np.float64]
-    mixed: NDArray[np.bool_]
-
-
-def _whole(groups: pd.Series) -> _Parts:
-    """Each cluster or label as one part."""
-    n = len(groups)
-    names = groups.cat.categories.astype(str).tolist()
-    return _Parts(names, groups.cat.codes.to_numpy(), None, np.ones(n), np.zeros(n, dtype=bool))
-
-
 def _split(
     groups: pd.Series, best: NDArray[np.intp], lineages: NDArray[np.str_]
-) -> tuple[list[str], NDArray[np.integer], NDArray[np.intp]]:
+) -> tuple[pd.Index, NDArray[np.integer], NDArray[np.intp] | None]:
     """Cut each cluster where the types of its cells meet; the largest part comes first.
 
-    Returns the name of each part, the part of each cell, and the type of each part.
+    Returns the name of each part (that of its cluster, numbered where the cluster is split), the
+    part of each cell, and the type of each part, -1 where its cells are unknown.
     """
     best = _without_small_parts(groups, best, lineages)
     cells = pd.DataFrame({"cluster": groups.cat.codes.to_numpy(), "best": best})
@@ -272,11 +250,8 @@ def _split(
     parts = parts.sort_values(["cluster", "n", "best"], ascending=[True, False, True])
     number = parts.groupby("cluster").cumcount() + 1
     is_split = parts["cluster"].duplicated(keep=False)
-    name = groups.cat.categories.astype(str).to_numpy()[parts["cluster"]]
-    names = [
-        f"{cluster}-{i}" if split else cluster
-        for cluster, i, split in zip(name, number, is_split, strict=True)
-    ]
+    name = groups.cat.categories.astype(str).to_numpy(object)[parts["cluster"]]
+    names = pd.Index(np.where(is_split, name + "-" + number.astype(str).to_numpy(object), name))
     position = pd.MultiIndex.from_frame(parts[["cluster", "best"]])
     codes = position.get_indexer(pd.MultiIndex.from_frame(cells))
     return names, codes, parts["best"].to_numpy(dtype=np.intp)
@@ -348,33 +323,25 @@ def _judged(
     )
 
 
-def _cell_evidence(adata: AnnData, clusters: pd.Series, parts: _Parts) -> pd.DataFrame:
-    """Mean doublet and stress score of each part, and the share of mixtures in its cluster.
-
-    A score that the data do not have is missing.
-    """
+def _doublet_and_stress(adata: AnnData) -> pd.DataFrame:
+    """Doublet and stress score of each cell; a score that the data do not have is missing."""
     scores = pd.DataFrame(np.nan, index=adata.obs_names, columns=["doublet_score", "stress"])
     if keys.DOUBLET_SCORE in adata.obs:
         scores["doublet_score"] = adata.obs[keys.DOUBLET_SCORE].astype(float)
     if _STRESS in adata.obsm.get(keys.SIGNATURE_SCORES, ()):
         scores["stress"] = adata.obsm[keys.SIGNATURE_SCORES][_STRESS].astype(float)
-    scores["mixed_share"] = pd.Series(parts.mixed, index=adata.obs_names)
-    of_cluster = scores["mixed_share"].groupby(clusters, observed=True).mean()
-    scores["mixed_share"] = clusters.map(of_cluster).astype(float)
-    by_part = scores.groupby(parts.codes)
-    return by_part.mean().assign(mixed_share=by_part["mixed_share"].first())
+    return scores
 
 
-def _note_mixtures(adata: AnnData, clusters: pd.Series, mixed: NDArray[np.bool_]) -> None:
+def _note_mixtures(adata: AnnData, n_mixed: int, share: pd.Series) -> None:
     """Say how many cells carry the markers of two compartments, and which clusters are of such."""
-    if not mixed.any():
+    if not n_mixed:
         return
     add_note(
         adata,
-        f"{mixed.sum()} cells carry the markers of two compartments (doublets, or platelets on "
+        f"{n_mixed} cells carry the markers of two compartments (doublets, or platelets on "
         "other cells) and are Unknown.",
     )
-    share = pd.Series(mixed, index=clusters.index).groupby(clusters, observed=True).mean()
     mostly = [str(name) for name in share.index[share >= _MOSTLY_MIXED]]
     if mostly:
         add_note(

@@ -10,7 +10,7 @@ import pandas as pd
 from crs_sc import genesets, keys
 from crs_sc.annotation.cell_types import annotate
 from crs_sc.core.checks import check_obs
-from crs_sc.errors import InputError, MissingKeyError, listing
+from crs_sc.errors import InputError, listing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -139,12 +139,10 @@ def compare_opinions(
 def _pairs(
     populations: NDArray[np.object_], labels: NDArray[np.object_], label_names: str | Path | None
 ) -> pd.DataFrame:
-    """Count the cells of each pair of labels, and say whether the two agree.
+    """Count the cells (n) of each pair of labels, and say whether the two agree.
 
-    Returns
-    -------
-    DataFrame with columns population (as in the data), ours, theirs (common names), n (cells), and
-    same, same_lineage (1, 0, or missing where that cannot be compared).
+    The populations are as in the data, `ours` and `theirs` are common names; `same` and
+    `same_lineage` are 1, 0, or missing where that cannot be compared.
     """
     cells = pd.DataFrame({"population": populations, "label": labels})
     pairs = cells.groupby(["population", "label"], sort=True).size().rename("n").reset_index()
@@ -208,22 +206,22 @@ def _mean(values: pd.Series, n: pd.Series) -> float:
 
 
 def _kappas(pairs: pd.DataFrame) -> dict[str, float]:
-    """Cohen's kappa of the populations and of the lineages, each over the cells compared by it."""
-    lineage_of = genesets.lineages()
-    fine = pairs.loc[pairs["same"].notna(), ["ours", "theirs", "n"]]
-    coarse = pairs.loc[pairs["same_lineage"].notna(), ["ours", "theirs", "n"]]
-    for side in ("ours", "theirs"):
-        coarse[side] = coarse[side].map(lambda name: lineage_of.get(name, name))
-    return {"kappa": _kappa(fine), "kappa_lineage": _kappa(coarse)}
+    """Cohen's kappa of the populations and of the lineages, each over the cells compared by it.
 
-
-def _kappa(pairs: pd.DataFrame) -> float:
-    """Cohen's kappa; missing without cells, or where both sides have one and the same label."""
+    Missing without cells, or where both sides have one and the same label.
+    """
     from sklearn.metrics import cohen_kappa_score
 
-    if len({*pairs["ours"], *pairs["theirs"]}) < 2:
-        return np.nan
-    return float(cohen_kappa_score(pairs["ours"], pairs["theirs"], sample_weight=pairs["n"]))
+    kappas = {}
+    by_lineage = pairs.replace({"ours": genesets.lineages(), "theirs": genesets.lineages()})
+    for name, compared, part in (
+        ("kappa", "same", pairs),
+        ("kappa_lineage", "same_lineage", by_lineage),
+    ):
+        ours, theirs, n = (part.loc[part[compared].notna(), key] for key in ("ours", "theirs", "n"))
+        is_one = len({*ours, *theirs}) < 2
+        kappas[name] = np.nan if is_one else cohen_kappa_score(ours, theirs, sample_weight=n)
+    return kappas
 
 
 def add_marker_opinion(
@@ -269,9 +267,6 @@ def add_marker_opinion(
     """
     import anndata as ad
 
-    if adata.X is None:
-        msg = "`X` is empty. Run crs_sc.pp.normalize first."
-        raise MissingKeyError(msg)
     # Shares the matrices and graphs; only what `annotate` writes is apart.
     light = ad.AnnData(
         adata.X,

@@ -12,7 +12,7 @@ import pandas as pd
 
 from crs_sc import keys
 from crs_sc.errors import CrsWarning, InputError, listing
-from crs_sc.genesets._user import read_gene_sets, read_markers
+from crs_sc.genesets._user import read_gene_sets, read_markers, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -352,19 +352,12 @@ def load_label_names(*, user: str | Path | None = None) -> pd.DataFrame:
     packaged = packaged_table("label_names").copy()
     if user is None:
         return packaged
-    try:
-        added = pd.read_csv(user, sep="\t", dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        msg = f"Cannot read the names of labels in '{user}': {error}."
-        raise InputError(msg) from error
-    missing = [name for name in ("label", "population") if name not in added]
-    if missing:
-        msg = f"'{user}' has no column {' and '.join(missing)}. Columns: {listing(added.columns)}."
+    columns = ["label", "population"]
+    added = read_rows(user, columns, what="names of labels")[columns]
+    if (added == "").any(axis=None):
+        msg = f"{user}: a label or its population is empty. Take that row out."
         raise InputError(msg)
-    if (added[["label", "population"]] == "").any(axis=None):
-        msg = f"'{user}': a label or its population is empty. Take that row out."
-        raise InputError(msg)
-    added = added[["label", "population"]].assign(source="user")
+    added = added.assign(source="user")
     return pd.concat([added, packaged], ignore_index=True)
 
 

@@ -97,12 +97,10 @@ def read_gene_sets(source: str | Path | Mapping[str, Sequence[str]]) -> dict[str
     if suffix not in (".tsv", ".txt"):
         msg = f"{source}: gene sets are read from .gmt, .tsv or .txt files, got '{suffix}'."
         raise InputError(msg)
-    read: dict[str, list[str]] = {}
-    for row in _rows(source):
-        genes = read.setdefault(row["set"], [])
-        if row.get("role", "marker") == "marker":
-            genes.append(row["symbol"])
-    return _checked_sets(read, where=str(source))
+    rows = read_rows(source, ["set", "symbol"])
+    is_marker = rows.get("role", pd.Series("marker", index=rows.index)) == "marker"
+    groups = rows["symbol"].where(is_marker, "").groupby(rows["set"], sort=False)
+    return _checked_sets({name: list(genes) for name, genes in groups}, where=str(source))
 
 
 def read_markers(source: str | Path | Mapping[str, Sequence[str]]) -> pd.DataFrame:
@@ -131,11 +129,11 @@ def read_markers(source: str | Path | Mapping[str, Sequence[str]]) -> pd.DataFra
     """
     is_table = not isinstance(source, Mapping) and Path(source).suffix.lower() != ".gmt"
     sets = read_gene_sets(source)
-    if not is_table:
-        rows = [{"symbol": gene, "set": name} for name, genes in sets.items() for gene in genes]
+    if is_table:
+        table = read_rows(str(source), ["set", "symbol"])
     else:
-        rows = _rows(str(source))
-    table = pd.DataFrame(rows, dtype=str)
+        pairs = [(gene, name) for name, genes in sets.items() for gene in genes]
+        table = pd.DataFrame(pairs, columns=["symbol", "set"], dtype=str)
     for column, default in (("role", "marker"), ("lineage", ""), ("weight", "1")):
         if column not in table:
             table[column] = default
@@ -153,29 +151,29 @@ def read_markers(source: str | Path | Mapping[str, Sequence[str]]) -> pd.DataFra
     return table[["symbol", "set", "role", "lineage", "weight"]]
 
 
-def _rows(source: str | Path) -> list[dict[str, str]]:
-    """Rows of a TSV file with the columns set and symbol."""
-    header, *lines = [line.split("\t") for line in _lines(source) if line.strip()] or [[]]
-    missing = [column for column in ("set", "symbol") if column not in header]
+def read_rows(path: str | Path, columns: list[str], *, what: str = "gene sets") -> pd.DataFrame:
+    """Rows of a TSV file that has these columns; every value is a string."""
+    header, *lines = [line.split("\t") for line in _lines(path, what) if line.strip()] or [[]]
+    missing = [column for column in columns if column not in header]
     if missing:
-        msg = f"{source} has no column {' and '.join(missing)}. Columns: {listing(header)}."
+        msg = f"{path} has no column {' and '.join(missing)}. Columns: {listing(header)}."
         raise InputError(msg)
     ragged = [fields for fields in lines if len(fields) != len(header)]
     if ragged:
-        msg = f"{source}: a row has {len(ragged[0])} fields, the header {len(header)}: {ragged[0]}."
+        msg = f"{path}: a row has {len(ragged[0])} fields, the header {len(header)}: {ragged[0]}."
         raise InputError(msg)
-    return [dict(zip(header, fields, strict=True)) for fields in lines]
+    return pd.DataFrame(lines, columns=header, dtype=str)
 
 
-def _lines(path: str | Path) -> list[str]:
+def _lines(path: str | Path, what: str = "gene sets") -> list[str]:
     """Lines of a text file, or one clear error."""
     try:
         return Path(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
-        msg = f"Cannot read the gene sets in {path}: {error.strerror or error}."
+        msg = f"Cannot read the {what} in {path}: {error.strerror or error}."
         raise InputError(msg) from error
     except UnicodeDecodeError as error:
-        msg = f"{path} is not a text file in UTF-8; gene sets are read from GMT or TSV files."
+        msg = f"{path} is not a text file in UTF-8; {what} are read from text files."
         raise InputError(msg) from error
 
 
