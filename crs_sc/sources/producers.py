@@ -310,7 +310,7 @@ def production(table: pd.DataFrame, *, alpha: float = 0.05) -> pd.DataFrame:
         seen=table["power"].fillna(0) * table["n_cells"],
         sampled=table["subject"].where(table["n_cells"] > 0),
     )
-    groups = parts.groupby(["gene", "population", "condition"], sort=True, observed=True)
+    groups = parts.groupby(["gene", "population", "condition"], sort=False, observed=True)
     summed = ["n_cells", "n_producers", "umi", "expected_ambient_umi", "largest_ambient_umi"]
     result = groups[[*summed, "seen"]].sum().assign(n_subjects=groups["sampled"].nunique())
     result["power"] = result["seen"] / result["n_cells"].where(result["n_cells"] > 0)
@@ -322,5 +322,5 @@ def production(table: pd.DataFrame, *, alpha: float = 0.05) -> pd.DataFrame:
     state = np.where(result["umi"] > 0, keys.AMBIENT_COMPATIBLE, state)
     state = np.where((result["padj"] <= alpha) & (result["umi"] > 0), keys.PRODUCER, state)
     result["state"] = np.where(result["n_cells"] > 0, state, "")
-    result = result.reset_index().astype({"gene": table["gene"].dtype})
+    result = result.sort_index().reset_index().astype({"gene": table["gene"].dtype})
     return result[keys.PRODUCTION_TABLE.names]
