@@ -11,16 +11,20 @@ from crs_sc import keys
 from crs_sc.core.checks import check_obs
 from crs_sc.errors import InputError
 from crs_sc.plotting._style import (
+    above_bar,
     arm_colours,
     arm_heads,
-    arm_order,
     check_table,
     feature_label,
+    line,
     log_with_zero,
     new_axes,
     outside_legend,
+    patches,
     population_order,
     sample_layout,
+    slanted_names,
+    stacked_bars,
     styled,
 )
 
@@ -78,8 +82,6 @@ def composition(
     >>> ledger = crs.tl.ledger(adata, genes=["IL1B", "IL6"])
     >>> ax = crs.pl.composition(ledger, conditions=["vehicle", "CART"])
     """
-    from matplotlib.lines import Line2D
-
     columns = ["sample", "subject", "condition", "population", "cell_share"]
     check_table(ledger, columns, name="ledger")
     shares = cell_shares(ledger)
@@ -96,21 +98,21 @@ def composition(
             if not len(values):
                 continue
             centre = j + (i - (len(colours) - 1) / 2) * width
-            spread = (np.arange(len(values)) - (len(values) - 1) / 2) * width * 0.7 / len(values)
-            drawn = np.clip(values, floor, None)
-            axes.scatter(centre + spread, drawn, s=14, color=colour, linewidths=0, zorder=3)
+            x = centre + (np.arange(len(values)) - (len(values) - 1) / 2) * width * 0.7 / len(
+                values
+            )
+            axes.scatter(
+                x, np.clip(values, floor, None), s=14, color=colour, linewidths=0, zorder=3
+            )
             mean = max(float(values.mean()), floor)
             axes.plot([centre - width * 0.4, centre + width * 0.4], [mean, mean], color=colour)
     for j in range(1, len(order)):
         axes.axvline(j - 0.5, color="#EEEEEE", linewidth=0.8, zorder=0)
     log_with_zero(axes, "y", floor=floor, top=100, percent=" %")
-    axes.set_xticks(range(len(order)), order, rotation=40, ha="right", rotation_mode="anchor")
+    slanted_names(axes, range(len(order)), order, angle=40)
     axes.set_xlim(-0.6, len(order) - 0.4)
     axes.set_ylabel("share of cells")
-    handles = [
-        Line2D([], [], marker="o", ls="-", ms=4, color=colour, label=arm)
-        for arm, colour in colours.items()
-    ]
+    handles = [line(arm, colour, marker="o", ls="-", ms=4) for arm, colour in colours.items()]
     outside_legend(axes, handles, title="arm (point: subject, line: mean)")
     return axes
 
@@ -169,8 +171,6 @@ def myeloid_states(
     >>> adata.obs["myeloid_state"] = "resting"
     >>> ax = crs.pl.myeloid_states(adata)
     """
-    from matplotlib.patches import Patch
-
     check_obs(adata, sample_key=sample_key, condition_key=condition_key)
     obs = adata.obs
     frame = pd.DataFrame(
@@ -191,26 +191,17 @@ def myeloid_states(
     states = _state_order(counts.index)
     axes = new_axes(ax, (max(3.6 + 0.28 * len(positions), 5.2), 3.0))
     totals = counts.sum(axis=0)
-    bottom = np.zeros(len(positions))
-    x = np.array(list(positions.values()))
-    handles = []
-    for i, state in enumerate(states):
-        height = (counts.loc[state] / totals.where(totals > 0)).fillna(0).to_numpy(dtype=float)
-        colour = _STATE_COLOURS.get(state, _OTHER_STATES[i % len(_OTHER_STATES)])
-        axes.bar(x, height, 0.86, bottom=bottom, color=colour, edgecolor="white", linewidth=0.3)
-        bottom += height
-        handles.append(Patch(color=colour, label=feature_label(state)))
+    colours = {
+        state: _STATE_COLOURS.get(state, _OTHER_STATES[i % len(_OTHER_STATES)])
+        for i, state in enumerate(states)
+    }
+    stacked_bars(axes, counts.loc[states] / totals.where(totals > 0), positions, colours)
     for name, at in positions.items():
-        axes.text(
-            at, 1.02, f"{totals[name]}", ha="center", va="bottom", fontsize=6, color="#666666"
-        )
-    arm_heads(axes, spans, arm_colours(arm_order(spans, conditions), conditions))
-    axes.set_ylim(0, 1)
-    axes.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+        above_bar(axes, at, f"{totals[name]}")
+    arm_heads(axes, spans, arm_colours(spans, conditions))
     axes.set_ylabel("share of myeloid cells")
-    axes.set_xticks(x, list(positions), rotation=90)
-    axes.tick_params(axis="x", length=0)
-    axes.set_xlim(x.min() - 0.7, x.max() + 0.7)
+    axes.set_xticks(list(positions.values()), list(positions), rotation=90)
+    handles = patches({feature_label(state): colour for state, colour in colours.items()})
     outside_legend(axes, handles, title="state")
     return axes
 

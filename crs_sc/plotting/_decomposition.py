@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,13 +10,17 @@ from crs_sc import keys
 from crs_sc.errors import InputError, listing
 from crs_sc.plotting._style import (
     check_table,
-    figure_legend,
+    choose,
+    line,
+    mark,
     new_axes,
-    ordered,
+    new_panels,
     outside_legend,
+    page_columns,
+    patches,
     population_order,
+    slanted_names,
     styled,
-    wrapped_grid,
 )
 
 if TYPE_CHECKING:
@@ -83,52 +87,36 @@ def decomposition_bars(
     >>> parts = crs.tl.decompose(ledger, made, contrasts=[contrast], samples=samples)
     >>> figure = crs.pl.decomposition_bars(parts)
     """
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    check_table(decomposition, keys.DECOMPOSITION_TABLE.names, name="decomposition")
-    rows = ordered(decomposition["gene"], genes)
-    columns = ordered(decomposition["contrast"], contrasts)
-    table = decomposition.loc[
-        decomposition["gene"].isin(rows) & decomposition["contrast"].isin(columns)
-    ]
-    check_table(table, ["gene"], name="decomposition")
+    table, [rows, columns] = _chosen(decomposition, gene=genes, contrast=contrasts)
     names = list(populations or _worth_showing(table, smallest))
     if not names:
         names = population_order(set(table["population"]) - {keys.ALL_POPULATIONS})
     height = 0.95 + 0.25 * (len(names) + 1)
     left = 0.08 * max(len(name) for name in [*names, ALL])
-    grid = wrapped_grid(
-        len(rows),
-        len(columns),
-        panel=(2.5, height),
-        margin=(left + 2.6, 0.5),
-        share={"sharey": True},
+    across = page_columns(len(columns), 2.5)
+    share = {"sharey": True}
+    size, margin = (2.5, height), (left + 2.6, 0.5)
+    figure, groups = new_panels(
+        len(columns), across, panel=size, margin=margin, share=share, n_groups=len(rows)
     )
-    for panels, gene in zip(grid.groups, rows, strict=True):
+    for panels, gene in zip(groups, rows, strict=True):
         for ax, contrast in zip(panels, columns, strict=True):
             if ax is not panels[0]:
                 ax.sharex(panels[0])
             part = table.loc[(table["gene"] == gene) & (table["contrast"] == contrast)]
             _bars(ax, part.set_index("population"), names)
             ax.set_title(f"{gene}: {contrast}")
-    for ax in grid.lowest:
+    for ax in groups[-1][-across:]:
         ax.set_xlabel("change of UMI per sampled cell")
-    handles = [Patch(color=PART_COLOURS[part], label=PART_NAMES[part]) for part in PARTS]
-    diamond = Line2D(
-        [], [], marker="D", ms=4, color="black", linewidth=0.9, label="total, 95 % interval"
-    )
-    open_end = Line2D(
-        [],
-        [],
-        marker="$*$",
-        ls="",
-        ms=5,
-        color="#555555",
-        label="absent or no producers in one arm:\nper-producer part not identified",
-    )
-    figure_legend(grid.figure, [*handles, diamond, open_end])
-    return grid.figure
+    diamond = line("total, 95 % interval", "black", marker="D", ms=4, linewidth=0.9)
+    why = "absent or no producers in one arm:\nper-producer part not identified"
+    open_end = mark(why, "$*$", color="#555555")
+    outside_legend(figure, [*_handles(set(PARTS)), diamond, open_end])
+    return figure
+
+
+def _chosen(decomposition: pd.DataFrame, **wanted: Any) -> tuple[pd.DataFrame, list[list[str]]]:
+    return choose(decomposition, keys.DECOMPOSITION_TABLE, name="decomposition", **wanted)
 
 
 def _worth_showing(table: pd.DataFrame, smallest: float) -> list[str]:
@@ -277,35 +265,32 @@ def waterfalls(
     >>> parts = crs.tl.decompose(ledger, made, contrasts=[contrast], samples=samples)
     >>> figure = crs.pl.waterfalls(parts)
     """
-    check_table(decomposition, keys.DECOMPOSITION_TABLE.names, name="decomposition")
-    down = ordered(decomposition["gene"], genes)
-    across = ordered(decomposition["contrast"], contrasts)
-    table = decomposition.loc[
-        decomposition["gene"].isin(down)
-        & decomposition["contrast"].isin(across)
-        & decomposition["total"].notna()
-    ]
-    check_table(table, ["gene"], name="decomposition")
-    names = {gene: _worth_showing(table.loc[table["gene"] == gene], smallest) for gene in down}
+    table, [rows, columns] = _chosen(decomposition, gene=genes, contrast=contrasts)
+    table = table.loc[table["total"].notna()]
+    check_table(table, (), name="decomposition")
+    names = {gene: _worth_showing(table.loc[table["gene"] == gene], smallest) for gene in rows}
     n_steps = max(3 * len(shown) for shown in names.values()) + 2
     width = max(2.2, 0.26 * n_steps + 0.5)
-    grid = wrapped_grid(len(down), len(across), panel=(width, 2.7), margin=(2.8, 0.2))
-    for panels, gene in zip(grid.groups, down, strict=True):
-        for ax, contrast in zip(panels, across, strict=True):
+    across = page_columns(len(columns), width)
+    figure, groups = new_panels(
+        len(columns), across, panel=(width, 2.7), margin=(2.8, 0.2), n_groups=len(rows)
+    )
+    for panels, gene in zip(groups, rows, strict=True):
+        for ax, contrast in zip(panels, columns, strict=True):
             if ax is not panels[0]:
                 ax.sharey(panels[0])
-            one = table.loc[(table["gene"] == gene) & (table["contrast"] == contrast)]
-            rows = one.set_index("population")
-            if _changes(rows):
-                _walk(ax, _steps(rows, names[gene]), rows)
+            part = table.loc[(table["gene"] == gene) & (table["contrast"] == contrast)]
+            part = part.set_index("population")
+            if _changes(part):
+                _walk(ax, _steps(part, names[gene]), part)
             else:
                 ax.text(0.5, 0.5, "no change to split", transform=ax.transAxes, ha="center")
                 ax.set_xticks([])
             ax.set_title(f"{gene}: {contrast}")
-    for ax in grid.first_of_lines:
-        ax.set_ylabel("change of UMI\nper sampled cell")
-    figure_legend(grid.figure, _handles(set(PARTS)))
-    return grid.figure
+        for ax in panels[::across]:
+            ax.set_ylabel("change of UMI\nper sampled cell")
+    outside_legend(figure, _handles(set(PARTS)))
+    return figure
 
 
 def _changes(rows: pd.DataFrame) -> bool:
@@ -327,9 +312,7 @@ def _steps(rows: pd.DataFrame, names: Sequence[str]) -> list[tuple[str, str, flo
 
 def _handles(parts: set[str]) -> list[Patch]:
     """Entries of the legend."""
-    from matplotlib.patches import Patch
-
-    return [Patch(color=PART_COLOURS[p], label=PART_NAMES[p]) for p in PARTS if p in parts]
+    return patches({PART_NAMES[part]: PART_COLOURS[part] for part in PARTS if part in parts})
 
 
 def _walk(ax: Axes, steps: list[tuple[str, str, float]], rows: pd.DataFrame) -> None:
@@ -341,12 +324,9 @@ def _walk(ax: Axes, steps: list[tuple[str, str, float]], rows: pd.DataFrame) -> 
     colours = [PART_COLOURS.get(part, "#999999") for _, part, _ in steps]
     ax.bar(x, height, 0.8, bottom=starts, color=colours, linewidth=0)
     for i, (name, part, _) in enumerate(steps):
-        low, high = (
-            (rows.loc[name, f"{part}_ci_low"], rows.loc[name, f"{part}_ci_high"])
-            if part
-            else (np.nan, np.nan)
-        )
-        ax.plot([i, i], [starts[i] + low, starts[i] + high], color="black", linewidth=0.9, zorder=3)
+        bounds = [f"{part}_ci_low", f"{part}_ci_high"]
+        inner = rows.loc[name, bounds].to_numpy(dtype=float) if part else [np.nan, np.nan]
+        ax.plot([i, i], starts[i] + inner, color="black", linewidth=0.9, zorder=3)
         ax.plot([i + 0.4, i + 0.6], [ends[i], ends[i]], color="#888888", linewidth=0.7)
     ax.bar([len(steps)], [ends[-1]], 0.8, color="#888888", linewidth=0)
     if keys.ALL_POPULATIONS in rows.index:
@@ -361,8 +341,6 @@ def _walk(ax: Axes, steps: list[tuple[str, str, float]], rows: pd.DataFrame) -> 
         ax.axvline(at[0] - 0.5, color="#E4E4E4", linewidth=0.7, zorder=0)
     ax.axvline(len(steps) - 0.5, color="#E4E4E4", linewidth=0.7, zorder=0)
     places = [float(at.mean()) for at in groups.values()]
-    ax.set_xticks(
-        [*places, len(steps)], [*groups, "total"], rotation=35, ha="right", rotation_mode="anchor"
-    )
+    slanted_names(ax, [*places, len(steps)], [*groups, "total"], angle=35)
     ax.tick_params(axis="x", length=0)
     ax.set_xlim(-0.6, len(steps) + 0.6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,8 @@ from crs_sc.plotting._style import (
     arm_colours,
     arm_order,
     check_table,
-    dot,
+    lattice,
+    mark,
     new_axes,
     new_grid,
     outside_legend,
@@ -101,21 +102,15 @@ def umap(
     order = np.random.default_rng(0).permutation(adata.n_obs)[:most]
     size = point_size or float(np.clip(30_000 / max(len(order), 1), 0.5, 12))
     axes = new_axes(ax, (6.4, 4.4))
-    axes.scatter(
-        points[order, 0],
-        points[order, 1],
-        c=to_rgba_array(list(colours.values()))[pd.Index(colours).get_indexer(values)[order]],
-        s=size,
-        linewidths=0,
-        rasterized=True,
-    )
+    tints = to_rgba_array(list(colours.values()))[pd.Index(colours).get_indexer(values)[order]]
+    axes.scatter(*points[order].T, c=tints, s=size, linewidths=0, rasterized=True)
     title = f"Cells by {color}"
     if len(order) < adata.n_obs:
         title += f" ({len(order):,} of {adata.n_obs:,} drawn)"
     axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2", title=title)
     axes.set_aspect("equal", adjustable="datalim")
     counts = values.value_counts()
-    handles = [dot(f"{name} ({counts[name]:,})", colours[name], size=6) for name in colours]
+    handles = [mark(f"{name} ({counts[name]:,})", size=6, color=colours[name]) for name in colours]
     outside_legend(axes, handles, title=f"{color} (cells)", columns=1 + (len(handles) - 1) // 24)
     return axes
 
@@ -150,7 +145,6 @@ def _shade(colour: str, place: float) -> str:
 
 
 _STATES = {
-    keys.STABLE: "",
     keys.DOUBTFUL: "doubtful",
     keys.UNSTABLE: "unstable",
     keys.UNDETERMINED: "too few cells",
@@ -190,9 +184,8 @@ def cluster_stability(clusters: pd.DataFrame, *, clustering: pd.DataFrame) -> Fi
     check_table(clusters, keys.CLUSTERS_TABLE.names, name="clusters")
     check_table(clustering, keys.CLUSTERING_TABLE.names, name="clustering")
     height = 1.1 + 0.24 * len(clusters)
-    figure, [[left, right]] = new_grid(
-        1, 2, (8.6, max(height, 2.6)), share={"width_ratios": [1, 1.6]}
-    )
+    size = (8.6, max(height, 2.6))
+    figure, [[left, right]] = new_grid(1, 2, size, share={"width_ratios": [1, 1.6]})
     _resolutions(left, clustering.sort_values("resolution", kind="stable"))
     _clusters(right, clusters)
     return figure
@@ -206,15 +199,10 @@ def _resolutions(ax: Axes, table: pd.DataFrame) -> None:
     chosen = table["chosen"].to_numpy(dtype=bool)
     ax.plot(x, mean, color="#999999", linewidth=1, zorder=1)
     ax.vlines(x, low, mean, color="#999999", linewidth=1, zorder=1)
-    ax.scatter(
-        x, mean, s=36, zorder=2, linewidths=1.2, edgecolors="#222222",
-        c=np.where(chosen, "#222222", "#FFFFFF").tolist(),
-    )  # fmt: skip
-    names = [
-        f"{resolution:g}\n({count})"
-        for resolution, count in zip(table["resolution"], table["n_clusters"], strict=True)
-    ]
-    ax.set_xticks(x, names)
+    fill = np.where(chosen, "#222222", "#FFFFFF").tolist()
+    ax.scatter(x, mean, s=36, zorder=2, linewidths=1.2, edgecolors="#222222", c=fill)
+    pairs = zip(table["resolution"], table["n_clusters"], strict=True)
+    ax.set_xticks(x, [f"{resolution:g}\n({count})" for resolution, count in pairs])
     ax.set_xlim(-0.5, len(table) - 0.5)
     ax.set_ylim(min(0.0, float(low.min())), 1.03)
     ax.set_xlabel("Resolution (clusters)")
@@ -234,19 +222,13 @@ def _clusters(ax: Axes, table: pd.DataFrame) -> None:
         ax.vlines(low, y - 0.3, y + 0.3, color=colour, linewidth=width)
     for bound in (0.6, 0.75):
         ax.axvline(bound, color="#444444", linewidth=0.8, linestyle=(0, (3, 2)), zorder=0)
-    labels = [
-        f"{cluster}: {name}"
-        for cluster, name in zip(table["cluster"], table["population"], strict=True)
-    ]
-    ax.set_yticks(y, labels)
+    ax.set_yticks(y, [f"{row.cluster}: {row.population}" for row in table.itertuples()])
     ax.set_ylim(len(table) - 0.5, -0.5)
     ax.set_xlim(0, 1.03)
-    for row, (state, other) in enumerate(
-        zip(table["state"], table["joins_population"], strict=True)
-    ):
-        said = _STATES.get(str(state), "")
-        if said:
-            text = f"{said}, with {other}" if other else said
+    pairs = zip(table["state"].map(_STATES), table["joins_population"], strict=True)
+    for row, (state, other) in enumerate(pairs):
+        if isinstance(state, str):
+            text = f"{state}, with {other}" if other else state
             ax.text(1.05, row, text, va="center", fontsize="small", clip_on=False)
     ax.set_xlabel("Jaccard coefficient with the best match")
     ax.set_title("Clusters found again")
@@ -293,8 +275,6 @@ def marker_dotplot(
     >>> adata = crs.datasets.toy_cohort()
     >>> figure = crs.pl.marker_dotplot(adata, n_markers=2)
     """
-    from matplotlib.lines import Line2D
-
     check_obs(adata, population_key=population_key)
     labels = adata.obs[population_key].astype(str).to_numpy()
     populations = population_order(labels)
@@ -305,44 +285,24 @@ def marker_dotplot(
         raise InputError(msg)
     columns = adata.var_names.get_indexer(pd.Index(genes))
     scaled, share = _summary(columns_of(adata.X, columns), labels, populations)
-    figure, grid = new_grid(1, 1, (2.9 + 0.21 * len(genes) + 1.4, 1.5 + 0.25 * len(populations)))
-    ax = grid[0][0]
-    y, x = np.mgrid[0 : len(populations), 0 : len(genes)]
-    dots = ax.scatter(
-        x.ravel(),
-        y.ravel(),
-        s=95 * share.ravel(),
-        c=scaled.ravel(),
-        cmap="Reds",
-        vmin=0,
-        vmax=1,
-        edgecolors="#999999",
-        linewidths=0.3,
-    )
-    ax.set_xticks(range(len(genes)), genes, rotation=90, style="italic")
-    ax.set_yticks(range(len(populations)), populations)
+    size = (2.9 + 0.21 * len(genes) + 1.4, 1.5 + 0.25 * len(populations))
+    figure, [[ax]] = new_grid(1, 1, size)
+    y, x = np.indices(share.shape)
+    look: dict[str, Any] = {"cmap": "Reds", "vmin": 0, "vmax": 1, "edgecolors": "#999999"}
+    dots = ax.scatter(x, y, s=95 * share, c=scaled, linewidths=0.3, **look)
+    lattice(ax, genes, populations, style="italic")
     ax.set_xlim(-0.7, len(genes) - 0.3)
-    ax.set_ylim(len(populations) - 0.4, -0.6)
     for i in range(1, len(genes)):
         if groups[i] != groups[i - 1]:
             ax.axvline(i - 0.5, color="#DDDDDD", linewidth=0.7, zorder=0)
+    grey = {"mfc": "#BBBBBB", "mec": "#999999", "mew": 0.3}
     handles = [
-        Line2D(
-            [],
-            [],
-            marker="o",
-            ls="",
-            mfc="#BBBBBB",
-            mec="#999999",
-            mew=0.3,
-            ms=float(np.sqrt(95 * part)),
-            label=f"{100 * part:.0f} %",
-        )
+        mark(f"{100 * part:.0f} %", size=float(np.sqrt(95 * part)), **grey)
         for part in (1.0, 0.5, 0.1)
     ]
     outside_legend(ax, handles, title="cells with UMI")
-    bar = figure.colorbar(dots, ax=ax, location="right", shrink=0.45, anchor=(0.0, 0.0), aspect=12)
-    bar.set_label("mean, scaled")
+    place: dict[str, Any] = {"shrink": 0.45, "anchor": (0.0, 0.0), "aspect": 12}
+    figure.colorbar(dots, ax=ax, location="right", label="mean, scaled", **place)
     return figure
 
 
@@ -364,12 +324,9 @@ def _choose(
     """Genes to show and the population that each stands for."""
     genes: list[str] = []
     groups: list[str] = []
-    for name in [*populations, *markers]:
-        if name not in populations or name in groups:
-            continue
-        found = [
-            gene for gene in markers.get(name, ()) if gene in adata.var_names and gene not in genes
-        ]
-        genes += found[:n_markers]
-        groups += [name] * len(found[:n_markers])
+    for name in populations:
+        known = [gene for gene in markers.get(name, ()) if gene in adata.var_names]
+        new = [gene for gene in known if gene not in genes][:n_markers]
+        genes += new
+        groups += [name] * len(new)
     return genes, groups

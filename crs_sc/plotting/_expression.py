@@ -11,7 +11,10 @@ from crs_sc import keys
 from crs_sc.errors import InputError
 from crs_sc.plotting._style import (
     check_table,
+    choose,
     feature_label,
+    lattice,
+    mark,
     new_axes,
     new_grid,
     ordered,
@@ -84,20 +87,14 @@ def volcano(
     rows = rows.assign(height=-np.log10(np.clip(rows["pvalue"], smallest, 1)))
     clear = rows["padj"] < alpha
     up, down = clear & (rows["log2fc"] > 0), clear & (rows["log2fc"] < 0)
+    look: dict[str, Any] = {"linewidths": 0, "rasterized": True}
     for chosen, colour, size in ((~clear, _FLAT, 5), (down, _DOWN, 9), (up, _UP, 9)):
-        axes.scatter(
-            rows.loc[chosen, "log2fc"],
-            rows.loc[chosen, "height"],
-            s=size,
-            color=colour,
-            linewidths=0,
-            rasterized=True,
-        )
+        x, y = rows.loc[chosen, "log2fc"], rows.loc[chosen, "height"]
+        axes.scatter(x, y, s=size, color=colour, **look)
     top = max(float(rows["height"].max()), 1.0)
     reach = max(float(rows["log2fc"].abs().max()), 1.0)
-    axes.set_xlim(
-        *((side * (1.75 if any_.any() else 1.1) * reach) for side, any_ in ((-1, down), (1, up)))
-    )
+    room = [1.75 if chosen.any() else 1.1 for chosen in (down, up)]
+    axes.set_xlim(-room[0] * reach, room[1] * reach)
     axes.set_ylim(-0.03 * top, 1.08 * top)
     for chosen, side in ((down, -1), (up, 1)):
         named = rows.loc[chosen].sort_values(["pvalue", "gene"]).head(n_labels)
@@ -106,15 +103,9 @@ def volcano(
     axes.set_xlabel("log2 fold change")
     axes.set_ylabel("\u2212log10 p")
     axes.set_title(f"{contrast}, {population}")
-    axes.text(
-        0.0,
-        -0.19,
-        f"coloured: adjusted p < {alpha:g} ({int(up.sum())} up, {int(down.sum())} down)",
-        transform=axes.transAxes,
-        fontsize=7.5,
-        color="#555555",
-        va="top",
-    )
+    text = f"coloured: adjusted p < {alpha:g} ({int(up.sum())} up, {int(down.sum())} down)"
+    look = {"transform": axes.transAxes, "fontsize": 7.5, "color": "#555555"}
+    axes.text(0.0, -0.19, text, va="top", **look)
     return axes
 
 
@@ -131,17 +122,12 @@ def _label(axes: Axes, named: pd.DataFrame, x: float, top: float) -> None:
     places = [place - over for place in places]
     for i in range(len(places) - 2, -1, -1):
         places[i] = min(places[i], places[i + 1] - step)
-    for row, place in zip(wanted.itertuples(), places, strict=True):
-        axes.annotate(
-            str(row.gene),
-            (float(row.log2fc), float(row.height)),  # type: ignore[arg-type]
-            xytext=(x, place),
-            ha="left" if x > 0 else "right",
-            va="center",
-            fontsize=7.5,
-            style="italic",
-            arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.5, "shrinkB": 2},
-        )
+    look: dict[str, Any] = {"va": "center", "fontsize": 7.5, "style": "italic"}
+    look["ha"] = "left" if x > 0 else "right"
+    look["arrowprops"] = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.5, "shrinkB": 2}
+    points = wanted[["log2fc", "height"]].itertuples(index=False)
+    for gene, point, place in zip(wanted["gene"], points, places, strict=True):
+        axes.annotate(str(gene), tuple(point), xytext=(x, place), **look)
 
 
 @styled
@@ -182,59 +168,36 @@ def enrichment_dotplot(
     >>> enrichment = pd.DataFrame([row], columns=crs.keys.ENRICHMENT_TABLE.names)
     >>> figure = crs.pl.enrichment_dotplot(enrichment)
     """
-    from matplotlib.lines import Line2D
-
-    check_table(enrichment, keys.ENRICHMENT_TABLE.names, name="enrichment")
-    sets = ordered(enrichment["gene_set"], gene_sets)
-    table = enrichment.loc[enrichment["gene_set"].isin(sets)].dropna(subset=["nes"])
-    check_table(table, ["nes"], name="enrichment")
+    spec = keys.ENRICHMENT_TABLE
+    table, [sets] = choose(enrichment, spec, name="enrichment", gene_set=gene_sets)
+    table = table.dropna(subset=["nes"])
+    check_table(table, (), name="enrichment")
     names = ordered(table["contrast"], contrasts)
     populations = population_order(table["population"])
     limit = max(float(table["nes"].abs().max()), 1.0)
     below = 0.08 * max(len(name) for name in populations)
     labels = [feature_label(name) for name in sets]
     left = 0.08 * max(len(name) for name in labels)
-    figure, grid = new_grid(
-        1,
-        len(names),
-        (left + len(names) * (0.3 + 0.3 * len(populations)) + 2.6, 0.9 + below + 0.28 * len(sets)),
-        share={"sharey": True},
-    )
+    width = left + len(names) * (0.3 + 0.3 * len(populations)) + 2.6
+    size = (width, 0.9 + below + 0.28 * len(sets))
+    figure, [panels] = new_grid(1, len(names), size, share={"sharey": True})
+    look: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "linewidths": 0.7}
     mapped: Any = None
-    for ax, contrast in zip(grid[0], names, strict=True):
+    for ax, contrast in zip(panels, names, strict=True):
         rows = table.loc[table["contrast"] == contrast]
-        mapped = ax.scatter(
-            rows["population"].map({name: i for i, name in enumerate(populations)}),
-            rows["gene_set"].map({name: i for i, name in enumerate(sets)}),
-            s=_area(rows["padj"]),
-            c=rows["nes"],
-            cmap="RdBu_r",
-            vmin=-limit,
-            vmax=limit,
-            edgecolors=["black" if p < alpha else "#BBBBBB" for p in rows["padj"]],
-            linewidths=0.7,
-        )
-        ax.set_xticks(range(len(populations)), populations, rotation=90)
-        ax.set_yticks(range(len(sets)), labels)
-        ax.set_xlim(-0.6, len(populations) - 0.4)
-        ax.set_ylim(len(sets) - 0.4, -0.6)
+        x = pd.Index(populations).get_indexer(rows["population"])
+        y = pd.Index(sets).get_indexer(rows["gene_set"])
+        rims = np.where(rows["padj"] < alpha, "black", "#BBBBBB").tolist()
+        mapped = ax.scatter(x, y, s=_area(rows["padj"]), c=rows["nes"], edgecolors=rims, **look)
+        lattice(ax, populations, labels)
         ax.grid(color="#EEEEEE", linewidth=0.6)
         ax.set_title(contrast)
-    bar = figure.colorbar(mapped, ax=grid[0], location="right", shrink=0.8, aspect=22)
-    bar.set_label("normalised enrichment score")
+    label = "normalised enrichment score"
+    figure.colorbar(mapped, ax=panels, location="right", shrink=0.8, aspect=22, label=label)
+    ps = pd.Series([0.5, 0.05, 0.001])
     handles = [
-        Line2D(
-            [],
-            [],
-            ls="",
-            marker="o",
-            mfc="white",
-            mew=0.7,
-            mec="black" if p < alpha else "#BBBBBB",
-            ms=float(np.sqrt(_area(pd.Series([p]))[0])),
-            label=f"{p:g}",
-        )
-        for p in (0.5, 0.05, 0.001)
+        mark(f"{p:g}", size=size, mfc="white", mew=0.7, mec="black" if p < alpha else "#BBBBBB")
+        for p, size in zip(ps, np.sqrt(_area(ps)), strict=True)
     ]
     figure.legend(handles=handles, loc="outside lower right", ncols=3, title="adjusted p")
     return figure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,13 +14,14 @@ from crs_sc.plotting._style import (
     SPECIES_COLOURS,
     arm_colours,
     check_table,
-    dot,
+    dots,
     feature_label,
-    figure_legend,
+    line,
     log_with_zero,
     new_axes,
     new_grid,
     outside_legend,
+    patches,
     sample_layout,
     styled,
 )
@@ -71,8 +72,6 @@ def qc_overview(qc: pd.DataFrame, *, conditions: Sequence[str] | None = None) ->
     >>> adata = crs.datasets.toy_cohort()
     >>> figure = crs.pl.qc_overview(crs.pp.qc_table(adata))
     """
-    from matplotlib.patches import Patch
-
     needed = ["sample", "condition", "n_cells_in", "ambient_lower", "ambient_upper", *_REASONS]
     check_table(qc, needed, name="qc")
     positions, _ = sample_layout(qc, conditions=conditions)
@@ -80,50 +79,37 @@ def qc_overview(qc: pd.DataFrame, *, conditions: Sequence[str] | None = None) ->
     y = np.array(list(positions.values()))
     colours = arm_colours(qc["condition"], conditions)
     tint = rows["condition"].astype(str).map(colours).tolist()
-    figure, grid = new_grid(
-        1,
-        3,
-        (10.2, 1.2 + 0.21 * (y.max() + 1)),
-        share={"sharey": True, "width_ratios": [2.4, 1, 1]},
-    )
-    cells, depth, ambient = grid[0]
+    share = {"sharey": True, "width_ratios": [2.4, 1, 1]}
+    figure, [panels] = new_grid(1, 3, (10.2, 1.2 + 0.21 * (y.max() + 1)), share=share)
+    cells, depth, ambient = panels
     left = np.zeros(len(rows))
-    handles = []
+    reasons = {}
     for column, (label, colour) in _REASONS.items():
         width = rows[column].fillna(0).to_numpy(dtype=float)
         if width.sum() == 0:
             continue
         cells.barh(y, width, 0.8, left=left, color=colour, linewidth=0)
         left += width
-        handles.append(Patch(color=colour, label=label))
+        reasons[label] = colour
     cells.set_xlabel("barcodes")
-    cells.legend(
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(0.0, 1.0),
-        ncols=4,
-        columnspacing=1.0,
-        handlelength=1.0,
-        borderaxespad=0.3,
-    )
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.3}
+    cells.legend(handles=patches(reasons), ncols=4, columnspacing=1, handlelength=1, **place)
     depth.barh(y, rows["median_umi"].fillna(0), 0.8, color=tint, linewidth=0)
     depth.set_xlabel("median UMI of kept cells")
     depth.locator_params(axis="x", nbins=4)
-    share = 100 * rows["ambient_fraction"].to_numpy(dtype=float)
-    lower = 100 * rows["ambient_lower"].to_numpy(dtype=float)
-    upper = 100 * rows["ambient_upper"].to_numpy(dtype=float)
+    columns = ["ambient_fraction", "ambient_lower", "ambient_upper"]
+    value, lower, upper = 100 * rows[columns].to_numpy(dtype=float).T
     ambient.hlines(y, lower, upper, color="#999999", linewidth=1.0)
-    ambient.scatter(share, y, s=20, c=tint, linewidths=0, zorder=3)
+    ambient.scatter(value, y, s=20, c=tint, linewidths=0, zorder=3)
     for end in (lower, upper):
         ambient.scatter(end, y, s=16, marker="|", color="#999999")
     ambient.set_xlim(left=0)
     ambient.set_xlabel("UMI from ambient RNA (%)\nand 95 % interval")
     cells.set_yticks(y, list(positions))
-    for ax in grid[0]:
+    for ax in panels:
         ax.set_ylim(y.max() + 0.7, y.min() - 0.7)
         ax.tick_params(axis="y", length=0)
-    arms = [Patch(color=colour, label=arm) for arm, colour in colours.items()]
-    figure_legend(figure, arms, title="arm")
+    outside_legend(figure, patches(colours), title="arm")
     return figure
 
 
@@ -180,10 +166,8 @@ def stress_vs_cytokine(
     ... )
     >>> ax = crs.pl.stress_vs_cytokine(adata, ledger=ledger, gene="IL1B")
     """
-    if (
-        keys.SIGNATURE_SCORES not in adata.obsm
-        or signature not in adata.obsm[keys.SIGNATURE_SCORES]
-    ):
+    scores = adata.obsm.get(keys.SIGNATURE_SCORES)
+    if scores is None or signature not in scores:
         msg = (
             f"`obsm['{keys.SIGNATURE_SCORES}']` has no '{signature}'. Entries of obsm: "
             f"{listing(adata.obsm)}. Run tl.score_signatures first."
@@ -197,7 +181,7 @@ def stress_vs_cytokine(
         )
         raise InputError(msg)
     myeloid = adata.obs[keys.LINEAGE].astype(str).isin(list(lineages)).to_numpy()
-    stress = pd.Series(np.asarray(adata.obsm[keys.SIGNATURE_SCORES][signature], dtype=float))
+    stress = pd.Series(np.asarray(scores[signature], dtype=float))
     samples = adata.obs[keys.SAMPLE].astype(str).to_numpy()
     mean = stress[myeloid].groupby(samples[myeloid]).mean()
     sums = rows.groupby(["sample", "condition"], observed=True, as_index=False)[
@@ -207,19 +191,13 @@ def stress_vs_cytokine(
     output = 1000 * sums["corrected_umi"] / sums["n_cells"]
     colours = arm_colours(sums["condition"], conditions)
     axes = new_axes(ax, (4.8, 3.6))
-    axes.scatter(
-        sums["sample"].map(mean),
-        output,
-        s=30,
-        linewidths=0,
-        c=sums["condition"].astype(str).map(colours).tolist(),
-    )
+    tint = sums["condition"].astype(str).map(colours).tolist()
+    axes.scatter(sums["sample"].map(mean), output, s=30, linewidths=0, c=tint)
     axes.set_ylim(bottom=min(0.0, float(output.min())) - 0.03 * max(float(output.max()), 1e-9))
     axes.set_xlabel(f"{feature_label(signature)} score of myeloid cells (mean of the sample)")
     axes.locator_params(axis="x", nbins=5)
     axes.set_ylabel(f"{gene}: corrected UMI per 1,000 cells")
-    handles = [dot(arm, colour) for arm, colour in colours.items()]
-    outside_legend(axes, handles, title="arm")
+    outside_legend(axes, dots(colours), title="arm")
     return axes
 
 
@@ -272,7 +250,6 @@ def barnyard(
     >>> ax = crs.pl.barnyard(droplets)
     """
     from matplotlib.colors import to_rgba_array
-    from matplotlib.lines import Line2D
 
     table = droplets if isinstance(droplets, pd.DataFrame) else _from_cells(droplets)
     check_table(table, ["umi_analysed", "umi_other", "species"], name="droplets")
@@ -285,32 +262,22 @@ def barnyard(
     colours = {name: SPECIES_COLOURS.get(name, "#B5B5B5") for name in names}
     axes = new_axes(ax, (4.8, 3.9))
     order = np.random.default_rng(0).permutation(len(own))[:most]
-    axes.scatter(
-        np.clip(own[order], _ZERO, None),
-        np.clip(other[order], _ZERO, None),
-        s=5,
-        linewidths=0,
-        alpha=0.7,
-        rasterized=True,
-        c=to_rgba_array([colours[name] for name in names])[
-            pd.Index(names).get_indexer(pd.Index(calls[order]))
-        ],
-    )
+    tints = to_rgba_array(list(colours.values()))[pd.Index(names).get_indexer(calls[order])]
+    look: dict[str, Any] = {"linewidths": 0, "alpha": 0.7, "rasterized": True}
+    drawn = [np.clip(umi[order], _ZERO, None) for umi in (own, other)]
+    axes.scatter(*drawn, s=5, c=tints, **look)
     top = float(max(own.max(), other.max(), 10.0))
-    line = np.geomspace(_ZERO, top * 1.5, 50)
+    ends = np.geomspace(_ZERO, top * 1.5, 50)
     odds = (1 - min_fraction) / min_fraction
-    for x, y in ((line, odds * line), (odds * line, line)):
+    for x, y in ((ends, odds * ends), (odds * ends, ends)):
         axes.plot(x, y, color="#777777", ls="--", linewidth=0.8, zorder=1)
     log_with_zero(axes, "x", floor=_ZERO, top=top)
     log_with_zero(axes, "y", floor=_ZERO, top=top)
     axes.set_xlabel("UMI of the analysed genome")
     axes.set_ylabel("UMI of the other genome")
-    handles = [
-        dot(f"{name} ({(calls == name).sum():,})", colours[name])
-        for name in names
-    ]  # fmt: skip
+    handles = dots({f"{name} ({(calls == name).sum():,})": colours[name] for name in names})
     share = f"{100 * min_fraction:.4g} % of one genome"
-    handles.append(Line2D([], [], color="#777777", ls="--", linewidth=0.8, label=share))
+    handles.append(line(share, "#777777", ls="--", linewidth=0.8))
     outside_legend(axes, handles, title="call (droplets)")
     return axes
 

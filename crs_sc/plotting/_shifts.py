@@ -12,12 +12,16 @@ from crs_sc.plotting._style import (
     PAGE_WIDTH,
     arm_colours,
     check_table,
+    choose,
     feature_label,
-    figure_legend,
+    line,
+    mark,
     new_grid,
     new_panels,
     ordered,
+    outside_legend,
     population_order,
+    slanted_names,
     styled,
 )
 
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 
 @styled
@@ -72,15 +77,10 @@ def signature_points(
     >>> scores = crs.tl.subject_scores(bulk, signatures=sets)
     >>> figure = crs.pl.signature_points(scores, conditions=["vehicle", "CART"])
     """
-    check_table(scores, ["feature", "population", "subject", "condition", "score"], name="scores")
-    rows = ordered(scores["feature"], features)
-    columns = (
-        population_order(scores["population"])
-        if populations is None
-        else ordered(scores["population"], populations)
-    )
-    chosen = scores.loc[scores["feature"].isin(rows) & scores["population"].isin(columns)]
-    check_table(chosen, ["score"], name="scores")
+    needed = ["feature", "population", "subject", "condition", "score"]
+    wanted = {"feature": features, "population": populations}
+    chosen, [rows, columns] = choose(scores, needed, name="scores", **wanted)
+    columns = population_order(columns) if populations is None else columns
     colours = arm_colours(scores["condition"], conditions)
     n_text = 0 if shifts is None else shifts["contrast"].nunique()
     height = 1.9 + 0.13 * n_text
@@ -90,10 +90,8 @@ def signature_points(
     )
     for axes, feature in zip(grid, rows, strict=True):
         for ax, population in zip(axes, columns, strict=True):
-            panel = chosen.loc[
-                (chosen["feature"] == feature) & (chosen["population"] == population)
-            ]
-            _points(ax, panel, colours)
+            is_here = (chosen["feature"] == feature) & (chosen["population"] == population)
+            _points(ax, chosen.loc[is_here], colours)
             if shifts is not None:
                 ax.set_xlabel(_shift_lines(shifts, feature, population), fontsize=6.5, loc="left")
             if axes is grid[0]:
@@ -109,22 +107,17 @@ def _points(ax: Axes, panel: pd.DataFrame, colours: dict[str, str]) -> None:
     for _, values in wide.iterrows():
         seen = values.dropna()
         if len(seen) > 1:
-            ax.plot(
-                [arms.index(str(arm)) for arm in seen.index],
-                seen.to_numpy(),
-                color="#BBBBBB",
-                linewidth=0.8,
-                zorder=1,
-            )
+            x = [arms.index(str(arm)) for arm in seen.index]
+            ax.plot(x, seen.to_numpy(), color="#BBBBBB", linewidth=0.8, zorder=1)
     for i, arm in enumerate(arms):
         drawn = np.sort(wide[arm].dropna().to_numpy(dtype=float))
         if not len(drawn):
             continue
-        spread = (np.arange(len(drawn)) - (len(drawn) - 1) / 2) * 0.36 / len(drawn)
-        ax.scatter(i + spread, drawn, s=20, color=colours[arm], linewidths=0, zorder=3)
+        x = i + (np.arange(len(drawn)) - (len(drawn) - 1) / 2) * 0.36 / len(drawn)
+        ax.scatter(x, drawn, s=20, color=colours[arm], linewidths=0, zorder=3)
         mean = float(drawn.mean())
         ax.plot([i - 0.28, i + 0.28], [mean, mean], color=colours[arm], linewidth=1.6, zorder=2)
-    ax.set_xticks(range(len(arms)), arms, rotation=30, ha="right", rotation_mode="anchor")
+    slanted_names(ax, range(len(arms)), arms, angle=30)
     ax.set_xlim(-0.6, len(arms) - 0.4)
     ax.margins(y=0.12)
 
@@ -191,30 +184,19 @@ def shift_heatmap(
     """
     check_table(shifts, keys.SHIFTS_TABLE.names, name="shifts")
     table = shifts.loc[shifts["kind"] == kind]
-    check_table(table, ["feature"], name=f"shifts of kind {kind}")
+    check_table(table, (), name=f"shifts of kind {kind}")
     marks = np.select(
         [table["status"] != keys.OK, table["padj"] < alpha, table["verdict"] == keys.EQUIVALENT],
         ["x", "dot", "ring"],
         "",
     )
-    table = table.assign(mark=marks)
-    legend = {"dot": f"adjusted p < {alpha:g}", "x": "not testable"}
+    table = table.assign(mark=marks, value=table["estimate"])
+    legend = {"dot": f"adjusted p < {alpha:g}"}
     if (marks == "ring").any():
-        margin = table["margin"].max()
-        legend = {
-            "dot": legend["dot"],
-            "ring": f"no relevant change (\u00b1{margin:g})",
-            "x": legend["x"],
-        }
-    return _heatmaps(
-        table,
-        "estimate",
-        contrasts,
-        populations,
-        limit=None,
-        label="treated less reference\n(log2 units)",
-        legend=legend,
-    )
+        legend["ring"] = f"no relevant change (\u00b1{table['margin'].max():g})"
+    legend["x"] = "not testable"
+    label = "treated less reference\n(log2 units)"
+    return _heatmaps(table, contrasts, populations, label=label, legend=legend)
 
 
 @styled
@@ -256,41 +238,37 @@ def reversal_heatmap(
     >>> figure = crs.pl.reversal_heatmap(reversal)
     """
     check_table(reversal, keys.REVERSAL_TABLE.names, name="reversal")
+    value = reversal["reversal"].where(reversal["status"] == keys.OK)
     clear = (reversal["ci_low"] > 0) | (reversal["ci_high"] < 0)
-    table = reversal.assign(
-        mark=np.where(
-            (reversal["status"] != keys.OK) | reversal["reversal"].isna(),
-            "x",
-            np.where(clear, "dot", ""),
-        )
-    )
-    table["reversal"] = table["reversal"].where(table["status"] == keys.OK)
+    table = reversal.assign(value=value, mark=np.select([value.isna(), clear], ["x", "dot"], ""))
+    label = "reversal\n(0: no effect, 1: back to baseline)"
+    legend = {"dot": "95 % interval leaves out 0", "x": "no shift to reverse, or not testable"}
     return _heatmaps(
-        table,
-        "reversal",
-        contrasts,
-        populations,
-        limit=1.0,
-        label="reversal\n(0: no effect, 1: back to baseline)",
-        legend={"dot": "95 % interval leaves out 0", "x": "no shift to reverse, or not testable"},
-        cmap="PuOr_r",
+        table, contrasts, populations, label=label, legend=legend, cmap="PuOr_r", limit=1.0
     )
+
+
+# Marker, fill, edge and size of each mark in the legend.
+_MARKS = {
+    "dot": ("o", "black", "black", 3.0),
+    "ring": ("o", "none", "#777777", 4.0),
+    "x": ("x", "#999999", "#999999", 4.0),
+}
 
 
 def _heatmaps(
     table: pd.DataFrame,
-    value: str,
     contrasts: Sequence[str] | None,
     populations: Sequence[str] | None,
     *,
-    limit: float | None,
     label: str,
     legend: dict[str, str],
     cmap: str = "RdBu_r",
+    limit: float | None = None,
 ) -> Figure:
-    """Panels of features x populations; `mark` is `dot`, `ring`, `x` or empty."""
+    """Panels of features x populations by `value`; `mark` is `dot`, `ring`, `x` or empty."""
     names = ordered(table["contrast"], contrasts)
-    known = table.loc[table[value].notna()] if table[value].notna().any() else table
+    known = table.loc[table["value"].notna()] if table["value"].notna().any() else table
     rows = (
         population_order(known["population"])
         if populations is None
@@ -300,7 +278,7 @@ def _heatmaps(
     table = table.loc[table["feature"].isin(features) & table["population"].isin(rows)]
     labels = [feature_label(name) for name in features]
     if limit is None:
-        shown = table[value].abs()
+        shown = table["value"].abs()
         limit = max(float(shown.quantile(0.99)) if shown.notna().any() else 1.0, 0.5)
     left = 0.085 * max(len(name) for name in rows)
     below = 0.085 * max(len(name) for name in labels)
@@ -308,83 +286,46 @@ def _heatmaps(
     stacked = len(names) * len(features) > 24
     across, down = (1, len(names)) if stacked else (len(names), 1)
     width = left + across * (0.25 + 0.27 * len(features)) + 2.6
-    figure, grid = new_grid(
-        down,
-        across,
-        (width, 1.3 + below + down * (0.35 + 0.22 * len(rows))),
-        share={"sharey": True, "sharex": True},
-    )
-    panels = [ax for line in grid for ax in line]
+    height = 1.3 + below + down * (0.35 + 0.22 * len(rows))
+    shared = {"sharey": True, "sharex": True}
+    figure, grid = new_grid(down, across, (width, height), share=shared)
+    panels = [ax for axes in grid for ax in axes]
     image: Any = None
     for ax, contrast in zip(panels, names, strict=True):
-        part = table.loc[table["contrast"] == contrast]
-        image = _heatmap(ax, part, value, rows, features, cmap=cmap, limit=limit)
+        part = table.loc[table["contrast"] == contrast].pivot(index="population", columns="feature")
+        shown = [part[name].reindex(index=rows, columns=features) for name in ("value", "mark")]
+        # A pair without a row gets a cross.
+        marks = shown[1].fillna("x").to_numpy(dtype=str)
+        image = _heatmap(ax, shown[0].to_numpy(dtype=float), marks, limit, cmap)
         ax.set_xticks(range(len(features)), labels, rotation=90)
         ax.set_yticks(range(len(rows)), rows)
         ax.set_title(contrast)
-    bar = figure.colorbar(
-        image, ax=panels, location="right", shrink=0.8 / down, aspect=22, extend="both"
-    )
-    bar.set_label(label)
-    _mark_legend(figure, legend)
+    place: dict[str, Any] = {"location": "right", "shrink": 0.8 / down, "aspect": 22}
+    figure.colorbar(image, ax=panels, label=label, extend="both", **place)
+    handles = [
+        mark(text, shape, size=size, color=fill, mec=edge)
+        for text, (shape, fill, edge, size) in ((legend[one], _MARKS[one]) for one in legend)
+    ]
+    figure.legend(handles=handles, loc="outside lower right", ncols=len(handles))
     return figure
 
 
-def _mark_legend(figure: Figure, legend: dict[str, str]) -> None:
-    """Say below the panels what each mark means."""
-    from matplotlib.lines import Line2D
-
-    handles = []
-    for mark, text in legend.items():
-        marker, fill, edge, size = _MARKS[mark]
-        handles.append(
-            Line2D([], [], ls="", marker=marker, color=fill, mec=edge, ms=size, label=text)
-        )
-    figure.legend(handles=handles, loc="outside lower right", ncols=len(handles))
-
-
-# Marker, fill, edge and size of each mark.
-_MARKS = {
-    "dot": ("o", "black", "black", 3.0),
-    "ring": ("o", "none", "#777777", 4.0),
-    "x": ("x", "#999999", "#999999", 4.0),
-}
-
-
 def _heatmap(
-    ax: Axes,
-    part: pd.DataFrame,
-    value: str,
-    rows: list[str],
-    features: list[str],
-    *,
-    cmap: str,
-    limit: float,
+    ax: Axes, values: NDArray[np.float64], marks: NDArray[np.str_], limit: float, cmap: str
 ) -> Any:
-    """Draw one panel with its dots, rings and crosses; a pair without a row gets a cross."""
-    wide = part.pivot(index="population", columns="feature", values=value)
-    wide = wide.reindex(index=rows, columns=features)
-    marks = part.pivot(index="population", columns="feature", values="mark")
-    marks = marks.reindex(index=rows, columns=features).fillna("x")
-    values = wide.to_numpy(dtype=float)
+    """Draw one panel with its dots, rings and crosses."""
     # An estimate that could not be tested is pale, so that it does not catch the eye.
-    image = ax.imshow(
-        values,
-        alpha=np.where(marks.to_numpy() == "x", 0.3, 1.0),
-        cmap=cmap,
-        vmin=-limit,
-        vmax=limit,
-        aspect="auto",
-        interpolation="nearest",
-    )
-    y, x = np.nonzero(marks.to_numpy() == "dot")
+    pale = np.where(marks == "x", 0.3, 1.0)
+    scale: dict[str, Any] = {"cmap": cmap, "vmin": -limit, "vmax": limit}
+    image = ax.imshow(values, alpha=pale, aspect="auto", interpolation="nearest", **scale)
+    y, x = np.nonzero(marks == "dot")
     # White where the cell is nearly black.
     is_dark = np.abs(values[y, x]) > 0.7 * limit
     ax.scatter(x, y, s=9, color=np.where(is_dark, "white", "black"), linewidths=0)
-    y, x = np.nonzero(marks.to_numpy() == "ring")
+    y, x = np.nonzero(marks == "ring")
     if len(y):
         ax.scatter(x, y, s=14, facecolors="none", edgecolors="#777777", linewidths=0.7)
-    y, x = np.nonzero(marks.to_numpy() == "x")
+    y, x = np.nonzero(marks == "x")
     ax.scatter(x, y, s=9, marker="x", color="#AAAAAA", linewidths=0.7)
     ax.tick_params(length=0)
     for side in ax.spines.values():
@@ -435,28 +376,24 @@ def stress_adjustment(
     >>> shifts = crs.tl.shifts(bulk, contrasts=[contrast], signatures=sets)
     >>> figure = crs.pl.stress_adjustment(shifts, features=["nfkb_response"])
     """
-    from matplotlib.lines import Line2D
-
     check_table(shifts, keys.SHIFTS_TABLE.names, name="shifts")
     names = ordered(shifts["contrast"], contrasts)
     table = shifts.loc[shifts["contrast"].isin(names) & shifts["ci_low"].notna()]
-    if features is not None:
-        table = table.loc[table["feature"].isin(list(features))]
-    if populations is not None:
-        table = table.loc[table["population"].isin(list(populations))]
     if features is None and populations is None:
-        changed = table.loc[table["verdict"] == keys.CHANGED, ["feature", "population"]]
-        pairs = set(zip(changed["feature"], changed["population"], strict=True))
-        is_shown = [p in pairs for p in zip(table["feature"], table["population"], strict=True)]
-        table = table.loc[is_shown]
-    check_table(table, ["feature"], name="shifts that were tested")
-    rows = _rows(table, features, populations)
+        is_changed = table["verdict"] == keys.CHANGED
+        pair = [table["feature"], table["population"]]
+        table = table.loc[is_changed.groupby(pair).transform("any")]
+    wanted = {"feature": features, "population": populations}
+    table, [sets, order] = choose(table, (), name="shifts that were tested", **wanted)
+    order = population_order(order) if populations is None else order
+    known = set(zip(table["population"], table["feature"], strict=True))
+    rows = [(one, name) for one in order for name in sets if (one, name) in known]
     labels = [f"{population}: {feature_label(feature)}" for population, feature in rows]
     left = 0.075 * max(len(label) for label in labels)
     # More contrasts than a page is wide go on in the next line.
     columns = min(len(names), max(3, int((PAGE_WIDTH - left) // 2.1)))
     size = (2.1, 0.9 + 0.27 * len(rows))
-    figure, panels = new_panels(
+    figure, [panels] = new_panels(
         len(names), columns, panel=size, margin=(left + 1.9, 0.0), share={"sharey": True}
     )
     for ax, contrast in zip(panels, names, strict=True):
@@ -466,24 +403,8 @@ def stress_adjustment(
         ax.set_title(contrast)
         ax.set_xlabel("log2 units")
     looks = ((_BEFORE, "o", "as it is"), (_AFTER, "D", "at equal handling stress"))
-    figure_legend(
-        figure, [Line2D([], [], color=c, marker=m, ms=4, lw=1, label=text) for c, m, text in looks]
-    )
+    outside_legend(figure, [line(text, c, marker=m, ms=4, lw=1) for c, m, text in looks])
     return figure
-
-
-def _rows(
-    table: pd.DataFrame, features: Sequence[str] | None, populations: Sequence[str] | None
-) -> list[tuple[str, str]]:
-    """Order the rows, each a population and a feature."""
-    known = set(zip(table["population"], table["feature"], strict=True))
-    order = (
-        population_order(table["population"])
-        if populations is None
-        else ordered(table["population"], populations)
-    )
-    names = ordered(table["feature"], features)
-    return [(p, f) for p in order for f in names if (p, f) in known]
 
 
 def _pairs(ax: Axes, part: pd.DataFrame, rows: list[tuple[str, str]], *, margin: float) -> None:

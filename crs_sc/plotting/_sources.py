@@ -5,37 +5,42 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from crs_sc import keys
 from crs_sc.plotting._style import (
     PAGE_WIDTH,
+    PALE,
+    above_bar,
     arm_colours,
     arm_heads,
     arm_order,
     check_table,
-    dot,
-    figure_legend,
+    choose,
+    dots,
+    lattice,
+    line,
     log_with_zero,
+    mark,
     new_grid,
     new_panels,
-    ordered,
+    outside_legend,
+    patches,
     population_colours,
     population_order,
     sample_layout,
+    stacked_bars,
     styled,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.collections import PathCollection
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
-
-_PALE = 0.35
 
 
 @styled
@@ -78,16 +83,11 @@ def source_shares(
     >>> ledger = crs.tl.ledger(adata, genes=["IL1B", "IL6"])
     >>> figure = crs.pl.source_shares(ledger, conditions=["vehicle", "CART"])
     """
-    from matplotlib.patches import Patch
-
-    check_table(ledger, keys.LEDGER_TABLE.names, name="ledger")
-    names = ordered(ledger["gene"], genes)
-    table = ledger.loc[ledger["gene"].isin(names)]
-    check_table(table, ["gene"], name="ledger")
+    table, [names] = choose(ledger, keys.LEDGER_TABLE, name="ledger", gene=genes)
     positions, spans = sample_layout(ledger, conditions=conditions)
     across = 2 if len(names) > 3 and 0.48 * max(positions.values()) <= PAGE_WIDTH else 1
     width = max((0.26 if across == 1 else 0.23) * (max(positions.values()) + 1), 2.2)
-    figure, panels = new_panels(
+    figure, [panels] = new_panels(
         len(names), across, panel=(width, 1.85), margin=(3.0, 1.0), share={"sharex": True}
     )
     shown = population_order(table.loc[table["share"].fillna(0) > 0, "population"])
@@ -100,7 +100,7 @@ def source_shares(
         totals = rows.groupby("sample", observed=True)["corrected_umi"].sum()
         totals = totals.reindex(list(positions)).fillna(0.0)
         shares = shares.reindex(index=shown, columns=list(positions))
-        _stack(ax, shares, positions, colours, pale=(totals < few_umi).to_numpy())
+        stacked_bars(ax, shares, positions, colours, pale=(totals < few_umi).tolist())
         _bar_notes(ax, positions, totals, seen=rows.groupby("sample", observed=True)["umi"].sum())
         if i % across == 0:
             ax.set_ylabel("share of UMI")
@@ -109,43 +109,12 @@ def source_shares(
         if i + across >= len(names):
             ax.set_xticks(list(positions.values()), list(positions), rotation=90)
             ax.tick_params(labelbottom=True)
-    handles = [Patch(color=colours[name], label=name) for name in shown]
+    handles = patches({name: colours[name] for name in shown})
     if shown:
-        faint = f"pale: below {few_umi:g} UMI"
-        handles.append(Patch(color=colours[shown[0]], alpha=_PALE, label=faint))
-    figure_legend(figure, handles, title="population")
+        handles += patches({f"pale: below {few_umi:g} UMI": colours[shown[0]]})
+        handles[-1].set_alpha(PALE)
+    outside_legend(figure, handles, title="population")
     return figure
-
-
-def _stack(
-    ax: Axes,
-    shares: pd.DataFrame,
-    positions: dict[str, float],
-    colours: dict[str, str],
-    *,
-    pale: NDArray[np.bool_],
-) -> None:
-    """Stacked bars; rows of `shares` from the bottom up, columns are samples."""
-    bottom = np.zeros(len(positions))
-    for name, values in shares.fillna(0).iterrows():
-        height = values.to_numpy(dtype=float)
-        bars = ax.bar(
-            list(positions.values()),
-            height,
-            0.86,
-            bottom=bottom,
-            color=colours[str(name)],
-            edgecolor="white",
-            linewidth=0.3,
-            label=str(name),
-        )
-        for bar, faint in zip(bars, pale, strict=True):
-            bar.set_alpha(_PALE if faint else None)
-        bottom += height
-    ax.set_ylim(0, 1)
-    ax.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
-    ax.set_xlim(min(positions.values()) - 0.7, max(positions.values()) + 0.7)
-    ax.tick_params(axis="x", length=0)
 
 
 def _bar_notes(
@@ -155,19 +124,11 @@ def _bar_notes(
     for sample, x in positions.items():
         total = float(totals[sample])
         if total > 0:
-            text = f"{total:,.0f}" if total >= 1 else "<1"
-            ax.text(x, 1.02, text, ha="center", va="bottom", fontsize=6, color="#666666")
+            above_bar(ax, x, f"{total:,.0f}" if total >= 1 else "<1")
         else:
-            ax.text(
-                x,
-                0.5,
-                "ambient RNA only" if float(seen.get(sample, 0)) > 0 else "no UMI",
-                ha="center",
-                va="center",
-                rotation=90,
-                fontsize=6.5,
-                color="#888888",
-            )
+            text = "ambient RNA only" if float(seen.get(sample, 0)) > 0 else "no UMI"
+            look = {"rotation": 90, "fontsize": 6.5, "color": "#888888"}
+            ax.text(x, 0.5, text, ha="center", va="center", **look)  # type: ignore[arg-type]
 
 
 @styled
@@ -204,30 +165,22 @@ def ambient_expected(
     >>> crs.tl.call_producers(adata, genes=["IL1B", "IL6"])
     >>> figure = crs.pl.ambient_expected(crs.tl.producers(adata))
     """
-    from matplotlib.lines import Line2D
     from scipy import stats
 
-    check_table(producers, keys.PRODUCERS_TABLE.names, name="producers")
-    names = ordered(producers["gene"], genes)
-    table = producers.loc[producers["gene"].isin(names) & (producers["n_cells"] > 0)]
-    check_table(table, ["gene"], name="producers")
+    table, [names] = choose(producers, keys.PRODUCERS_TABLE, name="producers", gene=genes)
+    table = table.loc[table["n_cells"] > 0]
+    check_table(table, (), name="producers")
     across = min(columns, len(names))
-    figure, panels = new_panels(len(names), across, panel=(2.5, 2.5), margin=(2.6, 0.4))
+    figure, [panels] = new_panels(len(names), across, panel=(2.5, 2.5), margin=(2.6, 0.4))
     colours = population_colours(table["population"])
     floor = 0.05
     top = float(max(table["umi"].max(), table["expected_ambient_umi"].max(), 1.0))
-    line = np.geomspace(floor, top * 1.5, 100)
+    x = np.geomspace(floor, top * 1.5, 100)
+    bound = np.clip(stats.poisson.ppf(0.975, x), floor, None)
     for ax, gene in zip(panels, names, strict=True):
         rows = table.loc[table["gene"] == gene]
-        ax.plot(line, line, color="#444444", linewidth=0.9, zorder=1)
-        ax.plot(
-            line,
-            np.clip(stats.poisson.ppf(0.975, line), floor, None),
-            color="#999999",
-            ls=":",
-            linewidth=0.9,
-            zorder=1,
-        )
+        ax.plot(x, x, color="#444444", linewidth=0.9, zorder=1)
+        ax.plot(x, bound, color="#999999", ls=":", linewidth=0.9, zorder=1)
         ax.scatter(
             np.clip(rows["expected_ambient_umi"], floor, None),
             np.clip(rows["umi"], floor, None),
@@ -242,11 +195,12 @@ def ambient_expected(
         ax.set_title(gene, style="italic")
     figure.supxlabel("UMI expected from ambient RNA (population in a sample)", fontsize=9)
     figure.supylabel("UMI observed", fontsize=9)
-    handles = [dot(name, colour) for name, colour in colours.items()]
-    handles.append(Line2D([], [], color="#444444", linewidth=0.9, label="ambient RNA only"))
-    bound = "97.5 % point of ambient RNA only"
-    handles.append(Line2D([], [], color="#999999", ls=":", linewidth=0.9, label=bound))
-    figure_legend(figure, handles)
+    handles = [
+        *dots(colours),
+        line("ambient RNA only", "#444444", linewidth=0.9),
+        line("97.5 % point of ambient RNA only", "#999999", ls=":", linewidth=0.9),
+    ]
+    outside_legend(figure, handles)
     return figure
 
 
@@ -298,21 +252,17 @@ def producer_dotplot(
     """
     from matplotlib.colors import LogNorm
 
-    check_table(producers, keys.PRODUCERS_TABLE.names, name="producers")
-    names = ordered(producers["gene"], genes)
-    table = _with_marks(_producers_by_arm(producers.loc[producers["gene"].isin(names)]), production)
-    check_table(table, ["gene"], name="producers")
+    table, [names] = choose(producers, keys.PRODUCERS_TABLE, name="producers", gene=genes)
+    table = _with_marks(_producers_by_arm(table), production)
     populations = population_order(table["population"])
     arms = arm_order(table["condition"], conditions)
     panel = max(0.4 + 0.3 * len(names), 0.2 + 0.1 * max(len(arm) for arm in arms))
     across = max(1, min(len(arms), int(PAGE_WIDTH / panel)))
     left = 0.08 * max(len(name) for name in populations)
-    figure, panels = new_panels(
-        len(arms),
-        across,
-        panel=(panel, 0.5 + 0.25 * len(populations)),
-        margin=(left + 2.2, 1.0),
-        share={"sharey": True, "sharex": True},
+    size = (panel, 0.5 + 0.25 * len(populations))
+    shared = {"sharey": True, "sharex": True}
+    figure, [panels] = new_panels(
+        len(arms), across, panel=size, margin=(left + 2.2, 1.0), share=shared
     )
     everywhere = figure.axes
     largest = float(table["fraction"].max()) or 1.0
@@ -327,48 +277,31 @@ def producer_dotplot(
         ax.set_title(arm)
     _dot_legend(figure, largest, shallow=bool((table["mark"] == "shallow").any()))
     if mapped is not None:
-        bar = figure.colorbar(
-            mapped, ax=everywhere, location="bottom", shrink=0.45, aspect=40, pad=0.03
-        )
-        bar.set_label("corrected UMI per cell (mean over subjects)")
+        label = "corrected UMI per cell (mean over subjects)"
+        place: dict[str, Any] = {"location": "bottom", "shrink": 0.45, "aspect": 40, "pad": 0.03}
+        figure.colorbar(mapped, ax=everywhere, label=label, **place)
     return figure
 
 
 def _dots(
-    ax: Axes,
-    rows: pd.DataFrame,
-    names: list[str],
-    populations: list[str],
-    *,
-    largest: float,
-    norm: LogNorm,
-) -> PathCollection:
+    ax: Axes, rows: pd.DataFrame, names: list[str], populations: list[str], *,
+    largest: float, norm: LogNorm,
+) -> PathCollection:  # fmt: skip
     """Draw one arm; returns the filled dots."""
-    x = rows["gene"].map({gene: i for i, gene in enumerate(names)}).to_numpy()
-    y = rows["population"].map({name: i for i, name in enumerate(populations)}).to_numpy()
-    mark = rows["mark"].to_numpy(dtype=str)
-    made, ambient = mark == "made", mark == "ambient"
-    filled = ax.scatter(
-        x[made],
-        y[made],
-        s=_area(rows["fraction"].to_numpy()[made], largest),
-        c=np.clip(rows["per_cell"].to_numpy()[made], norm.vmin, None),
-        cmap="viridis_r",
-        norm=norm,
-        edgecolors=_EDGE,
-        linewidths=0.4,
-        zorder=2,
-    )
-    ax.scatter(
-        x[ambient], y[ambient], s=22, facecolors="none", edgecolors="#777777", linewidths=0.9
-    )
+    x = pd.Index(names).get_indexer(rows["gene"])
+    y = pd.Index(populations).get_indexer(rows["population"])
+    kinds = rows["mark"].to_numpy(dtype=str)
+    made, ambient = kinds == "made", kinds == "ambient"
+    area = _area(rows["fraction"].to_numpy()[made], largest)
+    level = np.clip(rows["per_cell"].to_numpy()[made], norm.vmin, None)
+    look: dict[str, Any] = {"cmap": "viridis_r", "norm": norm, "edgecolors": _EDGE}
+    filled = ax.scatter(x[made], y[made], s=area, c=level, linewidths=0.4, zorder=2, **look)
+    look = {"facecolors": "none", "edgecolors": "#777777", "linewidths": 0.9}
+    ax.scatter(x[ambient], y[ambient], s=22, **look)
     for kind, marker, size in (("empty", "_", 16), ("shallow", ".", 8)):
-        chosen = mark == kind
+        chosen = kinds == kind
         ax.scatter(x[chosen], y[chosen], s=size, marker=marker, color="#AAAAAA", linewidths=0.9)
-    ax.set_xticks(range(len(names)), names, rotation=90, style="italic")
-    ax.set_yticks(range(len(populations)), populations)
-    ax.set_xlim(-0.6, len(names) - 0.4)
-    ax.set_ylim(len(populations) - 0.4, -0.6)
+    lattice(ax, names, populations, style="italic")
     ax.grid(color="#EEEEEE", linewidth=0.6)
     return filled
 
@@ -417,23 +350,20 @@ def _producers_by_arm(producers: pd.DataFrame) -> pd.DataFrame:
 
 
 def _dot_legend(figure: Figure, largest: float, *, shallow: bool) -> None:
-    from matplotlib.lines import Line2D
-
-    def mark(shape: str, size: float, label: str, **look: Any) -> Line2D:
-        return Line2D([], [], marker=shape, ls="", ms=size, label=label, **look)
-
     grey = {"mfc": "#BBBBBB", "mec": _EDGE, "mew": 0.4}
     shares = _round_shares(largest)
+    sizes = np.sqrt(_area(np.array(shares), largest)).tolist()
     handles = [
-        mark("o", float(np.sqrt(area)), f"{100 * share:g} %", **grey)
-        for share, area in zip(shares, _area(np.array(shares), largest), strict=True)
+        *(
+            mark(f"{100 * share:g} %", size=size, **grey)
+            for share, size in zip(shares, sizes, strict=True)
+        ),
+        mark("ambient RNA explains the UMI", size=4.7, mfc="none", mec="#777777"),
+        *([mark("no UMI, too shallow to tell", ".", size=3, color="#AAAAAA")] if shallow else []),
+        mark("no cells", "_", size=5, color="#AAAAAA"),
     ]
-    handles.append(mark("o", 4.7, "ambient RNA explains the UMI", mfc="none", mec="#777777"))
-    if shallow:
-        handles.append(mark(".", 3.0, "no UMI, too shallow to tell", color="#AAAAAA"))
-    handles.append(mark("_", 5.0, "no cells", color="#AAAAAA"))
     # The largest dot is 13 points high, and the text 8.
-    figure_legend(figure, handles, title="producers among cells", spacing=0.9)
+    outside_legend(figure, handles, title="producers among cells", spacing=0.9)
 
 
 def _round_shares(largest: float) -> list[float]:
@@ -495,25 +425,20 @@ def producers_to_receivers(
     ... )
     """
     check_table(receivers, keys.RECEIVERS_TABLE.names, name="receivers")
-    heard = receivers.loc[receivers["cytokine"] == cytokine]
-    check_table(heard, ["gene"], name=f"receivers of {cytokine}")
+    table = receivers.loc[receivers["cytokine"] == cytokine]
+    check_table(table, (), name=f"receivers of {cytokine}")
     made = ledger_by_condition.loc[ledger_by_condition["gene"] == cytokine]
     makers = _makers(made, production)
-    hearers = heard.assign(filled=heard["state"] == keys.ABOVE_AMBIENT)
-    hearers = hearers.loc[hearers["state"].isin([keys.ABOVE_AMBIENT, keys.AMBIENT_COMPATIBLE])]
-    genes = ordered(heard["gene"], None)
-    populations = population_order([*makers["population"], *hearers["population"]])
-    colours = arm_colours(heard["condition"], conditions)
-    n_panels = len(genes) + int(not made.empty)
+    levels = table.assign(filled=table["state"] == keys.ABOVE_AMBIENT)
+    levels = levels.loc[levels["state"].isin([keys.ABOVE_AMBIENT, keys.AMBIENT_COMPATIBLE])]
+    roles = table.drop_duplicates("gene").set_index("gene")["role"]
+    populations = population_order([*makers["population"], *levels["population"]])
+    colours = arm_colours(table["condition"], conditions)
+    n_panels = len(roles) + int(not made.empty)
     left = 0.075 * max((len(name) for name in populations), default=0)
     row = 0.12 + 0.075 * len(colours)
-    figure, grid = new_grid(
-        1,
-        n_panels,
-        (left + 1.55 * n_panels + 2.0, 1.2 + row * max(len(populations), 1)),
-        share={"sharey": True},
-    )
-    panels = grid[0]
+    size = (left + 1.55 * n_panels + 2.0, 1.2 + row * max(len(populations), 1))
+    figure, [panels] = new_grid(1, n_panels, size, share={"sharey": True})
     for ax in panels:
         _rows(ax, populations)
     if not made.empty:
@@ -522,16 +447,20 @@ def producers_to_receivers(
         panels[0].set_xticks([0, 50, 100])
         panels[0].set_xlabel("share of UMI (%)")
         _title(panels[0], "made by", cytokine)
-    for ax, gene in zip(panels[-len(genes) :], genes, strict=True):
-        shown = hearers.loc[hearers["gene"] == gene]
+    for ax, (gene, role) in zip(panels[-len(roles) :], roles.items(), strict=True):
+        shown = levels.loc[levels["gene"] == gene]
         _arms(ax, shown, "cpm", populations, colours)
-        ends = float(shown[["cpm", "ci_high"]].max().max()) if len(shown) else 0.0
-        ends = ends or 1.0
-        ax.set_xlim(-0.04 * ends, 1.04 * ends)
+        end = (float(shown[["cpm", "ci_high"]].max().max()) if len(shown) else 0.0) or 1.0
+        ax.set_xlim(-0.04 * end, 1.04 * end)
         ax.locator_params(axis="x", nbins=3)
         ax.set_xlabel("UMI per million")
-        _title(ax, str(heard.loc[heard["gene"] == gene, "role"].iloc[0]), gene)
-    _legend(figure, colours)
+        _title(ax, str(role), str(gene))
+    handles = [
+        *(mark(arm, size=4.5, color=colour) for arm, colour in colours.items()),
+        mark("above ambient RNA", size=4.5, color="black"),
+        mark("ambient RNA explains the UMI", size=4.5, mfc="white", mec="black"),
+    ]
+    outside_legend(figure, handles, title="arm (mean, 95 % interval)")
     return figure
 
 
@@ -557,38 +486,21 @@ def _rows(ax: Axes, populations: list[str]) -> None:
 
 def _title(ax: Axes, role: str, gene: str) -> None:
     ax.set_title(gene, style="italic", pad=16)
-    ax.annotate(
-        role,
-        (0.5, 1.0),
-        (0, 4),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        ha="center",
-        va="bottom",
-        fontsize=8,
-        color="#666666",
-    )
+    place = {"xycoords": "axes fraction", "textcoords": "offset points", "color": "#666666"}
+    ax.annotate(role, (0.5, 1), (0, 4), ha="center", va="bottom", fontsize=8, **place)  # type: ignore[arg-type]
 
 
 def _arms(
     ax: Axes, rows: pd.DataFrame, value: str, populations: list[str], colours: dict[str, str]
 ) -> None:
     """Point and interval of each arm within the band of its population."""
-    places = {name: i for i, name in enumerate(populations)}
     step = 0.8 / len(colours)
     for i, (arm, colour) in enumerate(colours.items()):
         mine = rows.loc[(rows["condition"] == arm) & rows["population"].isin(populations)]
-        band = mine["population"].map(places).to_numpy(dtype=float)
-        y = band + (i - (len(colours) - 1) / 2) * step
-        x = mine[value].to_numpy(dtype=float)
+        y = (
+            pd.Index(populations).get_indexer(mine["population"])
+            + (i - (len(colours) - 1) / 2) * step
+        )
         ax.hlines(y, mine["ci_low"], mine["ci_high"], color=colour, linewidth=1.0, alpha=0.7)
-        filled = mine["filled"].to_numpy(dtype=bool)
-        ax.scatter(x, y, s=17, c=np.where(filled, colour, "white"), edgecolors=colour,
-                   linewidths=0.9, zorder=3)  # fmt: skip
-
-
-def _legend(figure: Figure, colours: dict[str, str]) -> None:
-    handles = [dot(arm, colour, size=4.5) for arm, colour in colours.items()]
-    handles.append(dot("above ambient RNA", "black", size=4.5))
-    handles.append(dot("ambient RNA explains the UMI", "black", size=4.5, face="white"))
-    figure_legend(figure, handles, title="arm (mean, 95 % interval)")
+        fill = np.where(mine["filled"].to_numpy(dtype=bool), colour, "white")
+        ax.scatter(mine[value], y, s=17, c=fill, edgecolors=colour, linewidths=0.9, zorder=3)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import colorsys
 import functools
 import zlib
+from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crs_sc import keys
 from crs_sc.errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    from crs_sc.keys import TableSpec
 
 # Hue by lineage, lightness within it. The order is that of every axis and legend.
 POPULATION_COLOURS = {
@@ -66,6 +69,8 @@ SIGNATURE_LABELS = {
 SPECIES_COLOURS = {"human": "#D55E00", "mouse": "#0072B2", "mixed": "#7B4FA3"}
 # Width of all panels, in inches, that a page shows without making the letters too small.
 PAGE_WIDTH = 9.5
+# Opacity of a bar whose shares say little.
+PALE = 0.35
 REFERENCE_GREY = "#8C8C8C"
 # Okabe and Ito's palette without yellow, which is faint on white.
 ARM_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4B3F72")
@@ -244,21 +249,19 @@ def arm_colours(values: Iterable[str], conditions: Sequence[str] | None) -> dict
     >>> crs.pl.arm_colours(["CART", "vehicle"], ["vehicle", "CART"])
     {'vehicle': '#8C8C8C', 'CART': '#D55E00'}
     """
-    everything = list(conditions or ()) + [
-        name for name in arm_order(values, conditions) if name not in (conditions or ())
-    ]
+    everything = [*(conditions or ()), *arm_order(values, conditions)]
     palette = [REFERENCE_GREY, *ARM_COLOURS] if conditions else list(ARM_COLOURS)
     chosen = {
         name: palette[i] if i < len(palette) else _named_colour(name)
-        for i, name in enumerate(everything)
+        for i, name in enumerate(dict.fromkeys(everything))
     }
     return {name: chosen[name] for name in arm_order(values, conditions)}
 
 
 def sample_layout(
-    samples: pd.DataFrame, *, conditions: Sequence[str] | None, gap: float = 0.8
+    samples: pd.DataFrame, *, conditions: Sequence[str] | None
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Place samples along an axis, arm by arm with a gap (in bars) between arms.
+    """Place samples along an axis, arm by arm with a gap of 0.8 bars between arms.
 
     Returns the position of each sample, and the first and last position of each arm.
     """
@@ -271,7 +274,7 @@ def sample_layout(
         for i, name in enumerate(names):
             positions[name] = at + i
         spans[arm] = (at, at + len(names) - 1)
-        at += len(names) + gap
+        at += len(names) + 0.8
     return positions, spans
 
 
@@ -293,6 +296,24 @@ def check_table(table: pd.DataFrame, columns: Sequence[str], *, name: str) -> No
     if table.empty:
         msg = f"The table '{name}' has no rows, so there is nothing to draw."
         raise InputError(msg)
+
+
+def choose(
+    table: pd.DataFrame, spec: TableSpec | Sequence[str], *, name: str, **wanted: Any
+) -> tuple[pd.DataFrame, list[list[str]]]:
+    """Check a table and take what is wanted of each column: the rows, and the values in order.
+
+    Raises
+    ------
+    MissingKeyError, InputError
+        As `check_table`, before and after.
+    """
+    check_table(table, spec if isinstance(spec, Sequence) else spec.names, name=name)
+    values = [ordered(table[column], some) for column, some in wanted.items()]
+    for column, some in zip(wanted, values, strict=True):
+        table = table.loc[table[column].isin(some)]
+    check_table(table, (), name=name)
+    return table, values
 
 
 def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
@@ -317,47 +338,91 @@ def new_grid(
 
 
 def outside_legend(
-    ax: Axes,
+    where: Axes | Figure,
     handles: Sequence[Any],
     *,
     title: str = "",
-    at: tuple[float, float] = (1.01, 1.0),
     columns: int = 1,
+    spacing: float = 0.35,
 ) -> None:
-    """Put a legend right of the axes, where it hides nothing."""
-    ax.legend(
-        handles=list(handles),
-        title=title or None,
-        loc="upper left",
-        bbox_to_anchor=at,
-        borderaxespad=0.0,
-        alignment="left",
-        ncols=columns,
-        handlelength=1.2,
-        labelspacing=0.35,
-    )
+    """Put a legend right of the axes, or of all panels of a figure, where it hides nothing."""
+    from matplotlib.axes import Axes
+
+    # Inside a figure its height would stretch the panels.
+    place: dict[str, Any] = {"loc": "outside right upper"}
+    if isinstance(where, Axes):
+        place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
+    look = {"alignment": "left", "handlelength": 1.2, "labelspacing": spacing, "ncols": columns}
+    where.legend(handles=list(handles), title=title or None, **place, **look)
 
 
-def dot(label: str, colour: str, *, size: float = 5, face: str | None = None) -> Line2D:
-    """Make an entry of a legend: a round point, filled with `face` if that is another colour."""
+def mark(label: str, shape: str = "o", *, size: float = 5, **look: Any) -> Line2D:
+    """Make an entry of a legend: a marker; `color`, or `mfc` and `mec`, say how it looks."""
     from matplotlib.lines import Line2D
 
-    look = {"color": colour} if face is None else {"mfc": face, "mec": colour}
-    return Line2D([], [], marker="o", ls="", ms=size, label=label, **look)  # type: ignore[arg-type]
+    return Line2D([], [], marker=shape, ls="", ms=size, label=label, **look)
 
 
-def figure_legend(
-    figure: Figure, handles: Sequence[Any], *, title: str = "", spacing: float = 0.35
+def line(label: str, color: str, **look: Any) -> Line2D:
+    """Make an entry of a legend: a line."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=color, label=label, **look)
+
+
+def dots(colours: Mapping[str, str]) -> list[Line2D]:
+    """Make one round point of a legend for each name."""
+    return [mark(name, color=colour) for name, colour in colours.items()]
+
+
+def patches(colours: Mapping[str, str]) -> list[Patch]:
+    """Make one filled box of a legend for each name."""
+    from matplotlib.patches import Patch
+
+    return [Patch(color=colour, label=name) for name, colour in colours.items()]
+
+
+def lattice(ax: Axes, columns: Sequence[str], rows: Sequence[str], **look: Any) -> None:
+    """Name columns (in this look) and rows of a grid of dots, the first row on top."""
+    ax.set_xticks(range(len(columns)), columns, rotation=90, **look)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_xlim(-0.6, len(columns) - 0.4)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+
+
+def slanted_names(ax: Axes, at: Iterable[float], names: Iterable[str], *, angle: float) -> None:
+    """Name places of the x axis aslant, each name ending at its tick."""
+    ax.set_xticks(list(at), list(names), rotation=angle, ha="right", rotation_mode="anchor")
+
+
+def stacked_bars(
+    ax: Axes,
+    shares: pd.DataFrame,
+    positions: Mapping[str, float],
+    colours: Mapping[str, str],
+    *,
+    pale: Sequence[bool] = (),
 ) -> None:
-    """Put one legend right of all panels; its height does not stretch any of them."""
-    figure.legend(
-        handles=list(handles),
-        title=title or None,
-        loc="outside right upper",
-        alignment="left",
-        handlelength=1.2,
-        labelspacing=spacing,
-    )
+    """Stack the rows of `shares` from the bottom up, one bar a sample (column); some are pale."""
+    import numpy as np
+
+    x, bottom = list(positions.values()), np.zeros(len(positions))
+    for name, values in shares.fillna(0).iterrows():
+        height = values.to_numpy(dtype=float)
+        bars = ax.bar(x, height, 0.86, bottom=bottom, color=colours[str(name)], edgecolor="white",
+                      linewidth=0.3, label=str(name))  # fmt: skip
+        for bar, faint in zip(bars, pale, strict=False):
+            bar.set_alpha(PALE if faint else None)
+        bottom += height
+    ax.set_ylim(0, 1)
+    ax.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+    ax.set_xlim(min(x) - 0.7, max(x) + 0.7)
+    ax.tick_params(axis="x", length=0)
+
+
+def above_bar(ax: Axes, x: float, text: str) -> None:
+    """Write a small grey number above a bar of `stacked_bars`."""
+    ax.text(x, 1.02, text, ha="center", va="bottom", fontsize=6, color="#666666")
 
 
 def log_with_zero(ax: Axes, axis: str, *, floor: float, top: float, percent: str = "") -> None:
@@ -373,41 +438,21 @@ def log_with_zero(ax: Axes, axis: str, *, floor: float, top: float, percent: str
     ticks = [floor, *decades]
     labels = ["0", *(f"{tick:g}{percent}" for tick in decades)]
     low, high = floor * 0.7, max(top * 1.5, floor * 3)
-    if axis == "x":
-        ax.set_xscale("log")
-        ax.set_xticks(ticks, labels)
-        ax.set_xlim(low, high)
-    else:
-        ax.set_yscale("log")
-        ax.set_yticks(ticks, labels)
-        ax.set_ylim(low, high)
-    (ax.xaxis if axis == "x" else ax.yaxis).set_minor_locator(NullLocator())
+    ax.set(**{f"{axis}scale": "log", f"{axis}lim": (low, high)})  # type: ignore[arg-type]
+    which = ax.xaxis if axis == "x" else ax.yaxis
+    which.set_ticks(ticks, labels)
+    which.set_minor_locator(NullLocator())
 
 
-def arm_heads(
-    ax: Axes, spans: dict[str, tuple[float, float]], colours: dict[str, str], *, y: float = 1.13
-) -> None:
+def arm_heads(ax: Axes, spans: dict[str, tuple[float, float]], colours: dict[str, str]) -> None:
     """Draw a coloured line with the name of the arm above its bars."""
-    across = ax.get_xaxis_transform()
+    y, across = 1.13, ax.get_xaxis_transform()
+    look: dict[str, Any] = {"linewidth": 2.5, "clip_on": False, "solid_capstyle": "butt"}
     for arm, (first, last) in spans.items():
-        ax.plot(
-            [first - 0.43, last + 0.43],
-            [y, y],
-            color=colours[arm],
-            linewidth=2.5,
-            transform=across,
-            clip_on=False,
-            solid_capstyle="butt",
-        )
-        ax.text(
-            (first + last) / 2,
-            y + 0.03,
-            arm,
-            ha="center",
-            va="bottom",
-            fontsize=7.5,
-            transform=across,
-        )
+        ends = [first - 0.43, last + 0.43]
+        ax.plot(ends, [y, y], color=colours[arm], transform=across, **look)
+        at = ((first + last) / 2, y + 0.03)
+        ax.text(*at, arm, ha="center", va="bottom", fontsize=7.5, transform=across)
 
 
 def new_panels(
@@ -417,53 +462,24 @@ def new_panels(
     panel: tuple[float, float],
     margin: tuple[float, float],
     share: Mapping[str, Any] | None = None,
-) -> tuple[Figure, list[Axes]]:
-    """Make a figure of panels in lines of `across`; sizes in inches, `margin` around all."""
+    n_groups: int = 1,
+) -> tuple[Figure, list[list[Axes]]]:
+    """Make a figure of groups of `n_panels` each, every group in lines of `across` of its own.
+
+    Sizes in inches, `margin` around all. Axes that a last line has beyond its panels are off.
+    """
     lines = -(-n_panels // across)
-    size = (margin[0] + across * panel[0], margin[1] + lines * panel[1])
-    figure, grid = new_grid(lines, across, size, share=share)
-    panels = [ax for line in grid for ax in line]
-    for ax in panels[n_panels:]:
+    size = (margin[0] + across * panel[0], margin[1] + lines * panel[1] * n_groups)
+    figure, grid = new_grid(lines * n_groups, across, size, share=share)
+    groups = [
+        [ax for line in grid[first : first + lines] for ax in line]
+        for first in range(0, len(grid), lines)
+    ]
+    for ax in (ax for group in groups for ax in group[n_panels:]):
         ax.set_axis_off()
-    return figure, panels[:n_panels]
+    return figure, [group[:n_panels] for group in groups]
 
 
-@dataclass(frozen=True)
-class Wrapped:
-    """Axes of groups of panels, each group on lines of its own; `columns` panels in a full line."""
-
-    figure: Figure
-    groups: list[list[Axes]]
-    columns: int
-
-    @property
-    def first_of_lines(self) -> list[Axes]:
-        """Leftmost panel of each line."""
-        return [ax for panels in self.groups for ax in panels[:: self.columns]]
-
-    @property
-    def lowest(self) -> list[Axes]:
-        """Lowest panel of each column."""
-        return self.groups[-1][-self.columns :]
-
-
-def wrapped_grid(
-    n_groups: int,
-    n_panels: int,
-    *,
-    panel: tuple[float, float],
-    margin: tuple[float, float],
-    share: Mapping[str, Any] | None = None,
-) -> Wrapped:
-    """Make a figure of groups that have as many panels each."""
-    columns = min(n_panels, max(1, int(PAGE_WIDTH // panel[0])))
-    lines = -(-n_panels // columns)
-    size = (panel[0] * columns + margin[0], panel[1] * lines * n_groups + margin[1])
-    figure, grid = new_grid(lines * n_groups, columns, size, share=share)
-    groups = []
-    for k in range(n_groups):
-        own = [ax for line in grid[k * lines : (k + 1) * lines] for ax in line]
-        for ax in own[n_panels:]:
-            ax.set_axis_off()
-        groups.append(own[:n_panels])
-    return Wrapped(figure, groups, columns)
+def page_columns(n_panels: int, width: float) -> int:
+    """Count the panels of this width (inches) that stand side by side on a page."""
+    return max(1, min(n_panels, int(PAGE_WIDTH // width)))

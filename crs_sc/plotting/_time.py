@@ -8,12 +8,15 @@ import numpy as np
 
 from crs_sc.plotting._style import (
     arm_colours,
-    check_table,
-    figure_legend,
+    choose,
+    line,
     log_with_zero,
-    ordered,
+    mark,
+    new_panels,
+    outside_legend,
+    page_columns,
+    slanted_names,
     styled,
-    wrapped_grid,
 )
 
 if TYPE_CHECKING:
@@ -68,30 +71,26 @@ def trajectories(
     >>> courses = crs.tl.trajectories(ledger, samples=samples)
     >>> figure = crs.pl.trajectories(courses)
     """
-    from matplotlib.lines import Line2D
-
-    check_table(courses, _COLUMNS, name="courses")
-    names = ordered(courses["gene"], genes)
-    table = courses.loc[courses["gene"].isin(names)]
-    check_table(table, ["gene"], name="courses")
+    table, [names] = choose(courses, _COLUMNS, name="courses", gene=genes)
     colours = arm_colours(table["condition"], conditions)
     positions, is_to_scale = _positions(table)
     width = max(1.9, 0.42 * len(positions) + 0.8)
-    grid = wrapped_grid(1, len(names), panel=(width, 2.0), margin=(1.9, 0.5))
-    for ax, gene in zip(grid.groups[0], names, strict=True):
+    across = page_columns(len(names), width)
+    figure, [panels] = new_panels(len(names), across, panel=(width, 2.0), margin=(1.9, 0.5))
+    for ax, gene in zip(panels, names, strict=True):
         _course(ax, table.loc[table["gene"] == gene], colours, positions)
         ax.set_title(gene, fontstyle="italic")
         if not is_to_scale:
             ax.set_xlabel("not to scale")
-    for ax in grid.first_of_lines:
+    for ax in panels[::across]:
         ax.set_ylabel("UMI per 1,000 cells")
-    handles = [Line2D([], [], color=colour, label=arm) for arm, colour in colours.items()]
-    for label, fill in (("above ambient RNA", "#555555"), ("ambient RNA explains it", "white")):
-        handles.append(
-            Line2D([], [], ls="", marker="o", ms=4, mfc=fill, mec="#555555", label=label)
-        )
-    figure_legend(grid.figure, handles)
-    return grid.figure
+    handles = [
+        *(line(arm, colour) for arm, colour in colours.items()),
+        mark("above ambient RNA", size=4, mfc="#555555", mec="#555555"),
+        mark("ambient RNA explains it", size=4, mfc="white", mec="#555555"),
+    ]
+    outside_legend(figure, handles)
+    return figure
 
 
 def _positions(table: pd.DataFrame) -> tuple[dict[str, float], bool]:
@@ -118,13 +117,13 @@ def _course(
             x=own["timepoint"].astype(str).map(positions), y=own["output"].clip(lower=lowest)
         )
         for _, subject in own.groupby("subject", sort=True, observed=True):
-            line = subject.dropna(subset=["y"]).sort_values("x")
-            ax.plot(line["x"], line["y"], color=colour, linewidth=0.7, alpha=0.55, zorder=2)
-            fill = np.where(line["above_soup"].to_numpy(dtype=bool), colour, "white")
-            ax.scatter(line["x"], line["y"], s=13, c=fill, edgecolors=colour, lw=0.7, zorder=3)
+            course = subject.dropna(subset=["y"]).sort_values("x")
+            x, y = course["x"], course["y"]
+            ax.plot(x, y, color=colour, linewidth=0.7, alpha=0.55, zorder=2)
+            fill = np.where(course["above_soup"].to_numpy(dtype=bool), colour, "white")
+            ax.scatter(x, y, s=13, c=fill, edgecolors=colour, lw=0.7, zorder=3)
         middle = own.groupby("x", sort=True)["y"].median().dropna()
         ax.plot(middle.index, middle, color=colour, linewidth=2.2, zorder=4, label=arm)
-    ax.set_xticks(list(positions.values()), list(positions), rotation=45, ha="right",
-                  rotation_mode="anchor")  # fmt: skip
+    slanted_names(ax, positions.values(), positions, angle=45)
     ax.margins(x=0.08)
     log_with_zero(ax, "y", floor=lowest, top=top)
