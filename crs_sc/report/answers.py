@@ -13,6 +13,7 @@ from crs_sc.report.words import (
     cells_named,
     interval,
     listed,
+    minus,
     percent,
     plural,
     pvalue,
@@ -198,15 +199,14 @@ def _arm_sentence(gene: str, facts: dict[str, Any]) -> str:
         )
     first = facts["sources"][0]
     name = cells_named(str(first["population"]))
-    seen, within = (
-        int(first["n_subjects"]),
-        interval(float(first["ci_low"]), float(first["ci_high"]), as_percent=True),
-    )
+    seen = int(first["n_subjects"])
+    within = interval(float(first["ci_low"]), float(first["ci_high"]), as_percent=True)
     bounds = f"95 % interval {within}" if within and seen > 1 else "one subject: no interval"
     sentence = f"{upper(name)}, {percent(float(first['share']))} of the transcripts ({bounds})"
     sentence += f" from {percent(float(first['cell_share']))} of the cells"
     sentence += _producer_clause(facts["producers"], str(first["population"]))
-    sentence += f"; {_subject_clause(gene, seen, facts['subjects'])}."
+    whom = f"{seen} of {subjects}, the others without {gene} above ambient RNA"
+    sentence += f"; {subjects if seen == facts['subjects'] else whom}."
     sentence += _runner_up(first, facts["sources"][1:])
     if facts["everywhere"]:
         sentence += (
@@ -238,12 +238,6 @@ def _producer_clause(producers: Any, population: str) -> str:
         )
     made, cells = producers.loc[population, ["n_producers", "n_cells"]]
     return f", {percent(made / cells) if cells else 'none'} of them called producers"
-
-
-def _subject_clause(gene: str, seen: int, subjects: int) -> str:
-    if seen == subjects:
-        return plural(subjects, "subject")
-    return f"{seen} of {subjects} subjects, the others without {gene} above ambient RNA"
 
 
 def _runner_up(first: dict[str, Any], others: list[dict[str, Any]]) -> str:
@@ -315,6 +309,7 @@ def shift_answers(
         return []
     genes = headline_genes(ledger)
     output = _output(ledger, tables.get("producers"))
+    main = next(iter(_main(tables, genes)), "")
     answers = []
     for name in dict.fromkeys(str(value) for value in changes["contrast"]):
         contrast = next((one for one in contrasts if one.name == name.partition("@")[0]), None)
@@ -328,9 +323,13 @@ def shift_answers(
             lead, detail = _change(gene, rows, levels.get(contrast.reference, math.nan))
             leads.append(lead)
             lines.append((gene, upper(detail)))
-            lines += _tested(tables, name, gene, genes)
-        lines += _responses(tables, name, genes, contrast)
-        responses = _changed_responses(tables, name, genes)
+            population = next(iter(_main(tables, [gene])), main)
+            row = _row(tables, "shifts", name, gene, population)
+            if row:
+                text = f"In {cells_named(population)} {_shift_text(row)}"
+                lines.append((f"{gene} level", text))
+        more, responses = _responses(tables, name, main, contrast.baseline)
+        lines += more
         # A drug is judged by the response that it blocks.
         leads = [*responses, *leads] if contrast.baseline else [*leads, *responses]
         title = f"{name}: {contrast.reference} \u2192 {contrast.treated}"
@@ -354,10 +353,7 @@ def _output(ledger: pd.DataFrame, producers: pd.DataFrame | None) -> dict[str, d
     by_sample = rows.groupby(index, observed=True)["output"].sum()
     by_subject = by_sample.groupby(level=index[:3]).mean()
     means = by_subject.groupby(level=index[:2]).mean()
-    result: dict[str, dict[str, float]] = {}
-    for row in means.reset_index().to_dict("records"):
-        result.setdefault(str(row["gene"]), {})[str(row["condition"])] = float(row["output"])
-    return result
+    return {str(gene): part.droplevel(0).to_dict() for gene, part in means.groupby(level=0)}
 
 
 def _change(gene: str, rows: pd.DataFrame, before: float) -> tuple[str, str]:
@@ -454,134 +450,94 @@ def _part_list(parts: list[tuple[float, str, float, tuple[float, float]]]) -> st
     return "Mostly " + "; ".join(texts) + "."
 
 
-def _tested(
-    tables: Mapping[str, pd.DataFrame], contrast: str, gene: str, genes: Sequence[str]
-) -> list[tuple[str, str]]:
-    """Give the test of the gene itself in its main source."""
-    population = _main_source(tables, [gene]) or _main_source(tables, genes)
-    row = _shift(tables, contrast, gene, population)
-    if row is None or population is None:
-        return []
-    return [(f"{gene} level", f"In {cells_named(population)} {_shift_text(row)}")]
-
-
-def _main_source(tables: Mapping[str, pd.DataFrame], genes: Sequence[str]) -> str | None:
+def _main(tables: Mapping[str, pd.DataFrame], genes: Sequence[str]) -> list[str]:
+    """Name the main source of these genes where there is one."""
     table = tables.get("ledger_by_condition")
+    return [] if table is None or table.empty else main_sources(table, genes, most=1)
+
+
+def _row(
+    tables: Mapping[str, pd.DataFrame], name: str, contrast: str, feature: str, population: str
+) -> dict[Any, Any]:
+    """Take the row of a table of shifts or reversals; empty where there is none."""
+    table = tables.get(name)
     if table is None or table.empty:
-        return None
-    return next(iter(main_sources(table, genes, most=1)), None)
-
-
-def _shift(
-    tables: Mapping[str, pd.DataFrame], contrast: str, feature: str, population: str | None
-) -> dict[Any, Any] | None:
-    table = tables.get("shifts")
-    if table is None or table.empty or population is None:
-        return None
+        return {}
     rows = table.loc[
         (table["contrast"] == contrast)
         & (table["feature"] == feature)
         & (table["population"] == population)
-    ].to_dict("records")
-    return rows[0] if rows else None
+    ]
+    return next(iter(rows.to_dict("records")), {})
 
 
 def _shift_text(row: dict[Any, Any]) -> str:
     status = str(row["status"])
     why = _WHY_NOT.get(status, status.replace("_", " "))
-    estimate = float(row["estimate"])
+    estimate, low, high = (float(row[name]) for name in ("estimate", "ci_low", "ci_high"))
     if math.isnan(estimate):
         return f"not tested ({why})."
-    text = f"{estimate:+.2f} log2".replace("-", "\u2212")
-    low, high = float(row["ci_low"]), float(row["ci_high"])
+    text = f"{estimate:+.2f} log2"
     if not math.isnan(low):
-        text += f" (95 % interval {low:.2f} to {high:.2f})".replace("-", "\u2212")
+        text += f" (95 % interval {low:.2f} to {high:.2f})"
+    text = minus(text)
     permuted = float(row["pvalue_permutation"])
     if math.isnan(permuted) and math.isnan(float(row["pvalue"])):
         return f"{text}, no p ({why})."
     text += f", permutation p {pvalue(permuted, float(row['pvalue_floor']))}"
     text += f", adjusted model p {pvalue(float(row['padj']))}."
-    return text + _verdict_text(row) + _adjusted_text(row)
-
-
-def _verdict_text(row: dict[Any, Any]) -> str:
-    """Give the verdict in words; a p that is not small is never taken for no change."""
-    margin = float(row["margin"])
-    within = "" if math.isnan(margin) else f" (\u00b1{margin:g} log2)"
-    words = {
+    # A p that is not small is never taken for no change: the verdict says what is shown.
+    within = _within(float(row["margin"]))
+    verdicts = {
         keys.CHANGED: "Changed",
         keys.CHANGED_WITHIN_MARGIN: f"Changed, but by less than what is relevant{within}",
         keys.EQUIVALENT: f"No relevant change{within}",
         keys.INCONCLUSIVE: "Inconclusive: neither a change nor its absence is shown",
     }
-    verdict = row["verdict"]
-    return f" {words[verdict]}." if verdict in words else ""
-
-
-def _adjusted_text(row: dict[Any, Any]) -> str:
-    """Give the estimate at equal handling stress where there is one."""
-    estimate = float(row["estimate_stress_adjusted"])
+    if row["verdict"] in verdicts:
+        text += f" {verdicts[row['verdict']]}."
+    ends = ("estimate", "ci_low", "ci_high")
+    estimate, low, high = (float(row[f"{end}_stress_adjusted"]) for end in ends)
     if math.isnan(estimate):
-        return ""
-    low, high = (float(row[f"ci_{end}_stress_adjusted"]) for end in ("low", "high"))
-    text = f" At equal handling stress {estimate:+.2f} ({low:.2f} to {high:.2f})."
-    return text.replace("-", "\u2212")
+        return text
+    return text + minus(f" At equal handling stress {estimate:+.2f} ({low:.2f} to {high:.2f}).")
+
+
+def _within(margin: float, *, word: str = "") -> str:
+    return "" if math.isnan(margin) else f" ({word}\u00b1{margin:g} log2)"
 
 
 def _responses(
-    tables: Mapping[str, pd.DataFrame], contrast: str, genes: Sequence[str], asked: Contrast
-) -> list[tuple[str, str]]:
-    """Give the response signatures in the main source, and how far a drug brings them back."""
-    population = _main_source(tables, genes)
+    tables: Mapping[str, pd.DataFrame], contrast: str, population: str, baseline: str | None
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Give the response signatures in the main source, and in a clause those that changed.
+
+    A blocker is judged by these clauses; beside each signature stands how far it is brought back.
+    """
     lines = []
-    for feature in RESPONSES[:3]:
-        row = _shift(tables, contrast, feature, population)
-        if row is None or population is None:
-            continue
-        text = f"In {cells_named(population)} {_shift_text(row)}"
-        text += _reversal_text(tables, contrast, feature, population, asked.baseline)
-        lines.append((feature_label(feature), text))
-    return lines
-
-
-def _changed_responses(
-    tables: Mapping[str, pd.DataFrame], contrast: str, genes: Sequence[str]
-) -> list[str]:
-    """Name the responses that changed in the main source: a blocker is judged by them."""
-    population = _main_source(tables, genes)
     moved: dict[str, list[str]] = {"rise": [], "fall": []}
     for feature in RESPONSES[:3]:
-        row = _shift(tables, contrast, feature, population)
-        if row is not None and row["verdict"] == keys.CHANGED:
+        row = _row(tables, "shifts", contrast, feature, population)
+        if not row:
+            continue
+        text = f"In {cells_named(population)} {_shift_text(row)}"
+        back = _row(tables, "reversal", contrast, feature, population) if baseline else {}
+        lines.append((feature_label(feature), text + _reversal_text(back, baseline)))
+        if row["verdict"] == keys.CHANGED:
             estimate = float(row["estimate"])
-            size = f"{estimate:+.1f} log2".replace("-", "\u2212")
-            way = "rise" if estimate > 0 else "fall"
-            moved[way].append(f"{feature_label(feature)} ({size})")
-    return [
-        f"{listed(names)} {way if len(names) > 1 else way + 's'} in {cells_named(str(population))}"
+            size = minus(f"{estimate:+.1f} log2")
+            moved["rise" if estimate > 0 else "fall"].append(f"{feature_label(feature)} ({size})")
+    clauses = [
+        f"{listed(names)} {way if len(names) > 1 else way + 's'} in {cells_named(population)}"
         for way, names in moved.items()
         if names
     ]
+    return lines, clauses
 
 
-def _reversal_text(
-    tables: Mapping[str, pd.DataFrame],
-    contrast: str,
-    feature: str,
-    population: str,
-    baseline: str | None,
-) -> str:
-    table = tables.get("reversal")
-    if baseline is None or table is None or table.empty:
+def _reversal_text(row: dict[Any, Any], baseline: str | None) -> str:
+    if not row or math.isnan(float(row["reversal"])):
         return ""
-    rows = table.loc[
-        (table["contrast"] == contrast)
-        & (table["feature"] == feature)
-        & (table["population"] == population)
-    ].to_dict("records")
-    if not rows or math.isnan(float(rows[0]["reversal"])):
-        return ""
-    row = rows[0]
     within = interval(float(row["ci_low"]), float(row["ci_high"]), as_percent=True)
     text = f" Reversal towards {baseline}: {percent(float(row['reversal']))}"
     return text + (f" (95 % interval {within})." if within else ".")
@@ -596,8 +552,7 @@ def shift_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
     total = int(counts.reindex(list(keys.VERDICTS)).sum())
     if not total:
         return []
-    margin = shifts["margin"].max()
-    within = "" if math.isnan(margin) else f" (within \u00b1{margin:g} log2)"
+    within = _within(shifts["margin"].max(), word="within ")
     told = [
         f"{int(counts[verdict]):,} {words}"
         for verdict, words in (

@@ -99,12 +99,13 @@ class _Study:
         return main_sources(shares, headline_genes(shares), most=most)
 
 
-type _Drawn = Iterator[tuple[str, Callable[[], Any]]]
+# Which of its kind, the table or the cells that are drawn, and the settings.
+type _Drawn = Iterator[tuple[str, Any, Mapping[str, Any]]]
 _MAKERS: dict[str, Callable[[_Study], _Drawn]] = {}
 
 
 def _draws(*names: str) -> Callable[[Callable[..., _Drawn]], Callable[..., _Drawn]]:
-    """Enter a function that gives, for each figure of these kinds, which one and how to draw it."""
+    """Enter a function that gives what the figures of these kinds are drawn from."""
 
     def enter(function: Callable[..., _Drawn]) -> Callable[..., _Drawn]:
         for name in names:
@@ -228,10 +229,13 @@ def _study(
 
 def _figures(study: _Study) -> list[KeyFigure]:
     return [
-        KeyFigure(f"{name}--{which}" if which else name, draw)
+        KeyFigure(
+            f"{name}--{which}" if which else name,
+            partial(getattr(plotting, spec.function), drawn, **settings),
+        )
         for name, spec in FIGURES.items()
         if spec.needs <= study.has
-        for which, draw in _MAKERS[name](study)
+        for which, drawn, settings in _MAKERS[name](study)
     ]
 
 
@@ -272,9 +276,14 @@ def _slug(name: str) -> str:
 # --- what each is drawn from ------------------------------------------------------------------
 
 
-@_draws("qc_overview")
-def _qc_overview(study: _Study) -> _Drawn:
-    yield "", partial(plotting.qc_overview, study.tables["qc"], conditions=study.arms)
+@_draws("composition", "ambient_expected", "reversal", "enrichment", "qc_overview")
+def _of_one_table(study: _Study, name: str) -> _Drawn:
+    """Draw the table that is needed, where its chief column has a number."""
+    (need,) = FIGURES[name].needs
+    table, by_arm = study.tables[need], name in {"composition", "qc_overview"}
+    column = {"reversal": "reversal", "enrichment": "nes"}.get(name)
+    if column is None or table[column].notna().any():
+        yield "", table, {"conditions": study.arms} if by_arm else {}
 
 
 @_draws("barnyard")
@@ -282,13 +291,13 @@ def _barnyard(study: _Study) -> _Drawn:
     """Both genomes of all droplets, or of the kept cells where nothing else is known."""
     stored, obs = study.cells.uns.get(keys.UNS, {}), study.cells.obs
     call, droplets = stored.get(keys.SPECIES_CALL, {}), stored.get(keys.DROPLETS)
-    settings: dict[str, Any] = {n: float(call[n]) for n in ("min_fraction",) if n in call}
+    settings = {n: float(call[n]) for n in ("min_fraction",) if n in call}
     if droplets is not None and len(droplets):
-        yield "", partial(plotting.barnyard, droplets, **settings)
+        yield "", droplets, settings
     elif {keys.SPECIES_FRACTION, keys.N_UMI, keys.SPECIES} <= set(obs.columns) and (
         obs[keys.SPECIES_FRACTION].to_numpy(dtype=float) < 1
     ).any():
-        yield "", partial(plotting.barnyard, study.cells, **settings)
+        yield "", study.cells, settings
 
 
 @_draws("umap_population", "umap_condition", "umap_sample", "umap_species")
@@ -298,7 +307,7 @@ def _umap(study: _Study, name: str) -> _Drawn:
     if keys.UMAP not in study.cells.obsm or column not in obs.columns:
         return
     if column == keys.POPULATION or obs[column].astype(str).nunique() > 1:
-        yield "", partial(plotting.umap, study.cells, color=column, conditions=study.arms)
+        yield "", study.cells, {"color": column, "conditions": study.arms}
 
 
 @_draws("markers")
@@ -309,26 +318,20 @@ def _markers(study: _Study) -> _Drawn:
         organism: Any = str(adata.uns.get(keys.UNS, {}).get(keys.ORGANISM, "human"))
         panels = genesets.cell_type_panels(organism=organism.partition("+")[0])
         present = set(adata.obs[keys.POPULATION].astype(str))
-        if any(name in present and adata.var_names.isin(panels[name]).any() for name in panels):
-            yield "", partial(plotting.marker_dotplot, adata, markers=panels)
+        if any(one in present and adata.var_names.isin(panels[one]).any() for one in panels):
+            yield "", adata, {"markers": panels}
 
 
 @_draws("cluster_stability")
 def _cluster_stability(study: _Study) -> _Drawn:
-    clusters, clustering = study.tables["clusters"], study.tables["clustering"]
-    yield "", partial(plotting.cluster_stability, clusters, clustering=clustering)
-
-
-@_draws("composition")
-def _composition(study: _Study) -> _Drawn:
-    yield "", partial(plotting.composition, study.tables["ledger"], conditions=study.arms)
+    yield "", study.tables["clusters"], {"clustering": study.tables["clustering"]}
 
 
 @_draws("myeloid_states")
 def _myeloid_states(study: _Study) -> _Drawn:
     obs = study.cells.obs
     if keys.MYELOID_STATE in obs.columns and obs[keys.MYELOID_STATE].notna().any():
-        yield "", partial(plotting.myeloid_states, study.cells, conditions=study.arms)
+        yield "", study.cells, {"conditions": study.arms}
 
 
 @_draws("source_shares", "source_shares_all")
@@ -338,21 +341,13 @@ def _source_shares(study: _Study, name: str) -> _Drawn:
     if name == "source_shares_all":
         genes = [gene for gene in dict.fromkeys(ledger["gene"]) if gene not in genes]
     if genes:
-        yield "", partial(plotting.source_shares, ledger, genes=genes, conditions=study.arms)
+        yield "", ledger, {"genes": genes, "conditions": study.arms}
 
 
 @_draws("producers")
 def _producers(study: _Study) -> _Drawn:
-    producers, production = study.tables["producers"], study.tables.get("production")
-    draw = partial(
-        plotting.producer_dotplot, producers, production=production, conditions=study.arms
-    )
-    yield "", draw
-
-
-@_draws("ambient_expected")
-def _ambient_expected(study: _Study) -> _Drawn:
-    yield "", partial(plotting.ambient_expected, study.tables["producers"])
+    production = study.tables.get("production")
+    yield "", study.tables["producers"], {"production": production, "conditions": study.arms}
 
 
 @_draws("stress_vs_cytokine")
@@ -363,25 +358,21 @@ def _stress_vs_cytokine(study: _Study) -> _Drawn:
         return
     if adata.obs[keys.LINEAGE].isin(keys.MYELOID_LINEAGES).any():
         gene = headline_genes(ledger)[0]
-        given: dict[str, Any] = {"ledger": ledger, "gene": gene, "conditions": study.arms}
-        yield "", partial(plotting.stress_vs_cytokine, adata, **given)
+        yield "", adata, {"ledger": ledger, "gene": gene, "conditions": study.arms}
 
 
 @_draws("receivers")
 def _receivers(study: _Study) -> _Drawn:
     """One figure for each headline cytokine that has receptors in the data."""
     receivers, shares = study.tables["receivers"], study.tables["ledger_by_condition"]
+    given = {
+        "ledger_by_condition": shares,
+        "production": study.tables.get("production"),
+        "conditions": study.arms,
+    }
     for cytokine in headline_genes(shares):
         if cytokine in set(receivers["cytokine"]):
-            draw = partial(
-                plotting.producers_to_receivers,
-                receivers,
-                cytokine=cytokine,
-                ledger_by_condition=shares,
-                production=study.tables.get("production"),
-                conditions=study.arms,
-            )
-            yield _slug(cytokine), draw
+            yield _slug(cytokine), receivers, {"cytokine": cytokine, **given}
 
 
 @_draws("signature_points")
@@ -391,26 +382,23 @@ def _signature_points(study: _Study) -> _Drawn:
     scores = scores.loc[scores["population"].isin(study.sources())]
     known = list(dict.fromkeys(scores["feature"]))
     if study.signatures is not None:
-        known = [name for name in known if name in study.signatures]
-    features = [name for name in RESPONSES if name in known] or known[:4]
+        known = [one for one in known if one in study.signatures]
+    features = [one for one in RESPONSES if one in known] or known[:4]
     if features:
         present = set(scores.loc[scores["feature"].isin(features), "population"])
-        draw = partial(
-            plotting.signature_points,
-            scores,
-            features=features,
-            populations=[name for name in study.sources() if name in present],
-            conditions=study.arms,
-            shifts=study.tables.get("shifts"),
-        )
-        yield "", draw
+        shown = {
+            "features": features,
+            "populations": [one for one in study.sources() if one in present],
+        }
+        given = {"conditions": study.arms, "shifts": study.tables.get("shifts")}
+        yield "", scores, {**shown, **given}
 
 
 @_draws("shifts_signatures", "shifts_genes")
 def _shifts(study: _Study, name: str) -> _Drawn:
     shifts, kind = study.tables["shifts"], name.removeprefix("shifts_").removesuffix("s")
     if shifts.loc[shifts["kind"] == kind, "estimate"].notna().any():
-        yield "", partial(plotting.shift_heatmap, shifts, kind=kind)
+        yield "", shifts, {"kind": kind}
 
 
 @_draws("stress_adjustment")
@@ -423,10 +411,9 @@ def _stress_adjustment(study: _Study) -> _Drawn:
         & shifts["estimate_stress_adjusted"].notna()
     ]
     if len(rows):
-        features = [name for name in RESPONSES if name in set(rows["feature"])]
-        shown = [name for name in populations if name in set(rows["population"])]
-        draw = partial(plotting.stress_adjustment, rows, features=features, populations=shown)
-        yield "", draw
+        features = [one for one in RESPONSES if one in set(rows["feature"])]
+        shown = [one for one in populations if one in set(rows["population"])]
+        yield "", rows, {"features": features, "populations": shown}
 
 
 @_draws("trajectories")
@@ -436,22 +423,15 @@ def _trajectories(study: _Study) -> _Drawn:
     if keys.TIMEPOINT in obs and obs[keys.TIMEPOINT].nunique() > 1:
         genes = headline_genes(ledger)
         courses = trajectories(ledger, samples=sample_table(study.cells), genes=genes)
-        yield "", partial(plotting.trajectories, courses, genes=genes, conditions=study.arms)
+        yield "", courses, {"genes": genes, "conditions": study.arms}
 
 
 @_draws("decomposition", "waterfall")
-def _decomposition(study: _Study, name: str) -> _Drawn:
+def _decomposition(study: _Study, name: str) -> _Drawn:  # noqa: ARG001
     """Parts of the change by population, or step by step to the total."""
     table = study.tables["decomposition"]
-    draw = plotting.waterfalls if name == "waterfall" else plotting.decomposition_bars
     if table["total"].abs().sum() > 0:
-        yield "", partial(draw, table, genes=headline_genes(table))
-
-
-@_draws("reversal")
-def _reversal(study: _Study) -> _Drawn:
-    if study.tables["reversal"]["reversal"].notna().any():
-        yield "", partial(plotting.reversal_heatmap, study.tables["reversal"])
+        yield "", table, {"genes": headline_genes(table)}
 
 
 @_draws("volcano")
@@ -462,12 +442,5 @@ def _volcano(study: _Study) -> _Drawn:
     ranked = study.sources(most=len(tested) + len(study.tables.get("ledger_by_condition", ())))
     for contrast, rows in tested.groupby("contrast", sort=False, observed=True):
         names = sorted(rows["population"].astype(str))
-        best = next((name for name in ranked if name in names), names[0])
-        which: dict[str, Any] = {"contrast": str(contrast), "population": best}
-        yield _slug(str(contrast)), partial(plotting.volcano, table, **which)
-
-
-@_draws("enrichment")
-def _enrichment(study: _Study) -> _Drawn:
-    if study.tables["enrichment"]["nes"].notna().any():
-        yield "", partial(plotting.enrichment_dotplot, study.tables["enrichment"])
+        best = next((one for one in ranked if one in names), names[0])
+        yield _slug(str(contrast)), table, {"contrast": str(contrast), "population": best}

@@ -84,7 +84,11 @@ def page_tables(tables: Mapping[str, pd.DataFrame], *, arms: Sequence[str]) -> d
         table = tables.get(spec.name)
         if not spec.place or table is None or table.empty:
             continue
-        chosen = _ROWS[spec.name](table, arms) if spec.name in _ROWS else table
+        if "condition" in table:
+            table = table.assign(
+                place=table["condition"].map({arm: i for i, arm in enumerate(arms)})
+            )
+        chosen = _ROWS.get(spec.name, _as_they_are)(table)
         if len(chosen):
             made[spec.name] = page_table(
                 chosen, columns=spec.shown, most=spec.most, file=spec.name, total=len(table)
@@ -92,85 +96,55 @@ def page_tables(tables: Mapping[str, pd.DataFrame], *, arms: Sequence[str]) -> d
     return made
 
 
-type _Rows = Callable[[pd.DataFrame, Sequence[str]], pd.DataFrame]
-# Which rows of a table the page shows and in which order; all as they are where nothing is said.
-_ROWS: dict[str, _Rows] = {}
+def _as_they_are(table: pd.DataFrame) -> pd.DataFrame:
+    return table
 
 
-def _shows(*names: str) -> Callable[[_Rows], _Rows]:
-    def enter(function: _Rows) -> _Rows:
-        _ROWS.update(dict.fromkeys(names, function))
-        return function
-
-    return enter
+def _of_headlines(table: pd.DataFrame) -> pd.DataFrame:
+    return table.loc[table["gene"].isin(headline_genes(table))]
 
 
-def _place(rows: pd.DataFrame, arms: Sequence[str]) -> pd.Series:
-    return rows["condition"].map({arm: i for i, arm in enumerate(arms)})
-
-
-@_shows("gene_overlap")
-def _named_by(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:  # noqa: ARG001
-    return table.loc[table["marker_of"].astype(str) != ""]
-
-
-@_shows("coverage")
-def _incomplete(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:  # noqa: ARG001
-    return table.loc[table["n_found"] < table["n_genes"]]
-
-
-@_shows("ledger_by_condition")
-def _large_shares(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
-    rows = table.loc[table["gene"].isin(headline_genes(table)) & (table["share"] >= 0.02)]
-    rows = rows.assign(place=_place(rows, arms)).sort_values(
+def _large_shares(table: pd.DataFrame) -> pd.DataFrame:
+    rows = _of_headlines(table)
+    rows = rows.loc[rows["share"] >= 0.02].sort_values(
         ["gene", "place", "share"], ascending=[True, True, False], kind="stable"
     )
     return rows.rename(columns={"ci_low": "share_ci_low", "ci_high": "share_ci_high"})
 
 
-@_shows("receivers")
-def _highest(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:  # noqa: ARG001
+def _highest(table: pd.DataFrame) -> pd.DataFrame:
     heads = headline_genes(table.assign(gene=table["cytokine"]))
     rows = table.loc[(table["state"] == keys.ABOVE_AMBIENT) & table["cytokine"].isin(heads)]
     rows = rows.sort_values("cpm", ascending=False, kind="stable")
     return rows.drop_duplicates(["cytokine", "gene", "population"]).sort_index()
 
 
-@_shows("il1_tone")
-def _with_tone(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
+def _with_tone(table: pd.DataFrame) -> pd.DataFrame:
     rows = table.loc[table["status"].isin([keys.OK, keys.AGONIST_ONLY, keys.ANTAGONIST_ONLY])]
     size = rows.groupby("population")["agonist_umi"].transform("sum")
-    return rows.assign(place=_place(rows, arms), size=size).sort_values(
-        ["size", "population", "place", "sample"],
-        ascending=[False, True, True, True],
-        kind="stable",
-    )
+    order, upwards = ["size", "population", "place", "sample"], [False, True, True, True]
+    return rows.assign(size=size).sort_values(order, ascending=upwards, kind="stable")
 
 
-@_shows("production")
-def _seen(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
-    rows = table.loc[table["gene"].isin(headline_genes(table)) & (table["umi"] > 0)]
-    return rows.assign(place=_place(rows, arms)).sort_values(
-        ["gene", "place", "pvalue"], kind="stable"
-    )
+def _seen(table: pd.DataFrame) -> pd.DataFrame:
+    rows = _of_headlines(table)
+    return rows.loc[rows["umi"] > 0].sort_values(["gene", "place", "pvalue"], kind="stable")
 
 
-@_shows("shifts", "arm_by_time", "expression", "enrichment")
-def _smallest_p(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:  # noqa: ARG001
+def _smallest_p(table: pd.DataFrame) -> pd.DataFrame:
     return table.loc[table["pvalue"].notna()].sort_values(["padj", "pvalue"], kind="stable")
 
 
-@_shows("decomposition")
-def _largest_changes(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:  # noqa: ARG001
+def _largest_changes(table: pd.DataFrame) -> pd.DataFrame:
     """Of each gene and contrast the largest changes first; units are UMI per cell."""
-    rows = table.loc[table["gene"].isin(headline_genes(table)) & (table["total"].abs() > 0)]
+    rows = _of_headlines(table)
+    rows = rows.loc[rows["total"].abs() > 0]
     size = rows["total"].abs()
     size /= size.groupby(rows["gene"]).transform("max")
     return rows.loc[size.sort_values(ascending=False, kind="stable").index]
 
 
-@_shows("reversal", "composition")
-def _by_population(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:  # noqa: ARG001
+def _by_population(table: pd.DataFrame) -> pd.DataFrame:
     """By contrast (and feature) as they come, and by the order of the populations."""
     rows = table.loc[table["reversal"].notna()] if "reversal" in table else table
     rank = {one: i for i, one in enumerate(population_order(rows["population"]))}
@@ -178,6 +152,20 @@ def _by_population(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:  #
     order = pd.DataFrame({name: pd.factorize(rows[name])[0] for name in by}, index=rows.index)
     order = order.assign(population=rows["population"].map(rank))
     return rows.loc[order.sort_values([*by, "population"], kind="stable").index]
+
+
+# Which rows of a table (with the `place` of their arm) the page shows and in which order.
+_ROWS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    "gene_overlap": lambda table: table.loc[table["marker_of"].astype(str) != ""],
+    "coverage": lambda table: table.loc[table["n_found"] < table["n_genes"]],
+    "ledger_by_condition": _large_shares,
+    "receivers": _highest,
+    "il1_tone": _with_tone,
+    "production": _seen,
+    **dict.fromkeys(("shifts", "arm_by_time", "expression", "enrichment"), _smallest_p),
+    "decomposition": _largest_changes,
+    **dict.fromkeys(("reversal", "composition"), _by_population),
+}
 
 
 def planted_and_found(

@@ -39,22 +39,27 @@ def cells_named(population: str) -> str:
     return f"{population}s" if population.lower().endswith("cell") else f"{population} cells"
 
 
+def minus(text: str) -> str:
+    """Write the minus of numbers as a minus."""
+    return text.replace("-", "\u2212")
+
+
 def amount(value: float) -> str:
     """Three significant digits, thousands separated, no exponent for everyday sizes."""
     if math.isnan(value):
         return "not known"
     size = abs(value)
     if size >= 100:
-        return f"{value:,.0f}".replace("-", "\u2212")
+        return minus(f"{value:,.0f}")
     if size == 0:
         return "0"
     if size < 1e-4:
-        return f"{value:.1e}".replace("-", "\u2212")
+        return minus(f"{value:.1e}")
     digits = max(0, 2 - math.floor(math.log10(size)))
     text = f"{value:.{digits}f}"
     if "." in text:
         text = text.rstrip("0").rstrip(".")
-    return text.replace("-", "\u2212")
+    return minus(text)
 
 
 def signed(value: float) -> str:
@@ -75,7 +80,7 @@ def percent(share: float) -> str:
     if 0 < abs(value) < 0.1:
         return "less than 0.1 %"
     digits = 0 if abs(value) >= 9.95 or value == 0 else 1
-    return f"{value:,.{digits}f} %".replace("-", "\u2212")
+    return minus(f"{value:,.{digits}f} %")
 
 
 def interval(low: float, high: float, *, as_percent: bool = False) -> str:
