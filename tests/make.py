@@ -16,13 +16,9 @@ ARMS = ("vehicle", "CART", "CART_anakinra", "CART_tocilizumab")
 CONTRASTS = (
     {"name": "cart", "treated": "CART", "reference": "vehicle"},
     {"name": "anakinra", "treated": "CART_anakinra", "reference": "CART", "baseline": "vehicle"},
-    {
-        "name": "tocilizumab",
-        "treated": "CART_tocilizumab",
-        "reference": "CART",
-        "baseline": "vehicle",
-    },
-)
+    {"name": "tocilizumab", "treated": "CART_tocilizumab", "reference": "CART",
+     "baseline": "vehicle"},
+)  # fmt: skip
 LINEAGES = {
     "Classical monocyte": "Monocyte",
     "Intermediate monocyte": "Monocyte",
@@ -103,13 +99,9 @@ def tables(seed: int = 0) -> dict[str, pd.DataFrame]:
     made = {
         "qc": _qc(rng),
         "populations": _populations(),
-        "coverage": pd.DataFrame(
-            {
-                "gene_set": ["il1_response", "dissociation_stress", "Mast cell"],
-                "n_genes": [10, 32, 6],
-                "n_found": [10, 30, 6],
-                "missing": ["", "MT1X,HSPA1B", ""],
-            }
+        "coverage": _frame(
+            [("il1_response", 10, 10, ""), ("dissociation_stress", 32, 30, "MT1X,HSPA1B")],
+            keys.COVERAGE_TABLE,
         ),
         **_clusters(),
         "producers": producers,
@@ -146,20 +138,17 @@ def _qc(rng: np.random.Generator) -> pd.DataFrame:
         "n_other_species": rng.integers(60, 140, n),
         "n_cross_species": rng.integers(4, 12, n),
     }
-    table["n_cells_in"] = out + sum(removed.values())
-    table["n_cells_out"] = out
-    table["median_umi"] = rng.integers(2600, 4200, n).astype(float)
-    table["median_genes"] = rng.integers(1100, 1500, n).astype(float)
-    table["median_mt_fraction"] = rng.uniform(0.03, 0.06, n)
-    for name, values in removed.items():
-        table[name] = values
-    table["ambient_fraction"] = rng.uniform(0.06, 0.12, n)
-    table["ambient_upper"] = table["ambient_fraction"] + 0.02
-    table["ambient_source"] = "pooled cells; LYZ, S100A8, S100A9 in T, B and NK cells"
-    table["min_umi"], table["min_genes"] = 500.0, 250.0
-    table["max_mt_fraction"], table["max_doublet_score"] = 0.12, 0.35
-    table["note"] = ""
+    table = table.assign(
+        **removed, n_cells_in=out + sum(removed.values()), n_cells_out=out,
+        median_umi=rng.integers(2600, 4200, n).astype(float),
+        median_genes=rng.integers(1100, 1500, n).astype(float),
+        median_mt_fraction=rng.uniform(0.03, 0.06, n),
+        ambient_fraction=rng.uniform(0.06, 0.12, n),
+        ambient_source="pooled cells; LYZ, S100A8, S100A9 in T, B and NK cells",
+        min_umi=500.0, min_genes=250.0, max_mt_fraction=0.12, max_doublet_score=0.35, note="",
+    )  # fmt: skip
     table["ambient_lower"] = table["ambient_fraction"] - 0.02
+    table["ambient_upper"] = table["ambient_fraction"] + 0.02
     return table[keys.QC_TABLE.names]
 
 
@@ -170,20 +159,12 @@ def _frame(rows: list[tuple[object, ...]], spec: keys.TableSpec) -> pd.DataFrame
 
 def _populations() -> pd.DataFrame:
     names = list(LINEAGES)
-    return pd.DataFrame(
-        {
-            "cluster": [str(i) for i in range(len(names))],
-            "population": names,
-            "lineage": list(LINEAGES.values()),
-            "confidence": [0.99, 0.9, 0.97, 0.95, 1.0, 0.99, 0.98, 1.0, 0.99, 1.0, 0.96, 0.31],
-            "runner_up": [*names[1:], names[0]],
-            "margin": np.linspace(1.4, 0.1, len(names)),
-            "n_cells": [16 * n for n in CELLS],
-            "markers": [f"GENE{i}, GENE{i + 1}" for i in range(len(names))],
-            "doublet_score": np.linspace(0.02, 0.2, len(names)),
-            "stress": np.linspace(0.1, 0.3, len(names)),
-            "mixed_share": np.linspace(0.0, 0.1, len(names)),
-        }
+    return _frame(
+        [
+            (str(i), name, lineage, 0.95, names[i - 1], 0.8, 16 * CELLS[i], f"GENE{i}", 0.1, 0.2, 0)
+            for i, (name, lineage) in enumerate(LINEAGES.items())
+        ],
+        keys.POPULATIONS_TABLE,
     )
 
 
@@ -256,16 +237,14 @@ def _sources(rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
         np.ceil(table["ambient_umi"]).astype(int), table["n_cells"] - table["n_producers"]
     )
     table["n_undetermined"] = 0
-    table["producer_fraction"] = table["n_producers"] / table["n_cells"]
-    table["ci_low"] = np.clip(table["producer_fraction"] - 0.05, 0, 1)
-    table["ci_high"] = np.clip(table["producer_fraction"] + 0.05, 0, 1)
-    table["power"] = 0.9
-    table["n_producers_upper"] = table["n_producers"] + 3.0
-    table["largest_ambient_umi"] = 1.1 * table["expected_ambient_umi"]
-    return (
-        table[keys.LEDGER_TABLE.names].reset_index(drop=True),
-        table[keys.PRODUCERS_TABLE.names].reset_index(drop=True),
-    )
+    fraction = table["n_producers"] / table["n_cells"]
+    table = table.assign(
+        producer_fraction=fraction, ci_low=np.clip(fraction - 0.05, 0, 1),
+        ci_high=np.clip(fraction + 0.05, 0, 1), power=0.9,
+        n_producers_upper=table["n_producers"] + 3.0,
+        largest_ambient_umi=1.1 * table["expected_ambient_umi"],
+    )  # fmt: skip
+    return table[keys.LEDGER_TABLE.names], table[keys.PRODUCERS_TABLE.names]
 
 
 def _by_condition(ledger: pd.DataFrame) -> pd.DataFrame:
@@ -281,17 +260,15 @@ def _by_condition(ledger: pd.DataFrame) -> pd.DataFrame:
 
 def _production(producers: pd.DataFrame) -> pd.DataFrame:
     index = ["gene", "population", "condition"]
-    table = producers.groupby(index, sort=False)[
-        ["n_cells", "n_producers", "umi", "expected_ambient_umi"]
-    ].sum()
-    table = table.reset_index()
-    table["n_subjects"] = 4
-    table["largest_ambient_umi"] = 1.3 * table["expected_ambient_umi"]
-    made = table["umi"] > 2 * table["largest_ambient_umi"] + 5
-    table["pvalue"] = np.where(made, 1e-6, 0.5)
-    table["padj"], table["power"] = table["pvalue"], 0.9
-    table["state"] = np.where(
-        made, keys.PRODUCER, np.where(table["umi"] > 0, keys.AMBIENT_COMPATIBLE, keys.NEGATIVE)
+    sums = ["n_cells", "n_producers", "umi", "expected_ambient_umi"]
+    table = producers.groupby(index, sort=False)[sums].sum().reset_index()
+    largest = 1.3 * table["expected_ambient_umi"]
+    made = table["umi"] > 2 * largest + 5
+    p = np.where(made, 1e-6, 0.5)
+    states = [keys.PRODUCER, keys.AMBIENT_COMPATIBLE]
+    state = np.select([made, table["umi"] > 0], states, keys.NEGATIVE)
+    table = table.assign(
+        n_subjects=4, largest_ambient_umi=largest, pvalue=p, padj=p, power=0.9, state=state
     )
     return table[keys.PRODUCTION_TABLE.names]
 
@@ -335,12 +312,10 @@ def _shifts(rng: np.random.Generator) -> pd.DataFrame:
                     rows.append((name, kind, feature, population, *numbers, status))
     table = _frame(rows, keys.SHIFTS_TABLE)
     tested = table["status"] == keys.OK
-    table["verdict"] = ""
-    table.loc[tested, "verdict"] = keys.INCONCLUSIVE
-    table.loc[tested & (table["estimate"].abs() < 0.05), "verdict"] = keys.EQUIVALENT
-    table.loc[table["padj"] < 0.05, "verdict"] = keys.CHANGED
-    table.loc[tested, "margin"] = 0.5
-    table.loc[tested, "n_genes"] = 8
+    small = table["estimate"].abs() < 0.05
+    verdicts = [keys.CHANGED, keys.EQUIVALENT, keys.INCONCLUSIVE]
+    table["verdict"] = np.select([table["padj"] < 0.05, tested & small, tested], verdicts, "")
+    table.loc[tested, ["margin", "n_genes"]] = 0.5, 8
     for name in ("estimate", "ci_low", "ci_high"):
         table[f"{name}_stress_adjusted"] = table[name] * 0.9
     return table
@@ -355,31 +330,20 @@ def _decomposition(rng: np.random.Generator, ledger: pd.DataFrame) -> pd.DataFra
     for contrast in CONTRASTS:
         for gene in GENES:
             for name in LINEAGES:
-                change = (
-                    mean[gene, name, contrast["treated"]] - mean[gene, name, contrast["reference"]]
-                )
-                cells, makers = 0.15 * change, 0.6 * change
-                parts = (change, cells, makers, change - cells - makers)
-                ends = [
-                    end for part in parts for end in (part - abs(part) / 2, part + abs(part) / 2)
-                ]
+                before, after = (mean[gene, name, contrast[a]] for a in ("reference", "treated"))
+                change = after - before
+                parts = (change, 0.15 * change, 0.6 * change, change - 0.75 * change)
+                ends = [part + way * abs(part) / 2 for part in parts for way in (-1, 1)]
                 rows.append((contrast["name"], gene, name, *parts, *ends, keys.OK))
     table = _frame(rows, keys.DECOMPOSITION_TABLE)
-    table = _with_totals(table)
+    total = table.groupby(["contrast", "gene"], sort=False).sum(numeric_only=True).reset_index()
+    total = total.assign(population=keys.ALL_POPULATIONS, status=keys.OK)
+    table = pd.concat([table, total[list(table)]], ignore_index=True)
     absent = (table["contrast"] == "cart") & (table["population"] == "CAR T")
     table.loc[absent, "composition"] = table.loc[absent, "total"]
-    table.loc[absent, "producer_fraction"] = 0.0
-    table.loc[absent, "intensity"] = np.nan
-    table.loc[absent, "status"] = keys.INTENSITY_NOT_IDENTIFIED
+    gone = ["producer_fraction", "intensity", "status"]
+    table.loc[absent, gone] = [0.0, np.nan, keys.INTENSITY_NOT_IDENTIFIED]
     return table
-
-
-def _with_totals(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the sum over the populations of each contrast and gene."""
-    values = [name for name in table if name not in ("contrast", "gene", "population", "status")]
-    total = table.groupby(["contrast", "gene"], sort=False)[values].sum().reset_index()
-    total = total.assign(population=keys.ALL_POPULATIONS, status=keys.OK)
-    return pd.concat([table, total[list(table)]], ignore_index=True)
 
 
 def _exclusions() -> pd.DataFrame:
@@ -452,22 +416,8 @@ def _expression(rng: np.random.Generator) -> pd.DataFrame:
                 move = rng.normal(2, 0.5) if gene in named and population != "CD4 T" else 0.0
                 z = rng.normal(4 * move, 1)
                 p = float(np.exp(-abs(z) * 1.6))
-                rows.append(
-                    (
-                        contrast["name"],
-                        population,
-                        gene,
-                        50.0,
-                        move + 0.2 * z,
-                        0.3,
-                        z,
-                        p,
-                        min(3 * p, 1.0),
-                        4,
-                        4,
-                        keys.OK,
-                    )
-                )
+                numbers = (50.0, move + 0.2 * z, 0.3, z, p, min(3 * p, 1.0), 4, 4)
+                rows.append((contrast["name"], population, gene, *numbers, keys.OK))
     return _frame(rows, keys.EXPRESSION_TABLE)
 
 
@@ -478,8 +428,8 @@ def _enrichment(rng: np.random.Generator) -> pd.DataFrame:
             for name in SIGNATURES:
                 nes = 2 * MOVES.get((contrast["name"], name), 0.1) * (population != "CD4 T")
                 p = 0.001 if abs(nes) > 1 else 0.5
-                numbers = [12, nes / 3, nes + rng.normal(0, 0.1), p, min(2 * p, 1.0)]
-                rows.append([contrast["name"], population, name, *numbers, "SOCS3,STAT3", keys.OK])
+                numbers = (12, nes / 3, nes + rng.normal(0, 0.1), p, min(2 * p, 1.0))
+                rows.append((contrast["name"], population, name, *numbers, "SOCS3,STAT3", keys.OK))
     return _frame(rows, keys.ENRICHMENT_TABLE)
 
 

@@ -265,37 +265,32 @@ def _paragraphs(
     contrasts: Sequence[Contrast],
     samples: pd.DataFrame,
 ) -> list[str]:
-    if key == "qc":
-        notes = [] if adata is None else adata.uns.get(keys.UNS, {}).get(keys.NOTES, [])
-        return [str(note) for note in notes]
-    if key == "limits":
-        return limits(tables, samples)
-    if key == "planted":
-        return []
-    if key == "methods":
-        return list(METHODS)
-    if key == "sources" and "ledger" in tables:
+    said: list[str] = []
+    if key == "qc" and adata is not None:
+        said = [str(note) for note in adata.uns.get(keys.UNS, {}).get(keys.NOTES, [])]
+    elif key == "limits":
+        said = limits(tables, samples)
+    elif key == "methods":
+        said = list(METHODS)
+    elif key == "sources" and "ledger" in tables:
         genes = ", ".join(dict.fromkeys(tables["ledger"]["gene"].astype(str)))
-        return [
-            f"Cytokines: {genes}. Headlines are for {', '.join(_heads(tables))}.",
-            *never_sampled(tables),
-        ]
-    if key == "receivers" and {"receivers", "ledger"} <= set(tables):
-        return responder_sentences(tables["receivers"], _heads(tables))
-    if key == "populations":
+        heads = f"Cytokines: {genes}. Headlines are for {', '.join(_heads(tables))}."
+        said = [heads, *never_sampled(tables)]
+    elif key == "receivers" and {"receivers", "ledger"} <= set(tables):
+        said = responder_sentences(tables["receivers"], _heads(tables))
+    elif key == "populations":
         said = opinion_sentences(tables["opinions"]) if "opinions" in tables else []
-        return [*said, *cluster_sentences(tables)]
-    if key == "time":
-        return onset_sentences(tables)
-    if key == "shifts" and contrasts:
-        return [READING[key], *shift_sentences(tables), *exclusion_sentence(tables)]
-    if key in NEEDS_CONTRAST and contrasts:
+        said += cluster_sentences(tables)
+    elif key == "time":
+        said = onset_sentences(tables)
+    elif key in NEEDS_CONTRAST and contrasts:
         said = [READING[key]] if key in READING else []
         adjusted = [one.name for one in contrasts if one.covariates]
-        if adjusted and key in UNADJUSTED:
+        if key == "shifts":
+            said += [*shift_sentences(tables), *exclusion_sentence(tables)]
+        elif adjusted and key in UNADJUSTED:
             said.append(f"Not adjusted for the covariates of {listed(adjusted)}: {UNADJUSTED[key]}")
-        return said
-    return []
+    return said
 
 
 def _heads(tables: Mapping[str, pd.DataFrame]) -> list[str]:
@@ -306,13 +301,13 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
     """List nested settings as pairs of a dotted name and a text."""
     pairs: list[tuple[str, str]] = []
     for name, value in content.items():
-        full = f"{prefix}{name}"
         if isinstance(value, dict) and value:
-            pairs += _flat(value, f"{full}.")
-        elif isinstance(value, list | tuple):
-            pairs.append((full, "; ".join(_one(item) for item in value)))
-        else:
-            pairs.append((full, "" if value is None else str(value)))
+            pairs += _flat(value, f"{prefix}{name}.")
+            continue
+        text = "" if value is None else str(value)
+        if isinstance(value, list | tuple):
+            text = "; ".join(_one(item) for item in value)
+        pairs.append((f"{prefix}{name}", text))
     return pairs
 
 

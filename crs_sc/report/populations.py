@@ -27,16 +27,13 @@ def cluster_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
     """Say what the clusters can carry."""
     said = []
     if {"clustering", "clusters"} <= set(tables):
-        said += _stability(tables["clustering"], tables["clusters"])
-    if "integration" in tables:
-        said.append(_integration(tables["integration"]))
-    if "subclusters" in tables:
-        said.append(_subclusters(tables["subclusters"]))
-    if "circularity" in tables:
-        said.append(_circularity(tables["circularity"]))
-    if "gene_overlap" in tables:
-        said += _overlap(tables["gene_overlap"])
-    return said
+        said = _stability(tables["clustering"], tables["clusters"])
+    for name, sentence in (
+        ("integration", _integration), ("subclusters", _subclusters), ("circularity", _circularity)
+    ):  # fmt: skip
+        if name in tables:
+            said.append(sentence(tables[name]))
+    return said + (_overlap(tables["gene_overlap"]) if "gene_overlap" in tables else [])
 
 
 def _stability(clustering: pd.DataFrame, clusters: pd.DataFrame) -> list[str]:
@@ -49,35 +46,24 @@ def _stability(clustering: pd.DataFrame, clusters: pd.DataFrame) -> list[str]:
     weak = clusters.loc[clusters["state"].isin([keys.DOUBTFUL, keys.UNSTABLE])]
     if weak.empty:
         return [f"{said} Every cluster with enough cells to tell is found again."]
-    named = listed(
-        [
-            f"{row['cluster']} ({cells_named(row['population'])}, {row['stability']:.2f})"
-            for row in weak.to_dict("records")
-        ]
-    )
-    lines = [
-        f"{said} Not found again with certainty (mean Jaccard coefficient below 0.75): {named}."
-    ]
-    other = weak.loc[
-        (weak["joins_population"] != "") & (weak["joins_population"] != weak["population"])
-    ]
-    pairs = list(
-        dict.fromkeys(
-            f"{cells_named(row['population'])} and {cells_named(row['joins_population'])}"
-            for row in other.to_dict("records")
-        )
+    names, pairs = [], []
+    for row in weak.to_dict("records"):
+        name, other = row["population"], row["joins_population"]
+        names.append(f"{row['cluster']} ({cells_named(name)}, {row['stability']:.2f})")
+        if other not in ("", name):
+            pairs.append(f"{cells_named(name)} and {cells_named(other)}")
+    said += " Not found again with certainty (mean Jaccard coefficient below 0.75): "
+    moves = (
+        "They are found together with others of their own cell type, which moves nothing on "
+        "this page: what it says is keyed to cell types, never to clusters."
     )
     if pairs:
-        lines.append(
-            f"The border between {listed(pairs)} depends on which cells were sampled; the cell "
-            "types are decided by markers cell by cell, so look at the markers of both."
+        moves = (
+            f"The border between {listed(list(dict.fromkeys(pairs)))} depends on which cells were "
+            "sampled; the cell types are decided by markers cell by cell, so look at the markers "
+            "of both."
         )
-    else:
-        lines.append(
-            "They are found together with others of their own cell type, which moves nothing on "
-            "this page: what it says is keyed to cell types, never to clusters."
-        )
-    return lines
+    return [f"{said}{listed(names)}.", moves]
 
 
 def _integration(table: pd.DataFrame) -> str:
@@ -231,21 +217,16 @@ def _sentence(cytokine: str, rows: pd.DataFrame) -> str:
     chain = " and ".join([" or ".join(either), *every])
     able = _holders(rows, either=either, every=every)
     verb = "is" if chain == either[0] or " or " in chain else "are"
+    text = f"No population has {chain} above ambient RNA, so no potential responder to "
+    text += f"{cytokine} is seen"
     if able:
-        text = (
-            f"Potential responders to {cytokine} are {_named(able)}: {chain} {verb} above ambient "
-            "RNA there"
-        )
-    else:
-        text = (
-            f"No population has {chain} above ambient RNA, so no potential responder to {cytokine} "
-            "is seen"
-        )
+        text = f"Potential responders to {cytokine} are {_named(able)}: {chain} {verb} above "
+        text += "ambient RNA there"
     for role in ("decoy", "antagonist"):
+        article = "an" if role[0] == "a" else "a"
         for gene in genes[role]:
-            holders = _holders(rows, every=[gene])
-            article = "an" if role[0] == "a" else "a"
-            text += f"; {gene}, {article} {role}, is in {_named(holders) or 'none'}"
+            holders = _named(_holders(rows, every=[gene])) or "none"
+            text += f"; {gene}, {article} {role}, is in {holders}"
     if cytokine.upper() == "IL6":
         more = [n for n in _holders(rows, every=every) if n not in able]
         if more:

@@ -179,22 +179,19 @@ def planted_and_found(
         ("decomposition", ["contrast", "gene", "population"], "total", 0.0),
         ("shifts", ["contrast", "feature", "population"], "estimate", 0.25),
     ):
-        if name not in truth or tables.get(name) is None or tables[name].empty:
+        planted, found = truth.get(name), tables.get(name)
+        if planted is None or found is None or found.empty or planted.empty or value not in planted:
             continue
-        if value not in truth[name] or truth[name].empty:
-            continue
-        extra = [end for end in (f"{value}_ci_low", f"{value}_ci_high") if end in tables[name]]
-        extra += [end for end in ("ci_low", "ci_high") if end in tables[name]]
-        both = truth[name][[*index, value]].merge(
-            tables[name][[*index, value, *extra]], on=index, suffixes=("_planted", "_found")
+        ends = (f"{value}_ci_low", f"{value}_ci_high", "ci_low", "ci_high")
+        extra = [end for end in ends if end in found]
+        both = planted[[*index, value]].merge(
+            found[[*index, value, *extra]], on=index, suffixes=("_planted", "_found")
         )
-        if name == "decomposition":
-            both = both.loc[both["gene"].isin(headline_genes(both))]
         both = both.rename(columns={f"{value}_planted": "planted", f"{value}_found": "found"})
+        both = _of_headlines(both) if name == "decomposition" else both
         both = both.loc[both["planted"].abs() > least]
         both = both.sort_values("planted", key=lambda column: -column.abs(), kind="stable")
-        if len(both):
-            made[name] = page_table(both, columns=[*index, "planted", "found", *extra], most=20)
+        made[name] = page_table(both, columns=[*index, "planted", "found", *extra], most=20)
     return {name: table for name, table in made.items() if table.rows}
 
 
