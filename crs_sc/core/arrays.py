@@ -109,14 +109,8 @@ def log_scaled(
 ) -> NDArray[np.float32]:
     """`log1p(count * factor of its row)` of the stored values of a CSR matrix.
 
-    Parameters
-    ----------
-    counts
-        Shape `(n_rows, n_cols)`.
-    factor
-        What the counts of each row are multiplied by, shape `(n_rows,)`.
-    size
-        Values at a time in double precision: all at once would be twice the matrix.
+    `factor` has shape `(n_rows,)`. `size` values at a time are in double precision: all at once
+    would be twice the matrix.
     """
     data = np.empty(counts.nnz, dtype=np.float32)
     for rows in value_chunks(counts.indptr, size=size):
@@ -131,21 +125,9 @@ class GroupSums:
 
     Sums of whole numbers below 2**53 are exact, so they do not depend on how the rows are cut.
 
-    Parameters
-    ----------
-    codes
-        Group of each row, shape `(n_rows,)`; rows with a negative code are left out of `sums`.
-    n_groups, n_cols
-        Shape of `sums`.
-    weights
-        What each row counts in `sums`, shape `(n_rows,)`; 1 if left out.
-
-    Attributes
-    ----------
-    sums
-        Shape `(n_groups, n_cols)`.
-    row_sums
-        Shape `(n_rows,)`.
+    `codes` are the groups of the rows, shape `(n_rows,)`; rows with a negative code are left out of
+    `sums`, shape `(n_groups, n_cols)`, in which each row counts by its `weights`, 1 if left out.
+    `row_sums` has shape `(n_rows,)`.
     """
 
     def __init__(
@@ -200,19 +182,8 @@ def _add_rows(
 class RowTotals:
     """Sum and number of the values of each row, and their sum over some columns, from row chunks.
 
-    Parameters
-    ----------
-    n_rows
-        Number of rows.
-    columns
-        Which columns `masked` adds up, shape `(n_cols,)`.
-
-    Attributes
-    ----------
-    total, masked
-        Sum over all columns and over those, shape `(n_rows,)`.
-    n_above_zero
-        Values above zero, shape `(n_rows,)`.
+    `total` is the sum over all columns, `masked` over those that the mask `columns` names,
+    `n_above_zero` the values above zero; shape `(n_rows,)`.
     """
 
     def __init__(self, n_rows: int, columns: NDArray[np.bool_]) -> None:
@@ -231,12 +202,7 @@ class RowTotals:
 class FewColumns:
     """A few columns of a matrix, and the sum of all others in each row, from row chunks in order.
 
-    Parameters
-    ----------
-    columns
-        Which, without repeats.
-    n_rows, n_cols
-        Shape of the matrix.
+    `columns` are positions without repeats, `n_rows` and `n_cols` the shape of the matrix.
     """
 
     def __init__(self, columns: NDArray[np.integer], n_rows: int, n_cols: int) -> None:

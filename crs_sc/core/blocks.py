@@ -45,20 +45,7 @@ VALUES = 1 << 20
 
 
 def counts_matrix(adata: AnnData, *, layer: str = keys.COUNTS) -> sparse.csr_matrix:
-    """Return the raw counts as CSR.
-
-    Parameters
-    ----------
-    adata
-        Cells x genes.
-    layer
-        Layer with raw integer counts.
-
-    Raises
-    ------
-    MissingKeyError
-        If the layer is absent.
-    """
+    """Return the raw counts as CSR; MissingKeyError if the layer is absent."""
     return as_csr(layer_of(adata, layer=layer))
 
 
@@ -132,18 +119,7 @@ def columns_of(
 ) -> sparse.csr_matrix:
     """Take some columns of a matrix into memory, in one pass where it was left on disk.
 
-    Parameters
-    ----------
-    matrix
-        As in `matrix_chunks`.
-    columns
-        Which, in the order wanted, without repeats.
-    rows
-        Which, ascending; all if left out.
-
-    Returns
-    -------
-    CSR, shape `(len(rows), len(columns))`.
+    `columns` come in the order wanted, without repeats, `rows` ascending; all if left out.
     """
     wanted = np.arange(matrix.shape[0]) if rows is None else rows
     # By chunks, so that no second copy of all columns is held.
@@ -152,19 +128,7 @@ def columns_of(
 
 
 def rows_of(matrix: Any, rows: NDArray[np.integer]) -> sparse.csr_matrix:
-    """Take some rows of a matrix into memory, in one pass where it was left on disk.
-
-    Parameters
-    ----------
-    matrix
-        As in `matrix_chunks`.
-    rows
-        Which, ascending.
-
-    Returns
-    -------
-    CSR, shape `(len(rows), n_columns)`.
-    """
+    """Take some rows, ascending, of a matrix into memory, in one pass where it was left on disk."""
     return _stacked(list(_wanted_rows(matrix, rows)), matrix, n_columns=matrix.shape[1])
 
 
@@ -309,13 +273,7 @@ def _refuse(counts: sparse.csr_matrix, names: pd.Index, *, layer: str) -> NoRetu
 
 
 def layer_of(adata: AnnData, *, layer: str = keys.COUNTS) -> Any:
-    """Return a layer of counts as it is, in memory or on disk.
-
-    Raises
-    ------
-    MissingKeyError
-        If the layer is absent.
-    """
+    """Return a layer of counts as it is, in memory or on disk; MissingKeyError if it is absent."""
     if layer not in adata.layers:
         found = listing(name for name in adata.layers if name is not None)
         msg = (

@@ -16,14 +16,7 @@ from scipy import sparse
 
 from crs_sc.core import blocks
 from crs_sc.errors import InputError
-from crs_sc.io import (
-    atomic_path,
-    open_h5ad,
-    write_cohort,
-    write_h5ad,
-    write_json,
-    write_text,
-)
+from crs_sc.io import atomic_path, open_h5ad, write_cohort, write_h5ad, write_json, write_text
 from crs_sc.preprocessing import normalize
 
 
@@ -87,6 +80,18 @@ def test_json(tmp_path: Path) -> None:
     )
 
 
+def _kill(code: str, final: Path, *, after: float) -> None:
+    """Kill a process so many seconds after it said that it writes."""
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(final)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"now\n"
+        time.sleep(after)
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=30)
+
+
 def test_killed_while_writing(tmp_path: Path) -> None:
     code = (
         "import sys, time; from crs_sc.io import atomic_path\n"
@@ -94,13 +99,7 @@ def test_killed_while_writing(tmp_path: Path) -> None:
         "    path.write_text('half'); print('now', flush=True); time.sleep(60)\n"
     )
     final = tmp_path / "a.h5ad"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(final)], stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"now\n"
-        process.send_signal(signal.SIGKILL)
-        process.wait(timeout=30)
+    _kill(code, final, after=0)
     assert not final.exists()
     assert all(name.startswith(".a.tmp-") for name in leftovers(tmp_path))
 
@@ -198,8 +197,7 @@ def test_disk_that_fills_up(tmp_path: Path, compression: str) -> None:
     # A limit on the size of files stands for the full disk: the same failing write, no root.
     code = f"""
 import resource, signal, sys
-import anndata as ad, numpy as np, pandas as pd
-from crs_sc.core import blocks
+import anndata as ad, numpy as np
 from crs_sc.errors import InputError
 from crs_sc.io import write_h5ad
 X = np.random.default_rng(0).random((4000, 50))
@@ -232,14 +230,7 @@ while True:
     write_h5ad(adata, sys.argv[1], compression="gzip")
 """
     final = tmp_path / "a.h5ad"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(final)], stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"now\n"
-        time.sleep(0.3)
-        process.send_signal(signal.SIGKILL)
-        process.wait(timeout=30)
+    _kill(code, final, after=0.3)
     assert not final.exists() or ad.read_h5ad(final).shape == (4000, 500)
 
 
