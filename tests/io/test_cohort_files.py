@@ -15,13 +15,15 @@ from scipy import io as scipy_io
 from scipy import sparse
 
 from crs_sc.core.blocks import count_chunks
-from crs_sc.errors import InputError
+from crs_sc.errors import CrsWarning, InputError
 from crs_sc.io import CohortFiles, read, write_h5ad
 from crs_sc.io import _matrix as matrix_module
 from crs_sc.io._matrix import _gather
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*names are not unique:UserWarning")
 
 # IL8 is an old name of CXCL8; LYZ stands for two columns.
 GENES = ["CD3D", "LYZ", "IL8", "IL6", "MS4A1", "LYZ", "ACTB", "GAPDH"]
@@ -72,7 +74,6 @@ def _assert_same(one: ad.AnnData, two: ad.AnnData) -> None:
     assert one.uns == two.uns
 
 
-@pytest.mark.filterwarnings("ignore:.*names are not unique:UserWarning")
 @pytest.mark.parametrize("form", ["csr", "csc", "dense", "layer", "raw"])
 @pytest.mark.parametrize("scattered", [True, False])
 def test_a_sample_alone_is_that_of_the_whole(
@@ -104,11 +105,12 @@ def test_samples_in_files_of_their_own(tmp_path: Path) -> None:
     (folder / "barcodes.tsv").write_text("\n".join(adata.obs_names[:20]), encoding="utf-8")
     features = [f"id{i}\t{name}\tGene Expression" for i, name in enumerate(adata.var_names)]
     (folder / "features.tsv").write_text("\n".join(features), encoding="utf-8")
-    adata[20:40].write_h5ad(tmp_path / "s2.h5ad")
+    adata[20:40].copy().write_h5ad(tmp_path / "s2.h5ad")
     (tmp_path / "sheet.tsv").write_text(
         "path\tlib\tarm\ns1\ts1\ta\ns2.h5ad\ts2\tb\n", encoding="utf-8"
     )
-    whole = read(tmp_path / "sheet.tsv", columns=COLUMNS)
+    with pytest.warns(CrsWarning, match="column 'lib' was taken from the sample sheet"):
+        whole = read(tmp_path / "sheet.tsv", columns=COLUMNS)
     files = CohortFiles(tmp_path / "sheet.tsv", columns=COLUMNS)
     assert files.n_values == adata[:40].X.nnz
     for name in ("s1", "s2"):
@@ -149,7 +151,6 @@ def test_rows_are_gathered_in_any_cut(lengths: list[int], data: st.DataObject) -
     np.testing.assert_array_equal(np.diff(indptr), [len(part) for part in expected])
 
 
-@pytest.mark.filterwarnings("ignore:.*names are not unique:UserWarning")
 @pytest.mark.parametrize("form", ["csr", "layer", "raw"])
 @pytest.mark.parametrize("features", [True, False])
 def test_counts_left_in_the_file_are_those_that_are_read(
@@ -200,8 +201,8 @@ def test_ambient_rna_of_the_file_comes_with_the_counts(tmp_path: Path) -> None:
 def test_what_cannot_stay_on_disk_is_refused(tmp_path: Path) -> None:
     adata = _cohort(scattered=False)
     adata.var_names_make_unique()
-    adata[:20].write_h5ad(tmp_path / "s1.h5ad")
-    adata[20:].write_h5ad(tmp_path / "s2.h5ad")
+    adata[:20].copy().write_h5ad(tmp_path / "s1.h5ad")
+    adata[20:].copy().write_h5ad(tmp_path / "s2.h5ad")
     two = CohortFiles([tmp_path / "s1.h5ad", tmp_path / "s2.h5ad"], columns=COLUMNS)
     with pytest.raises(InputError, match=r"one h5ad.*several files.*crs-sc run"):
         two.on_disk()
