@@ -150,7 +150,7 @@ def cluster(
     )
     rows = []
     for resolution, labels in in_drawn.items():
-        agreed = [agreement(labels[cells], found[resolution]) for cells, found in subsamples]
+        agreed = [agreement(labels[cells], trial[resolution]) for cells, trial in subsamples]
         rows.append((resolution, labels.max() + 1, np.mean(agreed), min(agreed), len(labels)))
     columns = ["resolution", "n_clusters", "stability", "stability_low", "n_cells"]
     table = pd.DataFrame(rows, columns=columns).assign(stability_whole=np.nan)
@@ -165,7 +165,7 @@ def cluster(
         tried[row] = graph.leiden(resolution, random_state=random_state)
         table.loc[row, "n_clusters"] = tried[row].max() + 1
         table.loc[row, "stability_whole"] = np.mean(
-            [agreement(tried[row][drawn[cells]], found[resolution]) for cells, found in subsamples]
+            [agreement(tried[row][drawn[cells]], trial[resolution]) for cells, trial in subsamples]
         )
         if table["stability_whole"][row] >= min_stability:
             break
@@ -175,7 +175,7 @@ def cluster(
     labels, resolution = tried[chosen], float(table["resolution"][chosen])
     names = [str(i) for i in range(int(labels.max()) + 1)]
     adata.obs[key_added] = pd.Categorical.from_codes(labels, categories=pd.Index(names))
-    again = [(drawn[cells], found[resolution]) for cells, found in subsamples]
+    again = [(drawn[cells], trial[resolution]) for cells, trial in subsamples]
     stability = _by_cluster(labels, again, names)
     store(adata, keys.CLUSTERS, stability)
     unstable = stability.loc[stability["state"] == keys.UNSTABLE, ["cluster", "stability", "joins"]]
@@ -269,17 +269,17 @@ def _graph_among(adata: AnnData, cells: NDArray[np.integer]) -> sparse.csr_matri
 
 def _by_cluster(
     labels: NDArray[np.integer],
-    found: Sequence[tuple[NDArray[np.integer], NDArray[np.integer]]],
+    subsamples: Sequence[tuple[NDArray[np.integer], NDArray[np.integer]]],
     names: list[str],
 ) -> pd.DataFrame:
-    """How well each cluster is found again; `found` has cells and clusters of each subsample."""
+    """How well each cluster is found again, from cells and clusters of each subsample."""
     n_clusters = len(names)
-    matches = [best_matches(labels[cells], other, n_clusters) for cells, other in found]
+    matches = [best_matches(labels[cells], other, n_clusters) for cells, other in subsamples]
     jaccard = np.array([best for best, _ in matches])
     is_seen = np.isfinite(jaccard)
     times = np.maximum(is_seen.sum(axis=0), 1)
     n_seen = np.mean(
-        [np.bincount(labels[cells], minlength=n_clusters) for cells, _ in found], axis=0
+        [np.bincount(labels[cells], minlength=n_clusters) for cells, _ in subsamples], axis=0
     )
     stability = np.where(is_seen, jaccard, 0.0).sum(axis=0) / times
     shared = np.where(is_seen[:, :, None], [share for _, share in matches], 0.0).sum(axis=0)
@@ -333,7 +333,7 @@ class Graph:
         if self.flavor == "leidenalg":
             import leidenalg
 
-            found = leidenalg.find_partition(
+            partition = leidenalg.find_partition(
                 self.graph,
                 leidenalg.RBConfigurationVertexPartition,
                 weights=self.weights,
@@ -341,17 +341,17 @@ class Graph:
                 n_iterations=2,
                 seed=random_state,
             )
-            return by_size(np.asarray(found.membership, dtype=np.int64))
+            return by_size(np.asarray(partition.membership, dtype=np.int64))
         import igraph
 
         igraph.set_random_number_generator(random.Random(random_state))
         try:
-            found = self.graph.community_leiden(
+            partition = self.graph.community_leiden(
                 "modularity", weights=self.weights, resolution=resolution, n_iterations=2
             )
         finally:
             igraph.set_random_number_generator(random)
-        return by_size(np.asarray(found.membership, dtype=np.int64))
+        return by_size(np.asarray(partition.membership, dtype=np.int64))
 
 
 def by_size(labels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -384,8 +384,8 @@ def run_subsamples(
     drawn = [np.sort(rng.choice(n_cells, n, replace=False)).astype(np.intp) for n in sizes]
     parts = [adjacency, *(sparse.csr_matrix(adjacency[cells][:, cells]) for cells in drawn)]
     calls = [(part, tuple(resolutions), flavor, random_state + i) for i, part in enumerate(parts)]
-    labels, *found = parallel_map(_at_resolutions, calls, n_jobs=n_jobs)
-    return labels, list(zip(drawn, found, strict=True))
+    labels, *partitions = parallel_map(_at_resolutions, calls, n_jobs=n_jobs)
+    return labels, list(zip(drawn, partitions, strict=True))
 
 
 def _at_resolutions(
@@ -404,19 +404,19 @@ def agreement(one: NDArray[np.integer], other: NDArray[np.integer]) -> float:
 
 
 def best_matches(
-    labels: NDArray[np.integer], found: NDArray[np.integer], n_clusters: int
+    labels: NDArray[np.integer], other: NDArray[np.integer], n_clusters: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Hold the clusters against another partition of the same cells.
 
     For each of the clusters, named from 0 to `n_clusters - 1`: its largest Jaccard coefficient with
-    a cluster of `found` (Hennig 2007, doi:10.1016/j.csda.2006.11.025), NaN without a cell here; and
+    a cluster of the other (Hennig 2007, doi:10.1016/j.csda.2006.11.025), NaN without a cell; and
     the share that each other cluster has of that match, shape `(n_clusters, n_clusters)`.
     """
-    both = np.zeros((n_clusters, int(found.max()) + 1))
-    np.add.at(both, (labels, found), 1)
-    size, size_found = both.sum(axis=1, keepdims=True), both.sum(axis=0, keepdims=True)
-    jaccard = both / (size + size_found - both)
+    both = np.zeros((n_clusters, int(other.max()) + 1))
+    np.add.at(both, (labels, other), 1)
+    size, size_other = both.sum(axis=1, keepdims=True), both.sum(axis=0, keepdims=True)
+    jaccard = both / (size + size_other - both)
     match = jaccard.argmax(axis=1)
     best = jaccard[np.arange(n_clusters), match]
     best[size.ravel() == 0] = np.nan
-    return best, (both / size_found)[:, match].T
+    return best, (both / size_other)[:, match].T

@@ -104,11 +104,11 @@ def _inverted_file(
     return index
 
 
-def shared(found: NDArray[np.int64], known: NDArray[np.int64]) -> float:
-    """Share of the known neighbours that were found, over all points (the recall)."""
-    n_points = int(max(found.max(), known.max())) + 1
+def shared(given: NDArray[np.int64], known: NDArray[np.int64]) -> float:
+    """Share of the known neighbours that are given, over all points (the recall)."""
+    n_points = int(max(given.max(), known.max())) + 1
     row = np.arange(len(known))[:, None] * n_points
-    return float(np.isin(known + row, found + row).mean())
+    return float(np.isin(known + row, given + row).mean())
 
 
 def neighbours_of(

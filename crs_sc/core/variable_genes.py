@@ -82,8 +82,8 @@ def variable_genes(
         drawn = _sample(names, max_cells)
         cells, names = cells[drawn], names[drawn]
     columns = np.flatnonzero(candidate)
-    found = columns_of(counts, columns, rows=cells)
-    seen = found.getnnz(axis=0) >= min(_MIN_CELLS_OF_GENE, len(cells))
+    taken = columns_of(counts, columns, rows=cells)
+    seen = taken.getnnz(axis=0) >= min(_MIN_CELLS_OF_GENE, len(cells))
     if not seen.any():
         msg = f"No gene has counts in {_MIN_CELLS_OF_GENE} cells: there is nothing to select from."
         raise InputError(msg)
@@ -94,7 +94,7 @@ def variable_genes(
     import anndata as ad
 
     data = ad.AnnData(
-        found[:, seen], obs=pd.DataFrame({"batch": pd.Categorical(names)}, index=cells.astype(str))
+        taken[:, seen], obs=pd.DataFrame({"batch": pd.Categorical(names)}, index=cells.astype(str))
     )
     chosen, method = _by_scanpy(data, n_genes)
     marked[columns[seen][chosen]] = True

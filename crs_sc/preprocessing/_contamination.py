@@ -208,7 +208,7 @@ def relative_lysis(rate: Rate, mean: float, *, most: float) -> float:
 
 
 def _weighted(rates: dict[str, Rate], weights: dict[str, float], names: list[str]) -> Interval:
-    """Weighted mean and its bounds from the panels' own bounds, added in squares."""
+    """Weighted mean and its bounds from those of the panels, added in squares."""
     w = np.array([weights[name] for name in names])
     w = w / w.sum() if w.sum() > 0 else np.full(len(names), 1 / len(names))
     estimate, low, high = np.array([rates[name][:3] for name in names]).T

@@ -27,7 +27,7 @@ _MAD_TO_SD = 1.4826
 # Counts of cells of a single kind still differ by about this much (natural log). Without it a
 # sample of one cell type gets a narrow limit that cuts every cell type with less RNA.
 _MIN_LOG_DEVIATION = 0.35
-# Fewer cells do not give a spread worth using.
+# Fewer cells do not give a deviation worth using.
 _MIN_CELLS = 20
 
 CONTAMINATION_COLUMNS = ("ambient_fraction", "ambient_upper", "ambient_source", "ambient_lower")
@@ -64,7 +64,7 @@ def quality_control(
     below the median of the log, but never below the floors; the limit on the mitochondrial share
     is as far above its median, within `[mt_floor, max_mt_fraction]`. There is no upper limit on
     UMI or genes: monocytes hold more RNA than lymphocytes, and doublets have their own test. The
-    spread has a lower bound, so that a sample of one cell type does not cut types with less RNA.
+    deviation has a lower bound, so that a sample of one cell type does not cut types with less RNA.
 
     Parameters
     ----------

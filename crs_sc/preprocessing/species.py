@@ -35,7 +35,7 @@ MOUSE = "mouse"
 MIXED = "mixed"
 _PREFIX = r"^(?:GRCh\d+|GRCm\d+|hg\d+|mm\d+|human|mouse)_+"
 _ALPHA = 1e-3
-# Fewer cells of a species do not give a share of their own.
+# Fewer cells of a species do not give a share.
 _MIN_CELLS = 5
 # Barcodes with less than this part of the usual UMI of a cell may be empty droplets.
 _WHOLE_CELL = 0.25
@@ -275,7 +275,7 @@ def minor_rate(minor: Floats, total: Floats) -> tuple[float, Mask]:
     """Share of the other genome in cells of one species, without droplets that hold two cells.
 
     Starts from the lower quartile of the cells and takes in those that counting noise around the
-    share found so far allows, so that two-cell droplets count only where they are the majority.
+    latest share allows, so that two-cell droplets count only where they are the majority.
 
     The share (0 without a cell) and which cells it comes from, shape `(n_cells,)`.
     """
@@ -289,10 +289,10 @@ def minor_rate(minor: Floats, total: Floats) -> tuple[float, Mask]:
         kept = minor <= limit
         if not kept.any():
             break
-        found = float(minor[kept].sum() / total[kept].sum())
-        if abs(found - rate) <= 1e-6:
+        latest = float(minor[kept].sum() / total[kept].sum())
+        if abs(latest - rate) <= 1e-6:
             break
-        rate = found
+        rate = latest
     return rate, kept
 
 
@@ -348,22 +348,17 @@ def species_ambient(main: Floats, other: Floats) -> SpeciesAmbient:
         umi.append(float(total[cells].mean()) if cells.any() else np.nan)
     n_main, n_other = (len(minor) for minor, _ in groups)
     share = float(other.sum() / total.sum())
+    shares = (1 - share, share)
     if max(n_main, n_other) < _MIN_CELLS:
         rates = [0.0, 0.0]
-    elif n_main >= n_other:
-        predicted = rates[0] * (1 - share) / share if share > 0 else 0.0
-        rates[1] = _bounded(rates[1], n_other, predicted)
     else:
-        predicted = rates[1] * share / (1 - share) if share < 1 else 0.0
-        rates[0] = _bounded(rates[0], n_main, predicted)
+        common, rare = (0, 1) if n_main >= n_other else (1, 0)
+        predicted = rates[common] * shares[common] / shares[rare] if shares[rare] > 0 else 0.0
+        is_measured = min(n_main, n_other) >= _MIN_CELLS
+        rates[rare] = min(rates[rare], _MAX_RATIO * predicted) if is_measured else predicted
     scale = min(1.0, _MAX_AMBIENT / max(sum(rates), 1e-12))
     in_main, in_other = (rate * scale for rate in rates)
     return SpeciesAmbient(in_main, in_other, n_main, n_other, *umi, *ambient_scaling(groups))
-
-
-def _bounded(rate: float, n_cells: int, predicted: float) -> float:
-    """Share of the rarer species, kept near the prediction."""
-    return min(rate, _MAX_RATIO * predicted) if n_cells >= _MIN_CELLS else predicted
 
 
 def one_species(
