@@ -119,7 +119,7 @@ def selected_genes(adata: AnnData) -> NDArray[np.bool_]:
     if keys.HIGHLY_VARIABLE not in adata.var.columns:
         msg = f"`var` has no column '{keys.HIGHLY_VARIABLE}'. Run crs_sc.pp.select_genes first."
         raise MissingKeyError(msg)
-    return adata.var[keys.HIGHLY_VARIABLE].to_numpy(dtype=bool)
+    return np.asarray(adata.var[keys.HIGHLY_VARIABLE], dtype=bool)
 
 
 def random_cells(n_cells: int, most: int, *, random_state: int) -> NDArray[np.int64]:

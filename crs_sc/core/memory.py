@@ -28,7 +28,7 @@ __all__ = [
 
 _GB = 1e9
 # Python with the libraries that attribution loads, and with those of all stages.
-_BASE, _BASE_OF_RUN = 0.3 * _GB, 0.6 * _GB
+_BASE, _BASE_OF_RUN = 0.3 * _GB, 0.9 * _GB
 # A stored value of a sparse matrix, float32 and int32.
 _VALUE = 8
 # Values of a chunk: more makes nothing faster, fewer makes it slow.

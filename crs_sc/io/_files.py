@@ -320,7 +320,8 @@ def _companion(matrix: Path, *names: str) -> pd.DataFrame:
     for name in names:
         for path in (matrix.with_name(f"{prefix}{name}{end}") for end in (".gz", "")):
             if path.is_file():
-                return pd.read_csv(path, quoting=3, **options)
+                table: pd.DataFrame = pd.read_csv(path, quoting=3, **options)
+                return table
     msg = f"Beside '{matrix}' there is no {prefix}{' or '.join(names)} (or .gz)."
     raise InputError(msg)
 

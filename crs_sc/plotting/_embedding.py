@@ -103,7 +103,8 @@ def umap(
     size = point_size or float(np.clip(30_000 / max(len(order), 1), 0.5, 12))
     axes = new_axes(ax, (6.4, 4.4))
     tints = to_rgba_array(list(colours.values()))[pd.Index(colours).get_indexer(values)[order]]
-    axes.scatter(*points[order].T, c=tints, s=size, linewidths=0, rasterized=True)
+    x, y = points[order].T
+    axes.scatter(x, y, c=tints, s=size, linewidths=0, rasterized=True)
     title = f"Cells by {color}"
     if len(order) < adata.n_obs:
         title += f" ({len(order):,} of {adata.n_obs:,} drawn)"
@@ -295,7 +296,7 @@ def marker_dotplot(
     for i in range(1, len(genes)):
         if groups[i] != groups[i - 1]:
             ax.axvline(i - 0.5, color="#DDDDDD", linewidth=0.7, zorder=0)
-    grey = {"mfc": "#BBBBBB", "mec": "#999999", "mew": 0.3}
+    grey: dict[str, Any] = {"mfc": "#BBBBBB", "mec": "#999999", "mew": 0.3}
     handles = [
         mark(f"{100 * part:.0f} %", size=float(np.sqrt(95 * part)), **grey)
         for part in (1.0, 0.5, 0.1)

@@ -185,8 +185,8 @@ def enrichment_dotplot(
     mapped: Any = None
     for ax, contrast in zip(panels, names, strict=True):
         rows = table.loc[table["contrast"] == contrast]
-        x = pd.Index(populations).get_indexer(rows["population"])
-        y = pd.Index(sets).get_indexer(rows["gene_set"])
+        x = pd.Index(populations).get_indexer(pd.Index(rows["population"]))
+        y = pd.Index(sets).get_indexer(pd.Index(rows["gene_set"]))
         rims = np.where(rows["padj"] < alpha, "black", "#BBBBBB").tolist()
         mapped = ax.scatter(x, y, s=_area(rows["padj"]), c=rows["nes"], edgecolors=rims, **look)
         lattice(ax, populations, labels)

@@ -264,8 +264,8 @@ def barnyard(
     order = np.random.default_rng(0).permutation(len(own))[:most]
     tints = to_rgba_array(list(colours.values()))[pd.Index(names).get_indexer(calls[order])]
     look: dict[str, Any] = {"linewidths": 0, "alpha": 0.7, "rasterized": True}
-    drawn = [np.clip(umi[order], _ZERO, None) for umi in (own, other)]
-    axes.scatter(*drawn, s=5, c=tints, **look)
+    x, y = (np.clip(umi[order], _ZERO, None) for umi in (own, other))
+    axes.scatter(x, y, s=5, c=tints, **look)
     top = float(max(own.max(), other.max(), 10.0))
     ends = np.geomspace(_ZERO, top * 1.5, 50)
     odds = (1 - min_fraction) / min_fraction

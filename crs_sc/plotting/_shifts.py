@@ -107,8 +107,8 @@ def _points(ax: Axes, panel: pd.DataFrame, colours: dict[str, str]) -> None:
     for _, values in wide.iterrows():
         seen = values.dropna()
         if len(seen) > 1:
-            x = [arms.index(str(arm)) for arm in seen.index]
-            ax.plot(x, seen.to_numpy(), color="#BBBBBB", linewidth=0.8, zorder=1)
+            at = [arms.index(str(arm)) for arm in seen.index]
+            ax.plot(at, seen.to_numpy(), color="#BBBBBB", linewidth=0.8, zorder=1)
     for i, arm in enumerate(arms):
         drawn = np.sort(wide[arm].dropna().to_numpy(dtype=float))
         if not len(drawn):
@@ -293,10 +293,13 @@ def _heatmaps(
     image: Any = None
     for ax, contrast in zip(panels, names, strict=True):
         part = table.loc[table["contrast"] == contrast].pivot(index="population", columns="feature")
-        shown = [part[name].reindex(index=rows, columns=features) for name in ("value", "mark")]
+        value, sign = (
+            pd.DataFrame(part[name]).reindex(index=rows, columns=features)
+            for name in ("value", "mark")
+        )
         # A pair without a row gets a cross.
-        marks = shown[1].fillna("x").to_numpy(dtype=str)
-        image = _heatmap(ax, shown[0].to_numpy(dtype=float), marks, limit, cmap)
+        marks = sign.fillna("x").to_numpy(dtype=str)
+        image = _heatmap(ax, value.to_numpy(dtype=float), marks, limit, cmap)
         ax.set_xticks(range(len(features)), labels, rotation=90)
         ax.set_yticks(range(len(rows)), rows)
         ax.set_title(contrast)

@@ -288,8 +288,8 @@ def _dots(
     largest: float, norm: LogNorm,
 ) -> PathCollection:  # fmt: skip
     """Draw one arm; returns the filled dots."""
-    x = pd.Index(names).get_indexer(rows["gene"])
-    y = pd.Index(populations).get_indexer(rows["population"])
+    x = pd.Index(names).get_indexer(pd.Index(rows["gene"]))
+    y = pd.Index(populations).get_indexer(pd.Index(rows["population"]))
     kinds = rows["mark"].to_numpy(dtype=str)
     made, ambient = kinds == "made", kinds == "ambient"
     area = _area(rows["fraction"].to_numpy()[made], largest)
@@ -350,7 +350,7 @@ def _producers_by_arm(producers: pd.DataFrame) -> pd.DataFrame:
 
 
 def _dot_legend(figure: Figure, largest: float, *, shallow: bool) -> None:
-    grey = {"mfc": "#BBBBBB", "mec": _EDGE, "mew": 0.4}
+    grey: dict[str, Any] = {"mfc": "#BBBBBB", "mec": _EDGE, "mew": 0.4}
     shares = _round_shares(largest)
     sizes = np.sqrt(_area(np.array(shares), largest)).tolist()
     handles = [
@@ -498,7 +498,7 @@ def _arms(
     for i, (arm, colour) in enumerate(colours.items()):
         mine = rows.loc[(rows["condition"] == arm) & rows["population"].isin(populations)]
         y = (
-            pd.Index(populations).get_indexer(mine["population"])
+            pd.Index(populations).get_indexer(pd.Index(mine["population"]))
             + (i - (len(colours) - 1) / 2) * step
         )
         ax.hlines(y, mine["ci_low"], mine["ci_high"], color=colour, linewidth=1.0, alpha=0.7)

@@ -352,7 +352,12 @@ def outside_legend(
     place: dict[str, Any] = {"loc": "outside right upper"}
     if isinstance(where, Axes):
         place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
-    look = {"alignment": "left", "handlelength": 1.2, "labelspacing": spacing, "ncols": columns}
+    look: dict[str, Any] = {
+        "alignment": "left",
+        "handlelength": 1.2,
+        "labelspacing": spacing,
+        "ncols": columns,
+    }
     where.legend(handles=list(handles), title=title or None, **place, **look)
 
 
@@ -438,7 +443,7 @@ def log_with_zero(ax: Axes, axis: str, *, floor: float, top: float, percent: str
     ticks = [floor, *decades]
     labels = ["0", *(f"{tick:g}{percent}" for tick in decades)]
     low, high = floor * 0.7, max(top * 1.5, floor * 3)
-    ax.set(**{f"{axis}scale": "log", f"{axis}lim": (low, high)})  # type: ignore[arg-type]
+    ax.set(**{f"{axis}scale": "log", f"{axis}lim": (low, high)})
     which = ax.xaxis if axis == "x" else ax.yaxis
     which.set_ticks(ticks, labels)
     which.set_minor_locator(NullLocator())

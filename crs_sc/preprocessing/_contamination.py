@@ -48,7 +48,7 @@ class Rate(NamedTuple):
     estimate: float
     low: float
     high: float
-    count: int
+    n_umi: int
     exposure: float
     n_cells: int
     refused: float
@@ -78,9 +78,9 @@ def panel_rate(counts: Floats, exposure: Floats, *, max_fraction: float) -> Rate
     # Garwood's exact bounds of a Poisson mean.
     low = float(special.gammaincinv(total, 0.025)) if total else 0.0
     high = float(special.gammaincinv(total + 1, 0.975))
-    bounds = (_solve(bound_of, used, limits, max_fraction) for bound_of in (low, high))
+    lower, upper = (_solve(bound_of, used, limits, max_fraction) for bound_of in (low, high))
     refused = float(1 - kept.sum() / informative.sum()) if informative.any() else 0.0
-    return Rate(estimate, *bounds, int(total), float(used.sum()), int(kept.sum()), refused)
+    return Rate(estimate, lower, upper, int(total), float(used.sum()), int(kept.sum()), refused)
 
 
 def _bound(estimate: float, most: float) -> float:

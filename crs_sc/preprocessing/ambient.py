@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -488,5 +488,9 @@ def declared_corrected(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         for name, value in left.items()
     ]
     upper = table["ambient_upper"].astype(float)
-    changed = {"ambient_fraction": 0.0, "ambient_lower": 0.0, "ambient_source": CORRECTED}
+    changed: dict[str, Any] = {
+        "ambient_fraction": 0.0,
+        "ambient_lower": 0.0,
+        "ambient_source": CORRECTED,
+    }
     return table.assign(**changed, ambient_upper=upper), notes

@@ -358,7 +358,9 @@ def species_ambient(main: Floats, other: Floats) -> SpeciesAmbient:
         rates[rare] = min(rates[rare], _MAX_RATIO * predicted) if is_measured else predicted
     scale = min(1.0, _MAX_AMBIENT / max(sum(rates), 1e-12))
     in_main, in_other = (rate * scale for rate in rates)
-    return SpeciesAmbient(in_main, in_other, n_main, n_other, *umi, *ambient_scaling(groups))
+    umi_main, umi_other = umi
+    scaling, error = ambient_scaling(groups)
+    return SpeciesAmbient(in_main, in_other, n_main, n_other, umi_main, umi_other, scaling, error)
 
 
 def one_species(

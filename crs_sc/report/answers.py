@@ -353,7 +353,10 @@ def _output(ledger: pd.DataFrame, producers: pd.DataFrame | None) -> dict[str, d
     by_sample = rows.groupby(index, observed=True)["output"].sum()
     by_subject = by_sample.groupby(level=index[:3]).mean()
     means = by_subject.groupby(level=index[:2]).mean()
-    return {str(gene): part.droplevel(0).to_dict() for gene, part in means.groupby(level=0)}
+    return {
+        str(gene): {str(arm): float(value) for arm, value in part.droplevel(0).items()}
+        for gene, part in means.groupby(level=0)
+    }
 
 
 def _change(gene: str, rows: pd.DataFrame, before: float) -> tuple[str, str]:
