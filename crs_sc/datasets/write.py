@@ -337,6 +337,11 @@ class GrowingH5ad:
         write_elem(self._file, "obs", pd.DataFrame(columns, index=index))
         write_elem(self._file, "var", self._var)
         write_elem(self._file, "uns", {"description": description})
+        pointers = self._file["X/indptr"][...]
+        if pointers[-1] < 1 << 31:
+            # scipy wants one type for indices and pointers.
+            del self._file["X/indptr"]
+            self._file["X/indptr"] = pointers.astype(np.int32)
         for name in ("obsm", "varm", "obsp", "varp", "layers"):
             write_elem(self._file, name, {})
         self._file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})

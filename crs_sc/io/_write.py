@@ -367,10 +367,9 @@ def _is_by_rows(value: Any) -> bool:
 
 
 def _pointers(matrix: Any) -> NDArray[np.integer]:
-    """Row pointers of a CSR matrix."""
-    pointers: NDArray[np.integer]
+    """Row pointers of a CSR matrix, of the type that its indices get: scipy wants one for both."""
     pointers = matrix.group["indptr"][...] if is_on_disk(matrix) else matrix.indptr
-    return pointers
+    return np.asarray(pointers, dtype=np.int32 if pointers[-1] < 1 << 31 else np.int64)
 
 
 def _write_csr(
@@ -393,7 +392,7 @@ def _write_csr(
         group.attrs["shape"] = np.array(matrix.shape, dtype=np.int64)
         group.create_dataset("data", (int(indptr[-1]),), dtype=dtype, **options)
     first = groups[0]
-    first.create_dataset("indices", (int(indptr[-1]),), dtype=np.int32, **options)
+    first.create_dataset("indices", (int(indptr[-1]),), dtype=indptr.dtype, **options)
     first.create_dataset("indptr", data=indptr, **options)
     for group in groups[1:]:
         group["indices"], group["indptr"] = first["indices"], first["indptr"]
