@@ -227,15 +227,16 @@ class Run:
     @cached_property
     def _known(self) -> dict[str, Any]:
         """Sizes of the input, remembered on disk so that jobs need not read for them."""
-        stamp, key = self.store.stamp("samples"), self._key("samples")
-        if stamp is None or stamp["key"] != key:
+        stamp = self.store.stamp("samples")
+        # Before anything is written, the input must be usable.
+        if stamp is None or stamp["key"] != self._key("samples"):
             files = self._files
             stamp = {
                 "n_cells": files.sample_sizes(),
                 "n_genes": len(files.var),
                 "n_values": files.n_values,
             }
-            self.store.finish("samples", key, [], **stamp)
+            self.store.finish("samples", self._key("samples"), [], **stamp)
         return stamp
 
     def _size(self) -> CohortSize:

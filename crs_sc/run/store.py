@@ -257,10 +257,10 @@ class Store:
                 return str(known["sha256"])
         except (OSError, ValueError, KeyError, TypeError):
             # Not looked at yet, or not by this version.
-            note.unlink(missing_ok=True)
-        sha256 = file_digest(path)
-        write_json({"path": str(path), "state": seen, "sha256": sha256}, note)
-        return sha256
+            known = {}
+        known |= {"path": str(path), "state": seen, "sha256": file_digest(path)}
+        write_json(known, note)
+        return str(known["sha256"])
 
 
 def _without_counts(path: Path) -> AnnData:
